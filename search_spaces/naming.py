@@ -1,0 +1,98 @@
+"""Names with arguments: `nasbench201:channels=8,cells=1`, wherever a name is taken.
+
+The grammar is `name[:argument,...]`, an argument being `value` or `option=value`. A name
+stands for a factory in one literal dict; the factory's signature says which options exist
+and of what type they are, so a table of names needs no second description.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, get_type_hints
+
+import pydantic
+
+from search_spaces.errors import InvalidArgument, UnknownName
+
+T = TypeVar("T")
+
+
+def parse(text: str) -> tuple[str, list[str], dict[str, str]]:
+    """Split `name:a,b=c` into (`name`, [`a`], {`b`: `c`})."""
+    name, _, rest = text.partition(":")
+    positional: list[str] = []
+    options: dict[str, str] = {}
+    for argument in filter(None, rest.split(",")):
+        key, equals, value = argument.partition("=")
+        if equals:
+            options[key.strip()] = value.strip()
+        else:
+            positional.append(argument.strip())
+    return name.strip(), positional, options
+
+
+def spell(name: str, options: Mapping[str, object]) -> str:
+    """Write a name with its options in the form that `parse` reads."""
+    arguments = ",".join(f"{key}={value}" for key, value in options.items())
+    return f"{name}:{arguments}" if arguments else name
+
+
+def suggestion(text: str, known: Iterable[str]) -> str:
+    """The tail of an error message: the closest known name, and all that exist."""
+    known = sorted(known)
+    close = difflib.get_close_matches(text, known, n=1)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(known)}."
+
+
+def lookup(argument: str, name: str, table: Mapping[str, T]) -> T:
+    """The entry of `table` called `name`.
+
+    Raises:
+        UnknownName: naming `argument`, the value and the closest match.
+    """
+    if name not in table:
+        raise UnknownName(f"{argument}={name!r} is unknown. {suggestion(name, table)}")
+    return table[name]
+
+
+def construct(argument: str, text: str, table: Mapping[str, Callable[..., T]]) -> T:
+    """Build what `text` (a name with arguments) denotes, by the factories of `table`.
+
+    Raises:
+        UnknownName: for a name that is not in the table.
+        InvalidArgument: for an option that the factory lacks, or of the wrong type.
+    """
+    name, positional, options = parse(text)
+    factory = lookup(argument, name, table)
+    signature = inspect.signature(factory)
+    names = list(signature.parameters)
+    if len(positional) > len(names):
+        raise InvalidArgument(f"{argument}={text!r}: {name} takes at most {len(names)} arguments.")
+    given: dict[str, Any] = dict(zip(names, positional, strict=False))
+    for key, value in options.items():
+        if key in given:
+            raise InvalidArgument(f"{argument}={text!r}: the option {key!r} is given twice.")
+        given[key] = value
+    return factory(**converted(argument, name, factory, given))
+
+
+def converted(
+    argument: str, name: str, factory: Callable[..., object], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options checked against the signature of `factory` and turned into its types."""
+    target = factory.__init__ if inspect.isclass(factory) else factory
+    hints = get_type_hints(target, include_extras=True)
+    known = inspect.signature(factory).parameters
+    result: dict[str, Any] = {}
+    for key, value in options.items():
+        if key not in known:
+            raise InvalidArgument(
+                f"{argument}: {name} has no option {key!r}. {suggestion(key, known)}"
+            )
+        try:
+            result[key] = pydantic.TypeAdapter(hints.get(key, Any)).validate_python(value)
+        except pydantic.ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise InvalidArgument(f"{argument}: {name}:{key}={value!r}: {reason}.") from None
+    return result

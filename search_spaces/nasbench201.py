@@ -1,0 +1,212 @@
+"""NAS-Bench-201: a cell of 4 nodes and 6 edges, one of 5 operations on each edge.
+
+Dong, Yang: NAS-Bench-201 (ICLR 2020); Dong et al.: NATS-Bench (TPAMI 2021), topology space.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import ClassVar
+
+import numpy as np
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from search_spaces.operations import AvgPool, GlobalPoolClassifier, ReLUConvBN, ResidualBlock
+from search_spaces.space import Architecture, Decision, SearchSpace
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+#: (source node, target node) in the order of the notation; node 0 is the input, 3 the output
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+
+
+@dataclass(frozen=True)
+class NASBench201(SearchSpace):
+    """15,625 cells, of which 6,466 are structurally different.
+
+    The network: a 3x3 convolution, three stages of `cells` cells with `channels`,
+    2 x `channels` and 4 x `channels` channels and a residual block of stride 2 between stages,
+    BN-ReLU, global average pooling, a linear layer.
+
+    Args:
+        channels: channels of the first stage (C; 16 in the benchmark).
+        cells: cells of each stage (N; 5 in the benchmark).
+        dead_edges: also build the edges that cannot influence the output. The benchmark's
+            authors built and counted them; they are left out by default.
+    """
+
+    channels: PositiveInt = 16
+    cells: PositiveInt = 5
+    dead_edges: bool = False
+
+    name: ClassVar[str] = "nasbench201"
+    paper: ClassVar[str] = "Dong & Yang: NAS-Bench-201, ICLR 2020"
+    notation: ClassVar[str] = "|op~0|+|op~0|op~1|+|op~0|op~1|op~2|, op one of " + ", ".join(
+        OPERATIONS
+    )
+
+    @cached_property
+    def decisions(self) -> tuple[Decision, ...]:
+        """The operation of each edge."""
+        return tuple(Decision(f"edge_{i}_{j}", OPERATIONS) for i, j in EDGES)
+
+    def to_string(self, arch: Architecture) -> str:
+        """`|nor_conv_3x3~0|+|none~0|skip_connect~1|+...`."""
+        self.check(arch)
+        nodes: dict[int, str] = {}
+        for (i, j), choice in zip(EDGES, arch.choices, strict=True):
+            nodes[j] = nodes.get(j, "|") + f"{OPERATIONS[choice]}~{i}|"
+        return "+".join(nodes.values())
+
+    def from_string(self, text: str) -> Architecture:
+        """The inverse of `to_string`."""
+        nodes = text.strip().split("+")
+        parts = [edge.rpartition("~") for node in nodes for edge in node.strip("|").split("|")]
+        if [source for _, _, source in parts] != [str(i) for i, _ in EDGES]:
+            raise self.unreadable(text)
+        if any(operation not in OPERATIONS for operation, _, _ in parts):
+            raise self.unreadable(text)
+        arch = self.architecture([OPERATIONS.index(operation) for operation, _, _ in parts])
+        if self.to_string(arch) != text.strip():
+            raise self.unreadable(text)
+        return arch
+
+    def canonical(self, arch: Architecture) -> Architecture:
+        """The lexicographically first architecture of the same structure."""
+        return Architecture(self.name, _representatives()[_expression(self.check(arch).choices)])
+
+    def mutate(self, arch: Architecture, rng: np.random.Generator) -> Architecture:
+        """One edge gets another operation: a node is drawn, then one of its incoming edges.
+
+        So the edges are not equally likely: 1/3, 2 x 1/6, 3 x 1/9 (the benchmark's R-EA code).
+        """
+        node = int(rng.integers(1, 4))
+        source = int(rng.integers(node))
+        return self.changed(arch, EDGES.index((source, node)), rng)
+
+    def params(
+        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
+    ) -> int:
+        """Number of trainable parameters, dead edges included, as the benchmark counts them."""
+        return self._counts(arch, input_shape, num_classes)[0]
+
+    def macs(
+        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
+    ) -> int:
+        """MACs of one image as the benchmark counts them: dead edges, classifier's bias too."""
+        return self._counts(arch, input_shape, num_classes)[1]
+
+    def _counts(
+        self, arch: Architecture, input_shape: Sequence[int], num_classes: int
+    ) -> tuple[int, int]:
+        taps = [{"nor_conv_1x1": 1, "nor_conv_3x3": 9}.get(OPERATIONS[c], 0) for c in arch.choices]
+        channels, height, width = input_shape
+        params = channels * self.channels * 9 + 2 * self.channels
+        macs = channels * self.channels * 9 * height * width
+        for stage in range(3):
+            c = self.channels << stage
+            if stage:
+                height, width = (height + 1) // 2, (width + 1) // 2
+                block = (c // 2) * c * 9 + c * c * 9 + (c // 2) * c
+                params += block + 4 * c
+                macs += block * height * width
+            params += self.cells * sum(c * c * k + 2 * c for k in taps if k)
+            macs += self.cells * sum(taps) * c * c * height * width
+        params += 2 * c + c * num_classes + num_classes
+        return params, macs + c * num_classes + num_classes
+
+    def build(
+        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
+    ) -> nn.Module:
+        """The network of `arch`; see the class."""
+        operations = [OPERATIONS[choice] for choice in self.check(arch).choices]
+        alive = [operation != "none" for operation in operations]
+        if not self.dead_edges:
+            alive = _live(alive)
+        edges = {edge: op for edge, op, a in zip(EDGES, operations, alive, strict=True) if a}
+        c = self.channels
+        layers: list[nn.Module] = [
+            nn.Conv2d(input_shape[0], c, 3, padding=1, bias=False),
+            nn.BatchNorm2d(c),
+        ]
+        for stage in range(3):
+            if stage:
+                layers.append(ResidualBlock(c, 2 * c))
+                c *= 2
+            layers += [Cell(edges, c) for _ in range(self.cells)]
+        layers += [nn.BatchNorm2d(c), nn.ReLU(), GlobalPoolClassifier(c, num_classes)]
+        return nn.Sequential(*layers)
+
+
+class Cell(nn.Module):
+    """A cell: every node is the sum of its incoming edges, the last one is the output."""
+
+    def __init__(self, edges: dict[tuple[int, int], str], channels: int):
+        super().__init__()
+        self.edges = nn.ModuleDict(
+            {f"{i}{j}": _operation(op, channels) for (i, j), op in edges.items()}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`batch x channels x height x width` to the same shape."""
+        nodes: list[Tensor | None] = [x, None, None, None]
+        for edge, operation in self.edges.items():
+            source, target = nodes[int(edge[0])], nodes[int(edge[1])]
+            value = operation(x * 0 if source is None else source)
+            nodes[int(edge[1])] = value if target is None else target + value
+        output = nodes[3]
+        return x * 0 if output is None else output
+
+
+def _operation(name: str, channels: int) -> nn.Module:
+    if name == "nor_conv_1x1":
+        return ReLUConvBN(channels, channels, 1)
+    if name == "nor_conv_3x3":
+        return ReLUConvBN(channels, channels, 3)
+    return AvgPool() if name == "avg_pool_3x3" else nn.Identity()
+
+
+def _live(present: Sequence[bool]) -> list[bool]:
+    """Which of the present edges lie on a path from the input (node 0) to the output (3)."""
+    reached, reaching = {0}, {3}
+    for (i, j), exists in zip(EDGES, present, strict=True):
+        if exists and i in reached:
+            reached.add(j)
+    for (i, j), exists in reversed(list(zip(EDGES, present, strict=True))):
+        if exists and j in reaching:
+            reaching.add(i)
+    return [
+        exists and i in reached and j in reaching
+        for (i, j), exists in zip(EDGES, present, strict=True)
+    ]
+
+
+def _expression(choices: Sequence[int]) -> str:
+    """The cell's output as an expression in its input, equal for isomorphic cells.
+
+    A skip connection stands for its source and zero ("#") for a dead edge, as in the
+    benchmark's `to_unique_str(consider_zero=True)`.
+    """
+    nodes = ["x"]
+    edges = iter(choices)
+    for _ in range(3):
+        terms = []
+        for source in nodes:
+            operation = OPERATIONS[next(edges)]
+            if operation == "none" or source == "#":
+                terms.append("#")
+            elif operation == "skip_connect":
+                terms.append(source)
+            else:
+                terms.append(f"({source})@{operation}")
+        nodes.append("+".join(sorted(terms)))
+    return nodes[-1]
+
+
+@cache
+def _representatives() -> dict[str, tuple[int, ...]]:
+    """{expression: choices of the first architecture that has it}, over all 15,625."""
+    first: dict[str, tuple[int, ...]] = {}
+    for arch in NASBench201():
+        first.setdefault(_expression(arch.choices), arch.choices)
+    return first

@@ -1,0 +1,88 @@
+"""NAS-Bench-Macro: 8 layers, one of 3 blocks in each.
+
+Su et al.: Prioritized Architecture Sampling with Monto-Carlo Tree Search (CVPR 2021).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from pydantic import PositiveInt
+from torch import nn
+
+from search_spaces.operations import GlobalPoolClassifier, MobileBlock
+from search_spaces.space import Architecture, Decision, SearchSpace
+
+BLOCKS = ("identity", "MB3_K3", "MB6_K5")
+#: output channels of a layer in units of the stem's channels, and its stride
+LAYERS = ((2, 2), (2, 1), (4, 2), (4, 1), (4, 1), (8, 2), (8, 1), (8, 1))
+
+
+@dataclass(frozen=True)
+class NASBenchMacro(SearchSpace):
+    """6,561 chains of 8 blocks: identity, or a mobile block (expansion 3 or 6, kernel 3 or 5).
+
+    The network: a 3x3 convolution, the 8 layers (2 + 3 + 3, the first of each group with
+    stride 2 and twice the channels), a 1x1 convolution, global average pooling, a linear layer.
+    An identity that changes shape is a strided 1x1 convolution with batch normalization.
+
+    Args:
+        channels: channels of the stem (32 in the benchmark).
+        head_channels: channels before the classifier (1,280 in the benchmark).
+    """
+
+    channels: PositiveInt = 32
+    head_channels: PositiveInt = 1280
+
+    name: ClassVar[str] = "nasbench_macro"
+    paper: ClassVar[str] = "Su et al.: MCT-NAS, CVPR 2021"
+    notation: ClassVar[str] = "8 digits, 0 identity, 1 MB3_K3, 2 MB6_K5, from input to output"
+
+    @cached_property
+    def decisions(self) -> tuple[Decision, ...]:
+        """The block of each layer."""
+        return tuple(Decision(f"layer_{i}", BLOCKS) for i in range(len(LAYERS)))
+
+    def to_string(self, arch: Architecture) -> str:
+        """`22212202`."""
+        return "".join(map(str, self.check(arch).choices))
+
+    def from_string(self, text: str) -> Architecture:
+        """The inverse of `to_string`."""
+        digits = text.strip()
+        if len(digits) != len(LAYERS) or any(digit not in "012" for digit in digits):
+            raise self.unreadable(text)
+        return self.architecture([int(digit) for digit in digits])
+
+    def build(
+        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
+    ) -> nn.Module:
+        """The network of `arch`; see the class."""
+        c = self.channels
+        layers = _conv_bn(input_shape[0], c, 3, activation=True)
+        for choice, (width, stride) in zip(self.check(arch).choices, LAYERS, strict=True):
+            layers += _block(BLOCKS[choice], c, self.channels * width, stride)
+            c = self.channels * width
+        layers += _conv_bn(c, self.head_channels, 1, activation=True)
+        return nn.Sequential(*layers, GlobalPoolClassifier(self.head_channels, num_classes))
+
+
+def _conv_bn(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, activation: bool = False
+) -> list[nn.Module]:
+    layers: list[nn.Module] = [
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+    ]
+    return [*layers, nn.ReLU6()] if activation else layers
+
+
+def _block(name: str, in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
+    if name == "MB3_K3":
+        return [MobileBlock(in_channels, out_channels, 3, expansion=3, stride=stride)]
+    if name == "MB6_K5":
+        return [MobileBlock(in_channels, out_channels, 5, expansion=6, stride=stride)]
+    if stride == 1 and in_channels == out_channels:
+        return []
+    return _conv_bn(in_channels, out_channels, 1, stride)

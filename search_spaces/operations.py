@@ -1,0 +1,94 @@
+"""The operations that networks of the search spaces are made of.
+
+Every operation maps `batch x in_channels x height x width` to
+`batch x out_channels x height/stride x width/stride`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class ReLUConvBN(nn.Sequential):
+    """ReLU, convolution without bias, batch normalization, in this order (NAS-Bench-201)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
+        super().__init__(
+            nn.ReLU(),
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+
+
+class AvgPool(nn.AvgPool2d):
+    """3x3 average pooling that keeps the resolution and leaves the padding out of the mean."""
+
+    def __init__(self) -> None:
+        super().__init__(3, stride=1, padding=1, count_include_pad=False)
+
+
+class ResidualBlock(nn.Module):
+    """The basic residual block of stride 2 between two stages (NAS-Bench-201).
+
+    Two 3x3 ReLU-convolution-BN, beside them 2x2 average pooling and a 1x1 convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            ReLUConvBN(in_channels, out_channels, 3, stride=2),
+            ReLUConvBN(out_channels, out_channels, 3),
+        )
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(2, ceil_mode=True),
+            nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`batch x in x height x width` to `batch x out x height/2 x width/2`."""
+        y: Tensor = self.shortcut(x) + self.convolutions(x)
+        return y
+
+
+class MobileBlock(nn.Module):
+    """Inverted residual block: 1x1 expansion, depthwise convolution, 1x1 projection.
+
+    Each convolution has batch normalization, the first two ReLU6. The input is added where the
+    block keeps shape (MobileNetV2; NAS-Bench-Macro).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, expansion: int, stride: int
+    ):
+        super().__init__()
+        hidden = in_channels * expansion
+        self.residual = stride == 1 and in_channels == out_channels
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, hidden, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU6(),
+            nn.Conv2d(
+                hidden, hidden, kernel_size, stride, kernel_size // 2, groups=hidden, bias=False
+            ),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU6(),
+            nn.Conv2d(hidden, out_channels, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`batch x in x height x width` to `batch x out x height/stride x width/stride`."""
+        y: Tensor = self.layers(x)
+        return x + y if self.residual else y
+
+
+class GlobalPoolClassifier(nn.Module):
+    """Global average pooling and a linear layer: `batch x channels x h x w` to logits."""
+
+    def __init__(self, channels: int, num_classes: int):
+        super().__init__()
+        self.linear = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`batch x channels x height x width` to `batch x num_classes`."""
+        logits: Tensor = self.linear(torch.mean(x, dim=(2, 3)))
+        return logits

@@ -1,0 +1,243 @@
+"""The contract of a search space, and all that can be derived from it.
+
+A search space is a product of named categorical decisions. An architecture is a small frozen
+value, the index of the choice taken at every decision; only `SearchSpace.build` makes modules.
+A space's file therefore holds its decisions, its notation, its network, and nothing else.
+"""
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from search_spaces.counting import count_macs, count_params
+from search_spaces.errors import InvalidArchitecture, RaynasError
+
+_MAX_TRIES = 10_000
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One categorical decision: its name and what can be chosen."""
+
+    name: str
+    choices: tuple[Any, ...]
+
+
+@dataclass(frozen=True, order=True)
+class Architecture:
+    """The choice taken at every decision of a space, as indices into `Decision.choices`."""
+
+    space: str
+    choices: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return {"space": self.space, "choices": list(self.choices)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Architecture":
+        """The inverse of `to_json`."""
+        return cls(str(data["space"]), tuple(int(choice) for choice in data["choices"]))
+
+
+class SearchSpace(ABC):
+    """A set of architectures, and how to build, vary and name them.
+
+    A space is immutable and knows no data, no training and no randomness of its own: random
+    generators are arguments. A subclass gives `name`, `decisions` and `build`; where it has
+    them, also `is_valid`, `canonical` and the field's notation (`to_string`, `from_string`).
+
+    Example:
+        >>> import numpy as np, search_spaces
+        >>> space = search_spaces.get("nasbench201", channels=4, cells=1)
+        >>> arch = space.sample(np.random.default_rng(0))
+        >>> space.from_string(space.to_string(arch)) == arch
+        True
+        >>> len(list(space.neighbors(arch)))
+        24
+    """
+
+    name: ClassVar[str] = ""
+    #: where the space comes from, shown by `raynas spaces`
+    paper: ClassVar[str] = ""
+    #: the notation in words, shown by `raynas spaces`
+    notation: ClassVar[str] = "choice indices, joined by '-'"
+
+    @cached_property
+    @abstractmethod
+    def decisions(self) -> tuple[Decision, ...]:
+        """The decisions, in the order in which an architecture lists its choices."""
+
+    @abstractmethod
+    def build(
+        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
+    ) -> nn.Module:
+        """The untrained network of `arch`, without modules for what cannot reach the output.
+
+        Args:
+            arch: an architecture of this space.
+            input_shape: (channels, height, width) of one image.
+            num_classes: number of logits.
+
+        Returns:
+            A module that maps images, `batch x channels x height x width`, to logits,
+            `batch x num_classes`.
+        """
+
+    # What a space may refine
+
+    def is_valid(self, arch: Architecture) -> bool:
+        """Whether the combination of choices is an architecture at all (default: always)."""
+        return True
+
+    def canonical(self, arch: Architecture) -> Architecture:
+        """One representative for all architectures that compute the same function."""
+        return arch
+
+    def to_string(self, arch: Architecture) -> str:
+        """`arch` in the field's notation."""
+        return "-".join(map(str, self.check(arch).choices))
+
+    def from_string(self, text: str) -> Architecture:
+        """The architecture that `text` denotes; the inverse of `to_string`.
+
+        Raises:
+            InvalidArchitecture: when the text denotes no architecture of this space.
+        """
+        try:
+            choices = tuple(int(part) for part in text.split("-"))
+        except ValueError:
+            raise self.unreadable(text) from None
+        return self.architecture(choices)
+
+    def mutate(self, arch: Architecture, rng: np.random.Generator) -> Architecture:
+        """A valid architecture that differs from `arch` in exactly one decision.
+
+        The decision and its new choice are drawn uniformly, anew until the result is valid.
+        """
+        free = [i for i, decision in enumerate(self.decisions) if len(decision.choices) > 1]
+        for _ in range(_MAX_TRIES):
+            child = self.changed(arch, free[int(rng.integers(len(free)))], rng)
+            if self.is_valid(child):
+                return child
+        raise RaynasError(f"{self.name}: found no valid mutation of {self.to_string(arch)}.")
+
+    def params(
+        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
+    ) -> int:
+        """Number of trainable parameters."""
+        return count_params(self.build(arch, input_shape, num_classes))
+
+    def macs(
+        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
+    ) -> int:
+        """Multiply-accumulate operations of one image's forward pass (1 MAC = 2 FLOPs)."""
+        return count_macs(self.build(arch, input_shape, num_classes), input_shape)
+
+    # What follows from the decisions
+
+    @property
+    def size(self) -> int:
+        """Number of combinations of choices, valid or not."""
+        return math.prod(len(decision.choices) for decision in self.decisions)
+
+    def __iter__(self) -> Iterator[Architecture]:
+        """All valid architectures, in lexicographic order of their choices."""
+        for choices in itertools.product(*(range(len(d.choices)) for d in self.decisions)):
+            arch = Architecture(self.name, choices)
+            if self.is_valid(arch):
+                yield arch
+
+    def architecture(self, choices: Sequence[int]) -> Architecture:
+        """The architecture with these choice indices, checked."""
+        return self.check(Architecture(self.name, tuple(choices)))
+
+    def check(self, arch: Architecture) -> Architecture:
+        """`arch` itself.
+
+        Raises:
+            InvalidArchitecture: when it is not an architecture of this space.
+        """
+        if arch.space != self.name:
+            raise InvalidArchitecture(
+                f"{self.name}: the architecture {arch.choices} is of the space {arch.space!r}."
+            )
+        if len(arch.choices) != len(self.decisions):
+            raise InvalidArchitecture(
+                f"{self.name}: {len(arch.choices)} choices given, {len(self.decisions)} wanted."
+            )
+        for decision, choice in zip(self.decisions, arch.choices, strict=True):
+            if not 0 <= choice < len(decision.choices):
+                raise InvalidArchitecture(
+                    f"{self.name}: choice {choice} of decision {decision.name!r} is not in"
+                    f" 0..{len(decision.choices) - 1}."
+                )
+        if not self.is_valid(arch):
+            raise InvalidArchitecture(f"{self.name}: {arch.choices} is not valid in this space.")
+        return arch
+
+    def unreadable(self, text: str) -> InvalidArchitecture:
+        """The error for a text that is not in the notation of this space."""
+        return InvalidArchitecture(f"{self.name}: cannot read {text!r}. Notation: {self.notation}.")
+
+    def sample(self, rng: np.random.Generator) -> Architecture:
+        """A valid architecture, drawn uniformly."""
+        for _ in range(_MAX_TRIES):
+            choices = tuple(int(rng.integers(len(d.choices))) for d in self.decisions)
+            arch = Architecture(self.name, choices)
+            if self.is_valid(arch):
+                return arch
+        raise RaynasError(f"{self.name}: drew no valid architecture in {_MAX_TRIES} tries.")
+
+    def changed(self, arch: Architecture, decision: int, rng: np.random.Generator) -> Architecture:
+        """`arch` with another choice, drawn uniformly, at the decision with this index."""
+        step = 1 + int(rng.integers(len(self.decisions[decision].choices) - 1))
+        return self.replaced(arch, decision, arch.choices[decision] + step)
+
+    def replaced(self, arch: Architecture, decision: int, choice: int) -> Architecture:
+        """`arch` with `choice` (modulo the number of choices) at the decision with this index."""
+        choices = list(arch.choices)
+        choices[decision] = choice % len(self.decisions[decision].choices)
+        return Architecture(self.name, tuple(choices))
+
+    def neighbors(self, arch: Architecture) -> Iterator[Architecture]:
+        """All valid architectures one decision away, decision by decision."""
+        for i, decision in enumerate(self.decisions):
+            for choice in range(len(decision.choices)):
+                if choice != arch.choices[i]:
+                    neighbor = self.replaced(arch, i, choice)
+                    if self.is_valid(neighbor):
+                        yield neighbor
+
+    def distance(self, a: Architecture, b: Architecture) -> int:
+        """Number of decisions in which two architectures differ."""
+        return sum(x != y for x, y in zip(a.choices, b.choices, strict=True))
+
+    def encode(self, arch: Architecture) -> NDArray[np.float32]:
+        """One-hot encoding: `sum of len(choices)` zeros and ones, one 1 per decision."""
+        parts = [
+            np.eye(len(decision.choices), dtype=np.float32)[choice]
+            for decision, choice in zip(self.decisions, arch.choices, strict=True)
+        ]
+        return np.concatenate(parts)
+
+    def to_config(self, arch: Architecture) -> dict[str, Any]:
+        """{decision name: chosen value}: what Tune and Optuna call a configuration."""
+        return {
+            decision.name: decision.choices[choice]
+            for decision, choice in zip(self.decisions, arch.choices, strict=True)
+        }
+
+    def from_config(self, config: Mapping[str, Any]) -> Architecture:
+        """The inverse of `to_config`."""
+        return self.architecture(
+            [decision.choices.index(config[decision.name]) for decision in self.decisions]
+        )
