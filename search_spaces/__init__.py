@@ -2,22 +2,33 @@
 
 from typing import Any
 
+from search_spaces.architecture import Architecture, Decision
+from search_spaces.darts import DARTS, ENAS, PNAS, AmoebaNet, NASNet
 from search_spaces.naming import construct, spell
+from search_spaces.nasbench101 import NASBench101
 from search_spaces.nasbench201 import NASBench201
 from search_spaces.nasbench_macro import NASBenchMacro
-from search_spaces.space import Architecture, Decision, SearchSpace
+from search_spaces.natsbench_size import NATSBenchSize
+from search_spaces.space import SearchSpace
 
-__all__ = ["Architecture", "Decision", "SearchSpace", "get", "names"]
+__all__ = ["SPACES", "Architecture", "Decision", "SearchSpace", "get", "names"]
 
-_SPACES: dict[str, type[SearchSpace]] = {
+SPACES: dict[str, type[SearchSpace]] = {
+    "nasbench101": NASBench101,
     "nasbench201": NASBench201,
+    "natsbench_size": NATSBenchSize,
     "nasbench_macro": NASBenchMacro,
+    "darts": DARTS,
+    "nasnet": NASNet,
+    "amoebanet": AmoebaNet,
+    "pnas": PNAS,
+    "enas": ENAS,
 }
 
 
 def names() -> list[str]:
     """The names of all built-in spaces."""
-    return list(_SPACES)
+    return list(SPACES)
 
 
 def get(name: str, **options: Any) -> SearchSpace:
@@ -27,4 +38,4 @@ def get(name: str, **options: Any) -> SearchSpace:
         UnknownName: when there is no such space (the closest match is suggested).
         InvalidArgument: for an option that the space lacks, or of the wrong type.
     """
-    return construct("space", spell(name, options) if options else name, _SPACES)
+    return construct("space", spell(name, options) if options else name, SPACES)

@@ -1,0 +1,48 @@
+"""raynas: neural architecture search on Ray Tune.
+
+result = raynas.run(space="nasbench201", data="digits", search="evolution")
+result.best.architecture, result.best.metrics, result.best.model()
+"""
+
+from raynas.errors import (
+    ConfigurationMismatch,
+    DataError,
+    InvalidArchitecture,
+    InvalidArgument,
+    JournalError,
+    RaynasError,
+    SearchFailed,
+    StorageError,
+    UnknownName,
+)
+from raynas.results import Best, Result, load
+from raynas.run import resume, run
+from raynas.schedulers import Asha, Fifo, Scheduler
+from raynas.searchers import Evolution, RandomSearch, Searcher
+from trials import Evaluator, Train, Trial
+
+__all__ = [
+    "Asha",
+    "Best",
+    "ConfigurationMismatch",
+    "DataError",
+    "Evaluator",
+    "Evolution",
+    "Fifo",
+    "InvalidArchitecture",
+    "InvalidArgument",
+    "JournalError",
+    "RandomSearch",
+    "RaynasError",
+    "Result",
+    "Scheduler",
+    "SearchFailed",
+    "Searcher",
+    "StorageError",
+    "Train",
+    "Trial",
+    "UnknownName",
+    "load",
+    "resume",
+    "run",
+]

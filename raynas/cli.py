@@ -1,0 +1,195 @@
+"""The command line: verbs on one program. The flags of `run` are the fields of `Config`."""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import raynas
+import search_spaces
+from raynas.config import Config, read_yaml
+from raynas.errors import RaynasError
+from raynas.export import export as export_model
+from raynas.export import read_json
+from raynas.journal import is_locked
+from raynas.results import Result
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Neural architecture search on Ray Tune.",
+)  # fmt: skip
+
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+
+
+def main() -> None:
+    """The entry point: errors become one line on standard error and exit status 2."""
+    try:
+        app()
+    except RaynasError as error:
+        print(f"raynas: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("raynas: interrupted. The same command continues the run.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one flag for every field of `Config`; those not given arrive as None."""
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "arguments"]
+    flags = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                Optional[_flag_type(field.annotation)],  # noqa: UP045  typer wants it
+                typer.Option(help=f"{field.description} [{field.default}]"),
+            ],
+        )
+        for name, field in Config.model_fields.items()
+    ]
+
+    def with_flags(**given: Any) -> None:
+        arguments = {key: given.pop(key) for key in Config.model_fields}
+        command(**given, arguments={key: v for key, v in arguments.items() if v is not None})
+
+    with_flags.__doc__ = command.__doc__
+    with_flags.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+    return with_flags
+
+
+def _flag_type(annotation: Any) -> type:
+    text = str(annotation)
+    return int if "int" in text else float if "float" in text else str
+
+
+def _run(
+    config: Annotated[
+        Optional[Path], typer.Option(help="YAML file with these arguments")  # noqa: UP045
+    ] = None,
+    as_json: AsJson = False,
+    *,
+    arguments: dict[str, Any],
+) -> None:
+    """Search, train the best architecture, export it, report; or continue doing so."""
+    given = read_yaml(config) if config else {}
+    _print_result(raynas.run(**{**given, **arguments}), as_json)
+
+
+app.command("run")(_flags(_run))
+
+
+@app.command()
+def resume(
+    path: Annotated[Path, typer.Argument(help="run folder")],
+    samples: Annotated[Optional[int], typer.Option(help="architectures in all")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """Continue an interrupted run, or extend a finished one."""
+    changes = {} if samples is None else {"samples": samples}
+    _print_result(raynas.resume(path, **changes), as_json)
+
+
+@app.command()
+def status(
+    path: Annotated[Path, typer.Argument(help="run folder")], as_json: AsJson = False
+) -> None:
+    """Show how far a run is; it may be running."""
+    result = raynas.load(path)
+    state = "running" if is_locked(result.path) else "finished" if result.finished else "stopped"
+    counts = result.trials["status"].value_counts().to_dict()
+    try:
+        best: dict[str, Any] | None = {
+            "architecture": result.best.architecture, **result.best.metrics,
+        }  # fmt: skip
+    except RaynasError:
+        best = None
+    content = {
+        "path": str(result.path),
+        "state": state,
+        "samples": result.config["samples"],
+        "evaluations": counts,
+        "best": best,
+    }
+    if as_json:
+        print(json.dumps(content, default=_plain))
+        return
+    print(f"{result.path}: {state}")
+    print(f"{len(result.trials)} of {content['samples']} evaluations started: {counts}")
+    if best:
+        print(f"best: {best['architecture']}, {best['val_accuracy']:.2%} validation accuracy")
+
+
+@app.command()
+def export(
+    path: Annotated[Path, typer.Argument(help="run folder")],
+    to: Annotated[Path, typer.Option(help="folder to write to")] = Path(),
+    format: Annotated[
+        str, typer.Option(help="pt2, onnx or safetensors, or several: pt2,onnx")
+    ] = "pt2",
+) -> None:
+    """Write the trained best architecture in a form that loads without raynas."""
+    best = raynas.load(path).best
+    model = best.model()
+    shape = read_json(best.folder / "architecture.json")["input_shape"]
+    for written in export_model(model, shape, to, format.split(",")):
+        print(written)
+
+
+@app.command()
+def spaces(
+    name: Annotated[Optional[str], typer.Argument(help="one space only")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """List the search spaces."""
+    found = [search_spaces.get(n) for n in ([name] if name else search_spaces.names())]
+    rows = [
+        {
+            "name": space.name,
+            "size": space.size,
+            "decisions": len(space.decisions),
+            "notation": space.notation,
+            "paper": space.paper,
+        }
+        for space in found
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    table = Table(*rows[0], box=None)
+    for row in rows:
+        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
+    Console().print(table)
+    if name:
+        for decision in found[0].decisions:
+            print(f"{decision.name}: {', '.join(map(str, decision.choices))}")
+
+
+def _print_result(result: Result, as_json: bool) -> None:
+    best = result.best
+    if as_json:
+        content = {"path": str(result.path), "architecture": best.architecture, **best.metrics}
+        print(json.dumps(content, default=_plain))
+        return
+    lines = {
+        "best architecture": best.architecture,
+        "validation accuracy": f"{best.metrics['val_accuracy']:.2%} (in the search)",
+        "test accuracy": f"{best.metrics['test_accuracy']:.2%} (after the final training)",
+        "model": best.folder / "model.pt2",
+        "report": result.path / "report.html",
+        "TensorBoard": f"tensorboard --logdir {result.path / 'tensorboard'}",
+    }
+    for label, value in lines.items():
+        print(f"{label + ':':21}{value}")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else None if value is pd.NA else str(value)

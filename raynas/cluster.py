@@ -1,0 +1,80 @@
+"""Ray: connecting to it, what it can hold, and how it is kept quiet."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from raynas.errors import InvalidArgument, RaynasError
+
+#: Set where the user has not: idle threads sleep instead of spinning (otherwise two processes on
+#: one core slow each other down tenfold), workers are as urgent as other processes, Tune writes
+#: none of its own logs, tables and snapshots.
+_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "RAY_worker_niceness": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "100000",
+}
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Use the Ray that is there: this process's, the cluster's, or one started for the while.
+
+    Raises:
+        RaynasError: when there is a cluster that cannot be reached.
+    """
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    except ConnectionError as error:
+        raise RaynasError(
+            f"The Ray cluster cannot be reached: {error}. Is RAY_ADDRESS right? A cluster that was"
+            " started with a token needs RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN here."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def slots(cpus: float, gpus: float | None) -> tuple[float, int]:
+    """(GPUs of one trial, number of trials that the cluster holds at the same time).
+
+    Raises:
+        InvalidArgument: when not even one trial fits on any node.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if gpus is None:
+        gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
+    for argument, key, wanted in (("gpus_per_trial", "GPU", gpus), ("cpus_per_trial", "CPU", cpus)):
+        largest = max((node.get(key, 0) for node in nodes), default=0)
+        if wanted > largest:
+            raise InvalidArgument(
+                f"{argument}={wanted:g}: the largest node of the cluster has {largest:g} {key}s,"
+                f" all nodes together {sum(node.get(key, 0) for node in nodes):g}."
+            )
+    held = sum(_held(node, cpus, gpus) for node in nodes)
+    if held == 0:
+        raise InvalidArgument(
+            f"cpus_per_trial={cpus:g} and gpus_per_trial={gpus:g}: no node has both."
+        )
+    return gpus, held
+
+
+def _held(node: dict[str, Any], cpus: float, gpus: float) -> int:
+    by_cpu = node.get("CPU", 0) // cpus
+    return int(min(by_cpu, node.get("GPU", 0) // gpus) if gpus else by_cpu)

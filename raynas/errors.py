@@ -1,0 +1,43 @@
+"""All errors of raynas, from every layer.
+
+RaynasError
+├── InvalidArgument (ValueError)     a wrong argument: what came, what is allowed, the remedy
+│   ├── UnknownName                  a name that does not exist, with the closest that does
+│   ├── InvalidArchitecture          not an architecture of this search space
+│   ├── DataError                    the data cannot be used as they are
+│   └── ConfigurationMismatch        the run folder belongs to another configuration
+├── StorageError (RuntimeError)      the run folder cannot be written, read, or is in use
+│   └── JournalError                 the journal is damaged before its last line
+└── SearchFailed (RuntimeError)      the search as a whole came to nothing
+"""
+
+from search_spaces.errors import InvalidArchitecture, InvalidArgument, RaynasError, UnknownName
+from trials.data import DataError
+
+__all__ = [
+    "ConfigurationMismatch",
+    "DataError",
+    "InvalidArchitecture",
+    "InvalidArgument",
+    "JournalError",
+    "RaynasError",
+    "SearchFailed",
+    "StorageError",
+    "UnknownName",
+]
+
+
+class ConfigurationMismatch(InvalidArgument):
+    """The run folder holds a run with other arguments; the message names them."""
+
+
+class StorageError(RaynasError, RuntimeError):
+    """The run folder cannot be written or read, or another process is using it."""
+
+
+class JournalError(StorageError):
+    """The journal is damaged in a way that cannot be recovered from without losing results."""
+
+
+class SearchFailed(RaynasError, RuntimeError):
+    """Every trial failed; the message gives their common reason."""

@@ -1,0 +1,157 @@
+"""The journal: every suggestion, result and decision of a run, in order; the source of truth.
+
+One JSON object a line, `journal/events.jsonl`, appended and flushed before anything else happens
+with the event, so a driver may be killed at any moment. Only one process writes at a time.
+
+Events: `session` (a driver started), `suggested`, `reported` (one epoch), `finished`,
+`retrained`. What each carries is written where it is recorded, in `search.py` and `run.py`.
+"""
+
+import io
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import filelock
+
+from raynas.errors import JournalError, StorageError
+
+_SYNC_SECONDS = 1.0  # at most this much is lost when the machine itself goes down
+
+Event = dict[str, Any]
+
+
+class Journal:
+    """Appends events to a run folder that no other process may write meanwhile.
+
+    Args:
+        folder: the run folder; made if missing.
+
+    Raises:
+        StorageError: when the folder cannot be written, or another process holds it.
+        JournalError: when a line before the last cannot be read.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / "journal" / "events.jsonl"
+        #: called with every event, after it has been recorded
+        self.listeners: list[Callable[[Event], None]] = []
+        #: what had to be mended on opening, for the user
+        self.notice: str | None = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(self.path.with_name("lock"))
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise StorageError(
+                f"The run folder {folder} is in use by another process. Wait for it to end,"
+                " or choose another name."
+            ) from None
+        except OSError as error:
+            raise StorageError(
+                f"The run folder {folder} cannot be written ({error}). Choose another storage_path."
+            ) from error
+        try:
+            self.events = self._recover()
+            self._file = self.path.open("ab")
+        except BaseException:
+            self._lock.release()
+            raise
+        self._synced = time.monotonic()
+
+    def append(self, event: str, **fields: Any) -> None:
+        """Record one event; it has reached the operating system when this returns."""
+        record = {"event": event, **fields, "time": round(time.time(), 3)}
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            self._sync()
+        for listener in self.listeners:
+            listener(record)
+
+    def close(self) -> None:
+        """Let another process write."""
+        if not self._file.closed:
+            self._sync()
+            self._file.close()
+        self._lock.release()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
+
+    def _recover(self) -> list[Event]:
+        """The events so far; cuts off a last line that a crash left incomplete."""
+        if not self.path.exists():
+            return []
+        events, end, size = _parse(self.path)
+        if end < size:
+            os.truncate(self.path, end)
+            self.notice = (
+                f"The last line of {self.path} was incomplete and has been removed;"
+                f" {len(events)} events are intact."
+            )
+        return events
+
+
+def read_events(folder: Path) -> list[Event]:
+    """The events of a run folder, also while another process writes them.
+
+    Raises:
+        StorageError: when the folder holds no journal.
+        JournalError: when a line before the last cannot be read.
+    """
+    path = folder / "journal" / "events.jsonl"
+    if not path.is_file():
+        raise StorageError(f"{folder} is not a run folder: it has no journal.")
+    return _parse(path)[0]
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is writing this run folder now."""
+    lock = filelock.FileLock(folder / "journal" / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return True
+    except OSError:
+        return False  # a read-only folder: nobody writes there
+    lock.release()
+    return False
+
+
+def _parse(path: Path) -> tuple[list[Event], int, int]:
+    """(events, offset behind the last good line, size of the file)."""
+    data = path.read_bytes()
+    events: list[Event] = []
+    end = 0
+    for number, line in enumerate(io.BytesIO(data), start=1):
+        try:
+            event = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            event = None
+        if not isinstance(event, dict) or "event" not in event:
+            if end + len(line) < len(data):
+                raise JournalError(
+                    f"Line {number} of {path} cannot be read. Restore the file from a copy,"
+                    " or start a new run under another name."
+                )
+            break
+        events.append(event)
+        end += len(line)
+    return events, end, len(data)

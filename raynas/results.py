@@ -1,0 +1,153 @@
+"""What a run has found: read from its folder, finished or not."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+import search_spaces
+from raynas.config import read_yaml
+from raynas.errors import StorageError, UnknownName
+from raynas.export import load_weights, read_json
+from raynas.journal import Event, read_events
+from raynas.search import METRIC, Status
+from trials.deployed import ImageClassifier
+
+_COLUMNS = (
+    "evaluation", "architecture", "status", "epochs", "val_accuracy", "val_loss", "train_loss",
+    "params", "macs", "train_seconds", "reason", "curve",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best architecture of a run.
+
+    Attributes:
+        architecture: in the notation of the search space.
+        metrics: `val_accuracy` as the search saw it; once it has been trained finally,
+            `test_accuracy` and the rest of `best/metrics.json`.
+        folder: `best/` in the run folder.
+    """
+
+    architecture: str
+    metrics: dict[str, Any]
+    folder: Path
+
+    def model(self) -> nn.Module:
+        """The trained network, in evaluation mode, on the CPU.
+
+        It takes images, `batch x channels x height x width`, float32, 0..1 (it normalizes them
+        itself), and gives logits, `batch x classes`.
+
+        Raises:
+            StorageError: when the final training has not ended yet.
+        """
+        if not (self.folder / "architecture.json").exists():
+            raise StorageError(
+                f"{self.folder} holds no model yet: the run is not finished. Continue it with"
+                " `raynas resume`."
+            )
+        made = read_json(self.folder / "architecture.json")
+        try:
+            space = search_spaces.get(made["space"])
+        except UnknownName:  # a user's own space, which only the user could build
+            module: nn.Module = torch.export.load(self.folder / "model.pt2").module()
+            return module
+        arch = space.from_string(made["architecture"])
+        network = space.build(arch, made["input_shape"], made["num_classes"])
+        model = ImageClassifier(network, made["mean"], made["std"])
+        load_weights(model, self.folder)
+        return model.eval()
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run, as its folder has it.
+
+    Attributes:
+        path: the run folder.
+    """
+
+    path: Path
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """One row per evaluation: `architecture`, `status`, `epochs`, `val_accuracy` and more.
+
+        `status` is `running` (or interrupted), `completed`, `stopped` (early, by the
+        scheduler), `diverged` or `failed`, the last two with a `reason`. `curve` is
+        `val_accuracy` after every epoch.
+        """
+        return trials_table(read_events(self.path))
+
+    @property
+    def best(self) -> Best:
+        """The best architecture.
+
+        Raises:
+            StorageError: when nothing has been evaluated yet.
+        """
+        folder = self.path / "best"
+        if (folder / "metrics.json").exists():
+            made = read_json(folder / "architecture.json")
+            return Best(made["architecture"], read_json(folder / "metrics.json"), folder)
+        usable = self.trials[self.trials["status"].isin([Status.COMPLETED, Status.STOPPED])]
+        if usable.empty:
+            raise StorageError(f"{self.path}: no evaluation has ended well yet.")
+        row = usable.sort_values(["epochs", METRIC, "evaluation"], ascending=[False, False, True])
+        first = row.iloc[0].drop("curve").dropna()
+        metrics = {str(key): value for key, value in first.items()}
+        return Best(metrics["architecture"], metrics, folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the best architecture of all that were asked for has been trained finally."""
+        return any(event["event"] == "complete" for event in read_events(self.path)[-1:])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of the run."""
+        return read_yaml(self.path / "run.yaml")
+
+
+def load(path: str | Path) -> Result:
+    """The result of a finished or unfinished run.
+
+    Raises:
+        StorageError: when `path` is not a run folder.
+    """
+    folder = Path(path).expanduser().absolute()
+    if not (folder / "run.yaml").is_file():
+        raise StorageError(f"path={str(path)!r} is not a run folder: it has no run.yaml.")
+    return Result(folder)
+
+
+def trials_table(events: Iterable[Event]) -> pd.DataFrame:
+    """The events of a journal as a table, one row per evaluation."""
+    rows: list[dict[str, Any]] = []
+    for event in events:
+        if event["event"] == "suggested":
+            rows.append(
+                {
+                    "evaluation": event["evaluation"],
+                    "architecture": event["architecture"],
+                    "status": Status.RUNNING.value,
+                    "epochs": 0,
+                    "curve": [],
+                }
+            )
+        elif event["event"] == "reported":
+            row = rows[event["evaluation"]]
+            row.update(event["metrics"], epochs=row["epochs"] + 1)
+            row["curve"].append(event["metrics"][METRIC])
+        elif event["event"] == "finished":
+            rows[event["evaluation"]].update(status=event["status"], reason=event["reason"])
+    table = pd.DataFrame(rows)
+    extra = [column for column in table.columns if column not in _COLUMNS]
+    return table.reindex(columns=[*_COLUMNS[:-2], *extra, *_COLUMNS[-2:]])

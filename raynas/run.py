@@ -1,0 +1,315 @@
+"""`run()`: from a data set to the best architecture, trained and exported.
+
+The stages, each of which reads and writes the run folder: search, final training of the best,
+export, report. What a stage has done is in the journal, so a run that was killed anywhere
+continues there.
+"""
+
+import os
+import platform
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+import torch
+from ray import tune
+
+from raynas.cluster import connected, slots
+from raynas.config import Plan, check_same, read_yaml, resolve, write_yaml
+from raynas.errors import InvalidArgument, SearchFailed, StorageError
+from raynas.export import FORMATS, export, has_onnx, read_json, write_json
+from raynas.journal import Journal, read_events
+from raynas.monitor import Monitor, describe
+from raynas.report import write_report
+from raynas.results import Result, load, trials_table
+from raynas.retrain import retrain
+from raynas.schedulers import Scheduler
+from raynas.search import METRIC, Evaluation, Search
+from raynas.searchers import Searcher
+from raynas.tensorboard import TensorBoard
+from raynas.trainable import Job, TrialActor
+from raynas.tune_adapter import TuneCallback, TuneScheduler, TuneSearcher
+from search_spaces import SearchSpace
+from trials.deployed import ImageClassifier
+from trials.training import Train
+from trials.trial import Diverged, Evaluator, derived_seed
+
+_FINALISTS = 3  # tried in turn when a final training diverges
+_WORKER_DEATHS = 3  # before an evaluation whose worker keeps dying counts as failed
+
+
+def run(
+    space: str | SearchSpace = "nasbench201",
+    data: Any = "digits",
+    search: str | Searcher = "evolution",
+    evaluate: str | Evaluator = "train",
+    scheduler: str | Scheduler = "asha",
+    samples: int = 32,
+    epochs: int = 4,
+    retrain_epochs: int | None = None,
+    seed: int = 0,
+    cpus_per_trial: float = 1,
+    gpus_per_trial: float | None = None,
+    max_concurrent: int | None = None,
+    storage_path: str | Path = "runs",
+    name: str | None = None,
+    resume: Literal["auto", "must", "never"] = "auto",
+) -> Result:
+    """Search for the best architecture, train it finally, export it, report.
+
+    The same call continues a run that was interrupted, and with more `samples` extends one that
+    is finished. Names may carry arguments: `nasbench201:channels=8,cells=1`.
+
+    Args:
+        space: a name (`search_spaces.names()`) or a `SearchSpace`.
+        data: a name (`trials.data.names()`), a folder of class folders, a Parquet file, a pair
+            (images, labels) of arrays, or a `torch.utils.data.Dataset`.
+        search: `evolution`, `random`, or a `Searcher`.
+        evaluate: `train`, or an `Evaluator`.
+        scheduler: `asha`, `fifo`, or a `Scheduler`.
+        samples: number of architectures to evaluate.
+        epochs: epochs of an evaluation that is not stopped early.
+        retrain_epochs: epochs of the final training; `epochs` if None.
+        seed: all randomness derives from it. With one trial at a time the same seed gives the
+            same run, bit for bit, on the same machine.
+        cpus_per_trial: CPU cores of one trial, and its threads.
+        gpus_per_trial: GPUs of one trial, also a fraction; None: 1 when the cluster has any.
+        max_concurrent: trials at the same time; None: as many as the cluster holds.
+        storage_path: where run folders lie; all nodes must see it.
+        name: of the run folder; None: made from the other arguments, the same for the same ones.
+        resume: `auto` continues the run folder if there is one, `must` wants one, `never` none.
+
+    Returns:
+        The result, read from the run folder.
+
+    Raises:
+        InvalidArgument: for a wrong argument, before anything starts.
+        StorageError: when the run folder cannot be written or another process uses it.
+        SearchFailed: when the first ten evaluations fail for the same reason, or all fail.
+    """
+    plan = resolve(locals())
+    _check_folder(plan)
+    with connected():
+        resources = _resources(plan)
+        with Journal(plan.folder) as journal:
+            write_yaml(plan, _recorded())
+            config = plan.config
+            state = Search(
+                plan.space, plan.searcher, plan.scheduler,
+                config.samples, config.epochs, config.seed, journal,
+            )  # fmt: skip
+            if not (_is_complete(journal) and state.exhausted):
+                _stages(plan, state, journal, resources)
+    return Result(plan.folder)
+
+
+def resume(path: str | Path, **changes: Any) -> Result:
+    """Continue the run in a folder, with its own arguments.
+
+    Args:
+        path: the run folder.
+        changes: arguments that may differ from before: `samples`, resources, `max_concurrent`.
+
+    Raises:
+        InvalidArgument: when the run was started with an object that has no name, such as a
+            space of the user's own: call `run()` again with the same arguments.
+    """
+    folder = load(path).path
+    arguments = {
+        **read_yaml(folder / "run.yaml"),
+        "storage_path": str(folder.parent),
+        "name": folder.name,
+        "resume": "must",
+    }
+    return run(**{**arguments, **changes})
+
+
+@dataclass(frozen=True)
+class _Resources:
+    cpus: float
+    gpus: float
+    concurrent: int
+
+
+def _stages(plan: Plan, search: Search, journal: Journal, resources: _Resources) -> None:
+    """Search, final training, export, report."""
+    tensorboard = TensorBoard(plan.folder, plan.space)
+    for event in journal.events:
+        tensorboard(event)
+    journal.listeners.append(tensorboard)
+    journal.append("session", **_recorded())
+    (plan.folder / "checkpoints").mkdir(exist_ok=True)
+    threads = max(1, int(resources.cpus))
+    job = Job(
+        plan.space, plan.evaluator, ray.put(plan.data), plan.config.epochs, plan.folder, threads
+    )
+    with Monitor(search) as monitor:
+        if journal.notice:
+            monitor.say(journal.notice)
+        _search(search, job, resources, monitor)
+        _write_table(plan.folder)
+        _check_outcome(search)
+    best, metrics = _retrain(plan, search, job, resources, journal, monitor)
+    _export(plan, best, metrics)
+    write_report(plan.folder, plan.config, search, best, metrics, len(plan.data.test))
+    journal.append("complete", evaluations=len(search.evaluations))
+
+
+def _search(search: Search, job: Job, resources: _Resources, monitor: Monitor) -> None:
+    """Evaluate architectures as Tune trials until the search has enough."""
+    if search.exhausted:
+        return
+    session = f"{len(list(job.folder.glob('tune/*'))):03d}"
+    trainable = tune.with_resources(
+        tune.with_parameters(TrialActor, job=job), {"cpu": resources.cpus, "gpu": resources.gpus}
+    )
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.concurrent)
+    tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=TuneSearcher(search),
+            scheduler=TuneScheduler(search),
+            num_samples=-1,
+            max_concurrent_trials=resources.concurrent,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"{trial.config['evaluation']:05d}",
+        ),
+        run_config=tune.RunConfig(
+            name=session,
+            storage_path=str(job.folder / "tune"),
+            callbacks=[TuneCallback(search, monitor.update)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=_WORKER_DEATHS),
+            verbose=0,
+        ),
+    ).fit()
+    if not search.exhausted or search.finished < len(search.evaluations):
+        raise KeyboardInterrupt  # Tune ends quietly on the first Ctrl-C
+
+
+def _check_outcome(search: Search) -> None:
+    """Raise when the search came to nothing."""
+    if search.failure is not None:
+        raise SearchFailed(
+            f"The first evaluations all failed for the same reason: {search.failure}."
+            " Mend it and start again under another name."
+        )
+    if search.best is None:
+        reasons = sorted({e.reason or "" for e in search.evaluations})
+        raise SearchFailed(f"Every evaluation failed: {'; '.join(reasons)}.")
+
+
+def _retrain(
+    plan: Plan, search: Search, job: Job, resources: _Resources, journal: Journal, monitor: Monitor
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Train the best architecture on training and validation part; (evaluation, metrics)."""
+    recipe = plan.evaluator if isinstance(plan.evaluator, Train) else Train()
+    job = replace(job, epochs=plan.config.retrain_epochs or plan.config.epochs)
+    known = {e["evaluation"]: e["metrics"] for e in journal.events if e["event"] == "retrained"}
+    ranked = sorted(search.evaluations, key=lambda e: (*e.rank, -e.index), reverse=True)
+    for best in ranked[:_FINALISTS]:
+        if best.index in known:
+            return best, known[best.index]
+        monitor.say(f"Final training of #{best.index}: {describe(best)}")
+
+        def on_epoch(epoch: int, metrics: dict[str, float], index: int = best.index) -> None:
+            journal.append("retraining", evaluation=index, epoch=epoch, metrics=metrics)
+
+        path = plan.folder / "checkpoints" / f"final-{best.index:05d}.pt"
+        seed = derived_seed(plan.config.seed, best.index, 1)
+        try:
+            trained = retrain(
+                job, best.architecture, recipe, seed, path, resources.cpus, resources.gpus, on_epoch
+            )
+        except Diverged as error:
+            monitor.say(f"The final training of #{best.index} diverged: {error}")
+            continue
+        metrics = {METRIC: best.value, "epochs": best.epochs, **trained}
+        journal.append("retrained", evaluation=best.index, metrics=metrics)
+        return best, metrics
+    raise SearchFailed(f"The final training of the best {_FINALISTS} architectures diverged.")
+
+
+def _export(plan: Plan, best: Evaluation, metrics: dict[str, Any]) -> None:
+    """Write `best/`, unless it is there already."""
+    folder = plan.folder / "best"
+    if (folder / "metrics.json").exists():
+        made = read_json(folder / "architecture.json")
+        if made["architecture"] == best.notation:
+            return
+        (folder / "metrics.json").unlink()  # its presence says that the folder is whole
+    data = plan.data
+    state = torch.load(
+        plan.folder / "checkpoints" / f"final-{best.index:05d}.pt",
+        map_location="cpu",
+        weights_only=True,
+    )
+    network = plan.space.build(best.architecture, data.input_shape, data.num_classes)
+    network.load_state_dict(state["trial"]["network"])
+    model = ImageClassifier(network, data.mean, data.std)
+    formats = [f for f in FORMATS if f != "onnx" or has_onnx()]
+    export(model, data.input_shape, folder, formats)
+    write_json(
+        folder / "architecture.json",
+        {
+            "space": plan.config.space,
+            "architecture": best.notation,
+            "choices": list(best.architecture.choices),
+            "input_shape": list(data.input_shape),
+            "num_classes": data.num_classes,
+            "class_names": list(data.class_names),
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "input": "float32, batch x channels x height x width, 0..1, not normalized",
+        },
+    )
+    write_json(folder / "metrics.json", metrics)
+
+
+def _write_table(folder: Path) -> None:
+    """Write the evaluations as `trials.parquet`."""
+    path = folder / "trials.parquet"
+    partial = path.with_suffix(".partial")
+    trials_table(read_events(folder)).to_parquet(partial)
+    partial.replace(path)
+
+
+def _check_folder(plan: Plan) -> None:
+    """Whether the run folder can be used, as far as that is known before it is opened."""
+    folder, resume = plan.folder, plan.config.resume
+    if (folder / "run.yaml").exists():
+        if resume == "never":
+            raise InvalidArgument(
+                f"resume='never': {folder} holds a run already. Choose another name."
+            )
+        check_same(plan)
+    elif resume == "must":
+        raise InvalidArgument(f"resume='must': {folder} holds no run.")
+    elif folder.exists() and any(folder.iterdir()) and not (folder / "journal").exists():
+        raise StorageError(f"{folder} is there and is not a run folder. Choose another name.")
+
+
+def _resources(plan: Plan) -> _Resources:
+    cpus = plan.config.cpus_per_trial
+    gpus, held = slots(cpus, plan.config.gpus_per_trial)
+    return _Resources(cpus, gpus, plan.config.max_concurrent or held)
+
+
+def _is_complete(journal: Journal) -> bool:
+    return bool(journal.events) and journal.events[-1]["event"] == "complete"
+
+
+def _recorded() -> dict[str, Any]:
+    """What was there: versions and hardware."""
+    packages = ("raynas", "ray", "torch", "torchvision", "numpy")
+    return {
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "nodes": [
+            {key: node["Resources"].get(key, 0) for key in ("CPU", "GPU")}
+            for node in ray.nodes()  # type: ignore[no-untyped-call]
+            if node["Alive"]
+        ],
+        "machine": platform.platform(),
+    }

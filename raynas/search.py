@@ -1,0 +1,245 @@
+"""A search: what was asked for, what came of it, and what to evaluate next.
+
+`Search` joins the searcher and the scheduler to the journal. It is driven from outside: by Ray
+Tune through `tune_adapter.py` while a run is on, and by `replay` from the journal when a run is
+continued. Both take the same path through the same methods, so a search that was killed, wherever
+that was, goes on as if it had not been.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from raynas.errors import JournalError
+from raynas.journal import Event, Journal
+from raynas.schedulers import Scheduler
+from raynas.searchers import Searcher
+from search_spaces import Architecture, SearchSpace
+from trials.trial import derived_seed
+
+#: what a search maximizes
+METRIC = "val_accuracy"
+
+_MAX_DUPLICATES = 1000  # in a row, before the space is gone through in order instead
+_FIRST_FAILURES = 10  # as many failures for one reason, and nothing else, end the search
+
+
+class Status(str, Enum):
+    """How an evaluation stands."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    #: ended early by the scheduler
+    STOPPED = "stopped"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
+@dataclass
+class Evaluation:
+    """One architecture that was paid for."""
+
+    index: int
+    architecture: Architecture
+    notation: str
+    seed: int
+    status: Status = Status.RUNNING
+    reason: str | None = None
+    #: the metrics of every epoch done
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    @property
+    def value(self) -> float:
+        """The metric after the last epoch; minus infinity when it failed or has none."""
+        if self.status in (Status.FAILED, Status.DIVERGED) or not self.history:
+            return -math.inf
+        return self.history[-1][METRIC]
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """What evaluations are compared by: the epochs reached first, then the value."""
+        return self.epochs, self.value
+
+
+class Search:
+    """The state of a search.
+
+    Args:
+        space: where to search.
+        searcher: not started yet.
+        scheduler: not started yet.
+        samples: number of architectures to evaluate.
+        epochs: epochs of a full evaluation.
+        seed: of the run; evaluation i has the seed derived from (seed, i).
+        journal: open; its events, if any, are replayed.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        searcher: Searcher,
+        scheduler: Scheduler,
+        samples: int,
+        epochs: int,
+        seed: int,
+        journal: Journal,
+    ):
+        self.space, self.searcher, self.scheduler = space, searcher, scheduler
+        self.samples, self.epochs, self.seed, self.journal = samples, epochs, seed, journal
+        self.evaluations: list[Evaluation] = []
+        #: the best evaluation that has ended: by epochs reached, then by the metric
+        self.best: Evaluation | None = None
+        #: set when the search as a whole has failed: the reason common to all
+        self.failure: str | None = None
+        self._by_form: dict[Architecture, Evaluation] = {}
+        #: asked for again while running: {evaluation: architectures to tell its result for}
+        self._followers: dict[int, list[Architecture]] = {}
+        self._finished: list[Evaluation] = []
+        self._stopping: set[int] = set()
+        self._duplicates = 0
+        searcher.start(space, derived_seed(seed))
+        scheduler.start(epochs)
+        self.replay(journal.events)
+        self._interrupted = self._close_decided()
+
+    @property
+    def finished(self) -> int:
+        """Number of evaluations that have ended, in whatever way."""
+        return len(self._finished)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no further evaluation will be started."""
+        return self.failure is not None or (
+            len(self.evaluations) >= self.samples and not self._interrupted
+        )
+
+    def suggest(self) -> Evaluation | None:
+        """The next evaluation to start; None when there is none, now or ever (`exhausted`).
+
+        First come evaluations that an earlier driver left unfinished.
+        """
+        if self.exhausted:
+            return None
+        if self._interrupted:
+            return self.evaluations[self._interrupted.pop(0)]
+        duplicates = self._duplicates
+        evaluation = self._new_evaluation()
+        if evaluation is not None:
+            self.journal.append(
+                "suggested", evaluation=evaluation.index, architecture=evaluation.notation
+            )
+        elif self._duplicates > duplicates:
+            self.journal.append("waited")
+        if evaluation is None and all(e.status is not Status.RUNNING for e in self.evaluations):
+            self.samples = len(self.evaluations)  # nothing new is to be had: this is the end
+        return evaluation
+
+    def report(self, index: int, metrics: dict[str, float]) -> bool:
+        """Record the metrics of an evaluation's next epoch; whether it goes on."""
+        self.journal.append("reported", evaluation=index, metrics=metrics)
+        return self._report(index, metrics)
+
+    def finish(self, index: int, status: Status, reason: str | None = None) -> None:
+        """Record that an evaluation has ended."""
+        self.journal.append("finished", evaluation=index, status=status.value, reason=reason)
+        self._finish(index, status, reason)
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Take the path that the journal describes.
+
+        Raises:
+            JournalError: when the searcher does not ask for what it asked for then.
+        """
+        for event in events:
+            if event["event"] == "suggested":
+                evaluation = self._new_evaluation()
+                if evaluation is None or evaluation.notation != event["architecture"]:
+                    raise JournalError(
+                        f"On replay the searcher asked for"
+                        f" {evaluation.notation if evaluation else 'nothing'} where the journal"
+                        f" has {event['architecture']}: it, or the space, is not the same as then."
+                    )
+            elif event["event"] == "waited":
+                self._new_evaluation()
+            elif event["event"] == "reported":
+                self._report(event["evaluation"], event["metrics"])
+            elif event["event"] == "finished":
+                self._finish(event["evaluation"], Status(event["status"]), event["reason"])
+
+    def _close_decided(self) -> list[int]:
+        """Finish what only lacked the word of it when the driver died; the rest is interrupted."""
+        interrupted = []
+        for evaluation in self.evaluations:
+            if evaluation.status is not Status.RUNNING:
+                continue
+            if evaluation.index in self._stopping:
+                self.finish(evaluation.index, Status.STOPPED)
+            elif evaluation.epochs >= self.epochs:
+                self.finish(evaluation.index, Status.COMPLETED)
+            else:
+                interrupted.append(evaluation.index)
+        return interrupted
+
+    def _new_evaluation(self) -> Evaluation | None:
+        """Ask until something new comes; what is known already is told at once, unpaid."""
+        arch: Architecture | None = None
+        for _ in range(_MAX_DUPLICATES):
+            asked = self.searcher.ask()
+            if asked is None:
+                return None
+            known = self._by_form.get(self.space.canonical(asked))
+            if known is None:
+                arch = asked
+                break
+            self._duplicates += 1
+            if known.status is Status.RUNNING:
+                self._followers.setdefault(known.index, []).append(asked)
+            else:
+                self.searcher.tell(asked, known.value, known.epochs)
+        else:
+            unseen = (a for a in self.space if self.space.canonical(a) not in self._by_form)
+            arch = next(unseen, None)
+        return None if arch is None else self._add(arch)
+
+    def _add(self, arch: Architecture) -> Evaluation:
+        index = len(self.evaluations)
+        evaluation = Evaluation(
+            index, arch, self.space.to_string(arch), derived_seed(self.seed, index)
+        )
+        self.evaluations.append(evaluation)
+        self._by_form[self.space.canonical(arch)] = evaluation
+        return evaluation
+
+    def _report(self, index: int, metrics: dict[str, float]) -> bool:
+        evaluation = self.evaluations[index]
+        evaluation.history.append(metrics)
+        if not self.scheduler.report(index, evaluation.epochs, evaluation.value):
+            self._stopping.add(index)
+        return index not in self._stopping and self.failure is None
+
+    def _finish(self, index: int, status: Status, reason: str | None) -> None:
+        evaluation = self.evaluations[index]
+        evaluation.status, evaluation.reason = status, reason
+        self._finished.append(evaluation)
+        if math.isfinite(evaluation.value) and (
+            self.best is None or evaluation.rank > self.best.rank
+        ):
+            self.best = evaluation
+        for arch in (evaluation.architecture, *self._followers.pop(index, [])):
+            self.searcher.tell(arch, evaluation.value, evaluation.epochs)
+        self._notice_failure()
+
+    def _notice_failure(self) -> None:
+        """The search fails when its first ten evaluations all failed for the same reason."""
+        first = self._finished[:_FIRST_FAILURES]
+        kinds = {(e.reason or "").partition(":")[0] for e in first}
+        failed = all(e.status in (Status.FAILED, Status.DIVERGED) for e in first)
+        if failed and len(first) == _FIRST_FAILURES and len(kinds) == 1:
+            self.failure = first[0].reason

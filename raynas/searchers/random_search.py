@@ -1,0 +1,18 @@
+"""Random search: every architecture is drawn uniformly from the space."""
+
+from dataclasses import dataclass
+
+from raynas.searchers.searcher import Searcher
+from search_spaces import Architecture
+
+
+@dataclass
+class RandomSearch(Searcher):
+    """Uniform sampling; results change nothing."""
+
+    def ask(self) -> Architecture:
+        """A new draw."""
+        return self.space.sample(self.rng)
+
+    def tell(self, architecture: Architecture, value: float, budget: int) -> None:
+        """Nothing to learn."""

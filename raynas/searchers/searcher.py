@@ -1,0 +1,64 @@
+"""The contract of a search algorithm: ask and tell.
+
+A searcher is a pure algorithm. It knows no Ray, no trials and no journal; the same object is
+driven by a real run, by a replay of its journal, and by the simulator.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from search_spaces import Architecture, SearchSpace
+
+
+class Searcher(ABC):
+    """Proposes architectures and learns from their values.
+
+    The life of a searcher:
+
+        searcher.start(space, seed)          once
+        arch = searcher.ask()                an architecture to evaluate, or None: none just now
+        searcher.tell(arch, 0.91, 4)         its validation accuracy after 4 epochs
+        searcher.tell(arch, -inf, 1)         it failed
+        searcher.state()                     JSON data; load_state() continues the same sequence
+
+    Calls come in any order that parallel evaluation brings about: several `ask` before the first
+    `tell`, results in another order than they were asked for, more than one `tell` for an
+    architecture that was asked for more than once, and `tell` for architectures that were never
+    asked for. `ask` costs milliseconds at most, never waits for a result, and when it returns
+    None changes nothing. Between two runs with the same seed and the same calls, the answers
+    are the same.
+    """
+
+    space: SearchSpace
+    rng: np.random.Generator
+
+    def start(self, space: SearchSpace, seed: int) -> None:
+        """Begin a search in `space`; all randomness comes from `seed`."""
+        self.space = space
+        self.rng = np.random.default_rng(seed)
+
+    @abstractmethod
+    def ask(self) -> Architecture | None:
+        """The next architecture to evaluate; None when there is none before a result comes."""
+
+    @abstractmethod
+    def tell(self, architecture: Architecture, value: float, budget: int) -> None:
+        """Learn a result.
+
+        Args:
+            architecture: what was evaluated.
+            value: larger is better; minus infinity for a failed evaluation.
+            budget: epochs behind the value. A trial that a scheduler stopped early comes with
+                fewer than the others, and its value is not comparable with theirs.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """All that changes, as JSON data."""
+        return {"rng": copy.deepcopy(self.rng.bit_generator.state)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue, after `start`, from where `state` was taken."""
+        self.rng.bit_generator.state = state["rng"]

@@ -1,0 +1,209 @@
+"""Training a network from scratch: the evaluator `train`."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Interval
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search_spaces import Architecture, SearchSpace
+from search_spaces.counting import count_macs, count_params
+from trials.data import Data, Part
+from trials.trial import Diverged, Evaluator, Trial, derived_seed
+
+_EVALUATION_BATCH = 512
+_CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
+
+
+@dataclass(frozen=True)
+class Train(Evaluator):
+    """Trains every architecture from scratch.
+
+    SGD with Nesterov momentum, the learning rate falling to 0 on a cosine over all steps;
+    channels-last; mixed precision on a GPU (bfloat16, or float16 with loss scaling).
+
+    Args:
+        batch_size: images of one step.
+        learning_rate: of the first step.
+        momentum: of SGD, with Nesterov's correction.
+        weight_decay: L2 penalty on all parameters.
+        label_smoothing: probability that the target spreads over all classes.
+        gradient_clip: largest L2 norm of the gradient; 0 leaves it as it is.
+    """
+
+    batch_size: PositiveInt = 64
+    learning_rate: PositiveFloat = 0.1
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 5e-4
+    label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    gradient_clip: Annotated[float, Ge(0)] = 5.0
+
+    def trial(
+        self,
+        space: SearchSpace,
+        arch: Architecture,
+        data: Data,
+        epochs: int,
+        seed: int,
+        device: torch.device,
+    ) -> "TrainingTrial":
+        """Train on the training part, judge on the validation part."""
+        network = _network(space, arch, data, seed)
+        return TrainingTrial(self, network, data.train, data.validation, epochs, seed, device)
+
+    def retraining(
+        self,
+        space: SearchSpace,
+        arch: Architecture,
+        data: Data,
+        epochs: int,
+        seed: int,
+        device: torch.device,
+    ) -> "TrainingTrial":
+        """Train on training and validation part together; `val_` metrics are of the test part."""
+        network = _network(space, arch, data, seed)
+        return TrainingTrial(
+            self, network, data.train_and_validation, data.test, epochs, seed, device
+        )
+
+
+class TrainingTrial(Trial):
+    """One network in training; see `Train`."""
+
+    def __init__(
+        self,
+        recipe: Train,
+        network: nn.Module,
+        train: Part,
+        validation: Part,
+        epochs: int,
+        seed: int,
+        device: torch.device,
+    ):
+        self.recipe, self.train, self.validation = recipe, train, validation
+        self.epochs, self.seed, self.device = epochs, seed, device
+        self.counts = {
+            "params": count_params(network),
+            "macs": count_macs(network, train.input_shape),
+        }
+        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.batch_size = min(recipe.batch_size, len(train))
+        self.steps = max(1, len(train) // self.batch_size)
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.momentum > 0,
+            fused=True,
+        )
+        self.precision = _mixed_precision(device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
+        self.seconds = 0.0
+
+    def step(self) -> dict[str, float]:
+        """One epoch of training, one pass over the validation part."""
+        start = time.perf_counter()
+        train_loss = self._train_epoch()
+        self.seconds += time.perf_counter() - start
+        val_loss, val_accuracy = evaluate(self.network, self.validation, self.device)
+        self.epoch += 1
+        if not math.isfinite(val_loss):
+            raise Diverged(f"validation loss is {val_loss} after epoch {self.epoch}")
+        return {
+            "train_loss": train_loss,
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "train_seconds": self.seconds,
+            **self.counts,
+        }
+
+    def _train_epoch(self) -> float:
+        """Train for one epoch; the mean loss of its steps."""
+        seed = derived_seed(self.seed, self.epoch)
+        torch.manual_seed(seed)
+        self.network.train()
+        total = torch.zeros((), device=self.device)
+        batches = self.train.batches(self.batch_size, self.device, seed=seed, augment=True)
+        done = 0
+        for done, (images, labels) in enumerate(batches, start=1):
+            self._set_learning_rate(self.epoch * self.steps + done - 1)
+            total += self._train_step(images, labels)
+            if done % _CHECK_EVERY == 0:
+                self._check(total)
+        self._check(total)
+        return float(total) / max(done, 1)
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(
+            self.device.type, dtype=self.precision, enabled=self.precision is not None
+        ):
+            loss = functional.cross_entropy(
+                self.network(images), labels, label_smoothing=self.recipe.label_smoothing
+            )
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self.recipe.gradient_clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    def _set_learning_rate(self, step: int) -> None:
+        """Cosine from the recipe's rate to 0 over all steps of all epochs."""
+        fraction = min(step / (self.epochs * self.steps), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * (1 + math.cos(math.pi * fraction)) / 2
+
+    def _check(self, total: Tensor) -> None:
+        if not torch.isfinite(total):
+            raise Diverged(f"training loss is {float(total)} in epoch {self.epoch + 1}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimizer and loss scale, epochs done, seconds spent."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.seconds = state["epoch"], state["seconds"]
+
+
+def evaluate(network: nn.Module, part: Part, device: torch.device) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy (0..1) of a network on a part of the data."""
+    network.eval()
+    loss = torch.zeros((), device=device)
+    correct = torch.zeros((), device=device)
+    with torch.inference_mode():
+        for images, labels in part.batches(_EVALUATION_BATCH, device):
+            logits = network(images)
+            loss += functional.cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(1) == labels).sum()
+    return float(loss) / len(part), float(correct) / len(part)
+
+
+def _network(space: SearchSpace, arch: Architecture, data: Data, seed: int) -> nn.Module:
+    """The network of `arch` with the initial weights that belong to `seed`."""
+    torch.manual_seed(seed)
+    return space.build(arch, data.input_shape, data.num_classes)
+
+
+def _mixed_precision(device: torch.device) -> torch.dtype | None:
+    if device.type != "cuda":
+        return None  # bfloat16 is many times slower than float32 on most CPUs
+    bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if bfloat16 else torch.float16

@@ -1,0 +1,78 @@
+"""A trial: one architecture under evaluation, epoch by epoch; plain PyTorch, no Ray.
+
+An evaluator makes trials. `raynas.trainable` wraps a trial for Ray Tune; a test, a notebook or
+another orchestrator can drive it just as well:
+
+    trial = Train().trial(space, arch, data, epochs=4, seed=0)
+    while trial.epoch < trial.epochs:
+        metrics = trial.step()
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+
+from search_spaces import Architecture, SearchSpace
+from trials.data import Data
+
+
+class Diverged(ArithmeticError):
+    """The training of this architecture left the range of numbers; the message says where."""
+
+
+class Trial(ABC):
+    """One architecture under evaluation.
+
+    A trial is a function of its arguments and its seed alone: what happens in an epoch depends
+    on (seed, epoch), so a trial that was saved and loaded anew continues bit for bit.
+    """
+
+    #: epochs in all
+    epochs: int
+    #: epochs done
+    epoch: int = 0
+
+    @abstractmethod
+    def step(self) -> dict[str, float]:
+        """Run one epoch.
+
+        Returns:
+            At least `val_accuracy` (0..1); all values are plain numbers.
+
+        Raises:
+            Diverged: when the loss is no longer finite.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs to go on; empty where there is nothing to keep."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken."""
+        if state:
+            raise NotImplementedError(f"{type(self).__name__} has no state to load.")
+
+
+class Evaluator(ABC):
+    """Makes trials of one kind."""
+
+    @abstractmethod
+    def trial(
+        self,
+        space: SearchSpace,
+        arch: Architecture,
+        data: Data,
+        epochs: int,
+        seed: int,
+        device: torch.device,
+    ) -> Trial:
+        """A trial of `arch` over `epochs` epochs; may raise whatever the network raises."""
+
+
+def derived_seed(*path: int) -> int:
+    """A 63-bit seed from a path of numbers: (run seed, evaluation), (trial seed, epoch)."""
+    # The length goes in because SeedSequence takes (5,) and (5, 0) for the same.
+    sequence = np.random.SeedSequence((len(path), *path))
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
