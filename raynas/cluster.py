@@ -13,7 +13,7 @@ from raynas.errors import InvalidArgument, RaynasError
 #: Set where the user has not: idle threads sleep instead of spinning (otherwise two processes on
 #: one core slow each other down tenfold), workers are as urgent as other processes, Tune writes
 #: none of its own logs, tables and snapshots.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "RAY_worker_niceness": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -33,7 +33,7 @@ def connected() -> Iterator[None]:
     Raises:
         RaynasError: when there is a cluster that cannot be reached.
     """
-    for key, value in _ENVIRONMENT.items():
+    for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     if ray.is_initialized():
         yield

@@ -3,26 +3,46 @@
 from typing import Any
 
 from search_spaces.architecture import Architecture, Decision
+from search_spaces.choices import InputChoice, IntegerChoice, LayerChoice, from_module
 from search_spaces.darts import DARTS, ENAS, PNAS, AmoebaNet, NASNet
+from search_spaces.micro64 import Micro64
 from search_spaces.naming import construct, spell
 from search_spaces.nasbench101 import NASBench101
 from search_spaces.nasbench201 import NASBench201
 from search_spaces.nasbench_macro import NASBenchMacro
 from search_spaces.natsbench_size import NATSBenchSize
+from search_spaces.residual import ResNet, ResNeXtA, ResNeXtB
 from search_spaces.space import SearchSpace
+from search_spaces.user_space import UserSpace
 
-__all__ = ["SPACES", "Architecture", "Decision", "SearchSpace", "get", "names"]
+__all__ = [
+    "SPACES",
+    "Architecture",
+    "Decision",
+    "InputChoice",
+    "IntegerChoice",
+    "LayerChoice",
+    "SearchSpace",
+    "UserSpace",
+    "from_module",
+    "get",
+    "names",
+]
 
 SPACES: dict[str, type[SearchSpace]] = {
     "nasbench101": NASBench101,
     "nasbench201": NASBench201,
     "natsbench_size": NATSBenchSize,
     "nasbench_macro": NASBenchMacro,
+    "micro64": Micro64,
     "darts": DARTS,
     "nasnet": NASNet,
     "amoebanet": AmoebaNet,
     "pnas": PNAS,
     "enas": ENAS,
+    "resnet": ResNet,
+    "resnext_a": ResNeXtA,
+    "resnext_b": ResNeXtB,
 }
 
 

@@ -1,10 +1,52 @@
 """Parameters and multiply-accumulate operations of any network."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Trainable parameters and MACs of a part of a network; they add up."""
+
+    params: int = 0
+    macs: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(self.params + other.params, self.macs + other.macs)
+
+    def __mul__(self, times: int) -> "Counts":
+        return Counts(self.params * times, self.macs * times)
+
+
+def conv_counts(
+    in_channels: int,
+    out_channels: int,
+    area: int,
+    pixels: int,
+    groups: int = 1,
+    affine: bool = True,
+) -> Counts:
+    """Counts of a convolution without bias, followed by batch normalization.
+
+    Args:
+        in_channels: channels of its input.
+        out_channels: channels of its output.
+        area: kernel height x kernel width.
+        pixels: height x width of its output.
+        groups: groups of channels.
+        affine: whether the normalization has scale and shift (it is absent or bare otherwise).
+    """
+    weights = in_channels // groups * out_channels * area
+    return Counts(weights + (2 * out_channels if affine else 0), weights * pixels)
+
+
+def linear_counts(in_features: int, out_features: int) -> Counts:
+    """Counts of a linear layer with bias; the bias is no MAC."""
+    return Counts(in_features * out_features + out_features, in_features * out_features)
 
 
 def count_params(network: nn.Module) -> int:

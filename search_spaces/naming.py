@@ -40,9 +40,13 @@ def spell(name: str, options: Mapping[str, object]) -> str:
 def suggestion(text: str, known: Iterable[str]) -> str:
     """The tail of an error message: the closest known name, and all that exist."""
     known = sorted(known)
-    close = difflib.get_close_matches(text, known, n=1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known: {', '.join(known)}."
+    return f"{closest(text, known)} Known: {', '.join(known)}.".lstrip()
+
+
+def closest(text: str, known: Iterable[str]) -> str:
+    """`Did you mean 'x'?`, or nothing where no known name is close."""
+    close = difflib.get_close_matches(text, list(known), n=1)
+    return f"Did you mean {close[0]!r}?" if close else ""
 
 
 def lookup(argument: str, name: str, table: Mapping[str, T]) -> T:

@@ -3,7 +3,7 @@
 Dong, Yang: NAS-Bench-201 (ICLR 2020); Dong et al.: NATS-Bench (TPAMI 2021), topology space.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import ClassVar
@@ -12,8 +12,17 @@ import numpy as np
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from search_spaces.operations import AvgPool, GlobalPoolClassifier, ReLUConvBN, ResidualBlock
-from search_spaces.space import Architecture, Decision, SearchSpace
+from search_spaces.architecture import Architecture, Decision
+from search_spaces.cell import CellGraph, Edge
+from search_spaces.notation import Scanner
+from search_spaces.operations import (
+    AvgPool,
+    ConvBN,
+    GlobalPoolClassifier,
+    ReLUConvBN,
+    ResidualBlock,
+)
+from search_spaces.space import SearchSpace
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 #: (source node, target node) in the order of the notation; node 0 is the input, 3 the output
@@ -60,16 +69,27 @@ class NASBench201(SearchSpace):
 
     def from_string(self, text: str) -> Architecture:
         """The inverse of `to_string`."""
-        nodes = text.strip().split("+")
-        parts = [edge.rpartition("~") for node in nodes for edge in node.strip("|").split("|")]
-        if [source for _, _, source in parts] != [str(i) for i, _ in EDGES]:
-            raise self.unreadable(text)
-        if any(operation not in OPERATIONS for operation, _, _ in parts):
-            raise self.unreadable(text)
-        arch = self.architecture([OPERATIONS.index(operation) for operation, _, _ in parts])
-        if self.to_string(arch) != text.strip():
-            raise self.unreadable(text)
-        return arch
+        scanner = Scanner(self.name, text)
+        choices = []
+        for i, j in EDGES:
+            if i == 0:
+                scanner.literal("|" if j == 1 else "+|")
+            choices.append(OPERATIONS.index(scanner.one_of(OPERATIONS)))
+            scanner.literal(f"~{i}|")
+        scanner.end()
+        return self.architecture(choices)
+
+    def cell_graphs(self, arch: Architecture) -> dict[str, CellGraph]:
+        """The cell without the edges that do not lie on a path from the input to the output."""
+        operations = [OPERATIONS[choice] for choice in self.check(arch).choices]
+        alive = _live([operation != "none" for operation in operations])
+        names = ("input", "1", "2", "output")
+        edges = (
+            Edge(names[i], names[j], operation)
+            for (i, j), operation, live in zip(EDGES, operations, alive, strict=True)
+            if live
+        )
+        return {"normal": CellGraph(("input",), "output", tuple(edges))}
 
     def canonical(self, arch: Architecture) -> Architecture:
         """The lexicographically first architecture of the same structure."""
@@ -133,22 +153,31 @@ class NASBench201(SearchSpace):
             if stage:
                 layers.append(ResidualBlock(c, 2 * c))
                 c *= 2
-            layers += [Cell(edges, c) for _ in range(self.cells)]
+            layers += [Cell(edges, c, c) for _ in range(self.cells)]
         layers += [nn.BatchNorm2d(c), nn.ReLU(), GlobalPoolClassifier(c, num_classes)]
         return nn.Sequential(*layers)
 
 
 class Cell(nn.Module):
-    """A cell: every node is the sum of its incoming edges, the last one is the output."""
+    """A cell: every node is the sum of its incoming edges, the last one is the output.
 
-    def __init__(self, edges: dict[tuple[int, int], str], channels: int):
+    Args:
+        edges: the operation of each edge that exists.
+        in_channels: channels of the input node.
+        out_channels: channels of all other nodes.
+    """
+
+    def __init__(self, edges: Mapping[tuple[int, int], str], in_channels: int, out_channels: int):
         super().__init__()
         self.edges = nn.ModuleDict(
-            {f"{i}{j}": _operation(op, channels) for (i, j), op in edges.items()}
+            {
+                f"{i}{j}": _operation(op, out_channels if i else in_channels, out_channels)
+                for (i, j), op in edges.items()
+            }
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`batch x channels x height x width` to the same shape."""
+        """`batch x in_channels x height x width` to `batch x out_channels x height x width`."""
         nodes: list[Tensor | None] = [x, None, None, None]
         for edge, operation in self.edges.items():
             source, target = nodes[int(edge[0])], nodes[int(edge[1])]
@@ -158,12 +187,14 @@ class Cell(nn.Module):
         return x * 0 if output is None else output
 
 
-def _operation(name: str, channels: int) -> nn.Module:
+def _operation(name: str, in_channels: int, out_channels: int) -> nn.Module:
     if name == "nor_conv_1x1":
-        return ReLUConvBN(channels, channels, 1)
+        return ReLUConvBN(in_channels, out_channels, 1)
     if name == "nor_conv_3x3":
-        return ReLUConvBN(channels, channels, 3)
-    return AvgPool() if name == "avg_pool_3x3" else nn.Identity()
+        return ReLUConvBN(in_channels, out_channels, 3)
+    if name == "avg_pool_3x3":
+        return AvgPool()
+    return nn.Identity() if in_channels == out_channels else ConvBN(in_channels, out_channels)
 
 
 def _live(present: Sequence[bool]) -> list[bool]:

@@ -11,12 +11,17 @@ from typing import ClassVar
 from pydantic import PositiveInt
 from torch import nn
 
+from search_spaces.architecture import Architecture, Decision
+from search_spaces.counting import Counts, conv_counts, linear_counts
+from search_spaces.notation import Scanner
 from search_spaces.operations import GlobalPoolClassifier, MobileBlock
-from search_spaces.space import Architecture, Decision, SearchSpace
+from search_spaces.space import SearchSpace
 
 BLOCKS = ("identity", "MB3_K3", "MB6_K5")
 #: output channels of a layer in units of the stem's channels, and its stride
 LAYERS = ((2, 2), (2, 1), (4, 2), (4, 1), (4, 1), (8, 2), (8, 1), (8, 1))
+#: first and last (exclusive) layer of each group of equal shape
+GROUPS = ((0, 2), (2, 5), (5, 8))
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,42 @@ class NASBenchMacro(SearchSpace):
 
     def from_string(self, text: str) -> Architecture:
         """The inverse of `to_string`."""
-        digits = text.strip()
-        if len(digits) != len(LAYERS) or any(digit not in "012" for digit in digits):
-            raise self.unreadable(text)
+        scanner = Scanner(self.name, text)
+        digits = [scanner.one_of(("0", "1", "2"), "[0-9]") for _ in LAYERS]
+        scanner.end()
         return self.architecture([int(digit) for digit in digits])
+
+    def canonical(self, arch: Architecture) -> Architecture:
+        """Identities that do nothing last in their group: 3,969 different networks."""
+        choices = list(self.check(arch).choices)
+        for first, last in GROUPS:
+            choices[first + 1 : last] = sorted(choices[first + 1 : last], key=lambda c: c == 0)
+        return Architecture(self.name, tuple(choices))
+
+    def params(
+        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
+    ) -> int:
+        """Number of trainable parameters."""
+        return self._counts(arch, input_shape, num_classes).params
+
+    def macs(
+        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
+    ) -> int:
+        """Multiply-accumulate operations of one image's forward pass."""
+        return self._counts(arch, input_shape, num_classes).macs
+
+    def _counts(self, arch: Architecture, input_shape: Sequence[int], num_classes: int) -> Counts:
+        channels, height, width = input_shape
+        c = self.channels
+        total = conv_counts(channels, c, 9, height * width)
+        for choice, (multiple, stride) in zip(self.check(arch).choices, LAYERS, strict=True):
+            pixels = height * width
+            height, width = -(-height // stride), -(-width // stride)
+            out = self.channels * multiple
+            total += _block_counts(BLOCKS[choice], c, out, stride, pixels, height * width)
+            c = out
+        total += conv_counts(c, self.head_channels, 1, height * width)
+        return total + linear_counts(self.head_channels, num_classes)
 
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
@@ -86,3 +123,18 @@ def _block(name: str, in_channels: int, out_channels: int, stride: int) -> list[
     if stride == 1 and in_channels == out_channels:
         return []
     return _conv_bn(in_channels, out_channels, 1, stride)
+
+
+def _block_counts(
+    name: str, in_channels: int, out_channels: int, stride: int, pixels_in: int, pixels_out: int
+) -> Counts:
+    if name == "identity":
+        if stride == 1 and in_channels == out_channels:
+            return Counts()
+        return conv_counts(in_channels, out_channels, 1, pixels_out)
+    hidden, area = (3 * in_channels, 9) if name == "MB3_K3" else (6 * in_channels, 25)
+    return (
+        conv_counts(in_channels, hidden, 1, pixels_in)
+        + conv_counts(hidden, hidden, area, pixels_out, groups=hidden)
+        + conv_counts(hidden, out_channels, 1, pixels_out)
+    )

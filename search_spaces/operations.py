@@ -8,6 +8,16 @@ import torch
 from torch import Tensor, nn
 
 
+class ConvBN(nn.Sequential):
+    """1x1 convolution without bias, batch normalization: a skip connection between widths."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+
+
 class ReLUConvBN(nn.Sequential):
     """ReLU, convolution without bias, batch normalization, in this order (NAS-Bench-201)."""
 
@@ -16,6 +26,17 @@ class ReLUConvBN(nn.Sequential):
             nn.ReLU(),
             nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
             nn.BatchNorm2d(out_channels),
+        )
+
+
+class ConvBNReLU(nn.Sequential):
+    """Convolution without bias, batch normalization, ReLU (NAS-Bench-101, residual networks)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
         )
 
 

@@ -9,43 +9,24 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from search_spaces.architecture import Architecture, Decision
+from search_spaces.cell import CellGraph, Edge
 from search_spaces.counting import count_macs, count_params
 from search_spaces.errors import InvalidArchitecture, RaynasError
+from search_spaces.naming import lookup
+from search_spaces.notation import Scanner
+
+if TYPE_CHECKING:  # matplotlib takes long to import
+    from matplotlib.figure import Figure
 
 _MAX_TRIES = 10_000
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One categorical decision: its name and what can be chosen."""
-
-    name: str
-    choices: tuple[Any, ...]
-
-
-@dataclass(frozen=True, order=True)
-class Architecture:
-    """The choice taken at every decision of a space, as indices into `Decision.choices`."""
-
-    space: str
-    choices: tuple[int, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return {"space": self.space, "choices": list(self.choices)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Architecture":
-        """The inverse of `to_json`."""
-        return cls(str(data["space"]), tuple(int(choice) for choice in data["choices"]))
 
 
 class SearchSpace(ABC):
@@ -65,11 +46,20 @@ class SearchSpace(ABC):
         24
     """
 
-    name: ClassVar[str] = ""
-    #: where the space comes from, shown by `raynas spaces`
-    paper: ClassVar[str] = ""
-    #: the notation in words, shown by `raynas spaces`
-    notation: ClassVar[str] = "choice indices, joined by '-'"
+    @property
+    def name(self) -> str:
+        """The space's name; a class attribute of the built-in spaces."""
+        return type(self).__name__
+
+    @property
+    def paper(self) -> str:
+        """Where the space comes from, shown by `raynas spaces`."""
+        return ""
+
+    @property
+    def notation(self) -> str:
+        """The notation in words, shown by `raynas spaces`."""
+        return "choice indices, joined by '-'"
 
     @cached_property
     @abstractmethod
@@ -102,6 +92,10 @@ class SearchSpace(ABC):
         """One representative for all architectures that compute the same function."""
         return arch
 
+    def cell_graphs(self, arch: Architecture) -> dict[str, CellGraph]:
+        """{"normal": its cell as a graph, "reduction": ...}; empty where a space has no cells."""
+        return {}
+
     def to_string(self, arch: Architecture) -> str:
         """`arch` in the field's notation."""
         return "-".join(map(str, self.check(arch).choices))
@@ -110,12 +104,16 @@ class SearchSpace(ABC):
         """The architecture that `text` denotes; the inverse of `to_string`.
 
         Raises:
-            InvalidArchitecture: when the text denotes no architecture of this space.
+            InvalidArchitecture: when the text denotes no architecture of this space; the
+                message says at which position, what was wanted there, and the closest match.
         """
-        try:
-            choices = tuple(int(part) for part in text.split("-"))
-        except ValueError:
-            raise self.unreadable(text) from None
+        scanner = Scanner(self.name, text)
+        choices = []
+        for i, decision in enumerate(self.decisions):
+            if i:
+                scanner.literal("-")
+            choices.append(scanner.integer(most=len(decision.choices) - 1))
+        scanner.end()
         return self.architecture(choices)
 
     def mutate(self, arch: Architecture, rng: np.random.Generator) -> Architecture:
@@ -170,6 +168,8 @@ class SearchSpace(ABC):
             raise InvalidArchitecture(
                 f"{self.name}: the architecture {arch.choices} is of the space {arch.space!r}."
             )
+        if arch.name:
+            raise InvalidArchitecture(f"{self.name}: has no published {arch.name!r}.")
         if len(arch.choices) != len(self.decisions):
             raise InvalidArchitecture(
                 f"{self.name}: {len(arch.choices)} choices given, {len(self.decisions)} wanted."
@@ -184,15 +184,12 @@ class SearchSpace(ABC):
             raise InvalidArchitecture(f"{self.name}: {arch.choices} is not valid in this space.")
         return arch
 
-    def unreadable(self, text: str) -> InvalidArchitecture:
-        """The error for a text that is not in the notation of this space."""
-        return InvalidArchitecture(f"{self.name}: cannot read {text!r}. Notation: {self.notation}.")
-
     def sample(self, rng: np.random.Generator) -> Architecture:
         """A valid architecture, drawn uniformly."""
+        sizes = self._sizes
         for _ in range(_MAX_TRIES):
-            choices = tuple(int(rng.integers(len(d.choices))) for d in self.decisions)
-            arch = Architecture(self.name, choices)
+            choices = (rng.random(len(sizes)) * sizes).astype(np.int64).tolist()
+            arch = Architecture(self.name, tuple(choices))
             if self.is_valid(arch):
                 return arch
         raise RaynasError(f"{self.name}: drew no valid architecture in {_MAX_TRIES} tries.")
@@ -204,28 +201,29 @@ class SearchSpace(ABC):
 
     def replaced(self, arch: Architecture, decision: int, choice: int) -> Architecture:
         """`arch` with `choice` (modulo the number of choices) at the decision with this index."""
-        choices = list(arch.choices)
+        choices = list(self._varied(arch))
         choices[decision] = choice % len(self.decisions[decision].choices)
         return Architecture(self.name, tuple(choices))
 
     def neighbors(self, arch: Architecture) -> Iterator[Architecture]:
         """All valid architectures one decision away, decision by decision."""
+        choices = self._varied(arch)
         for i, decision in enumerate(self.decisions):
             for choice in range(len(decision.choices)):
-                if choice != arch.choices[i]:
+                if choice != choices[i]:
                     neighbor = self.replaced(arch, i, choice)
                     if self.is_valid(neighbor):
                         yield neighbor
 
     def distance(self, a: Architecture, b: Architecture) -> int:
         """Number of decisions in which two architectures differ."""
-        return sum(x != y for x, y in zip(a.choices, b.choices, strict=True))
+        return sum(x != y for x, y in zip(self._varied(a), self._varied(b), strict=True))
 
     def encode(self, arch: Architecture) -> NDArray[np.float32]:
         """One-hot encoding: `sum of len(choices)` zeros and ones, one 1 per decision."""
         parts = [
             np.eye(len(decision.choices), dtype=np.float32)[choice]
-            for decision, choice in zip(self.decisions, arch.choices, strict=True)
+            for decision, choice in zip(self.decisions, self._varied(arch), strict=True)
         ]
         return np.concatenate(parts)
 
@@ -233,11 +231,73 @@ class SearchSpace(ABC):
         """{decision name: chosen value}: what Tune and Optuna call a configuration."""
         return {
             decision.name: decision.choices[choice]
-            for decision, choice in zip(self.decisions, arch.choices, strict=True)
+            for decision, choice in zip(self.decisions, self._varied(arch), strict=True)
         }
 
     def from_config(self, config: Mapping[str, Any]) -> Architecture:
-        """The inverse of `to_config`."""
-        return self.architecture(
-            [decision.choices.index(config[decision.name]) for decision in self.decisions]
-        )
+        """The inverse of `to_config`.
+
+        Raises:
+            InvalidArchitecture: when a decision is missing, or its value no choice of it.
+        """
+        choices = []
+        for decision in self.decisions:
+            if config.get(decision.name, self) not in decision.choices:
+                raise InvalidArchitecture(
+                    f"{self.name}: {decision.name}={config.get(decision.name)!r} is not one of"
+                    f" {', '.join(map(repr, decision.choices))}."
+                )
+            choices.append(decision.choices.index(config[decision.name]))
+        return self.architecture(choices)
+
+    def width(self, arch: Architecture, cell: str = "normal") -> float:
+        """Width of a cell (`CellGraph.width`), in units of the channels of a node.
+
+        Raises:
+            UnknownName: when the space has no such cell.
+        """
+        return self._cell(arch, cell).width()
+
+    def depth(self, arch: Architecture, cell: str = "normal") -> int:
+        """Depth of a cell (`CellGraph.depth`), in edges.
+
+        Raises:
+            UnknownName: when the space has no such cell.
+        """
+        return self._cell(arch, cell).depth()
+
+    def draw(self, arch: Architecture) -> "Figure":
+        """A matplotlib figure, one panel for each cell (or one for a network without cells)."""
+        from search_spaces.drawing import figure  # matplotlib takes long to import
+
+        return figure(self._graphs(arch), self.name)
+
+    def to_graphviz(self, arch: Architecture) -> str:
+        """What `draw` shows, in the dot language of Graphviz: one graph for each panel."""
+        graphs = self._graphs(arch)
+        return "\n".join(graph.to_graphviz(name) for name, graph in graphs.items())
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        return np.array([len(decision.choices) for decision in self.decisions])
+
+    def _varied(self, arch: Architecture) -> tuple[int, ...]:
+        if arch.name:
+            raise InvalidArchitecture(
+                f"{self.name}: {arch.name} lies outside the decisions of this space; it can be"
+                " built, trained and drawn, but not varied or encoded."
+            )
+        return arch.choices
+
+    def _cell(self, arch: Architecture, cell: str) -> CellGraph:
+        name = "reduction" if cell == "reduce" else cell
+        return lookup(f"{self.name}: cell", name, self.cell_graphs(arch))
+
+    def _graphs(self, arch: Architecture) -> dict[str, CellGraph]:
+        return self.cell_graphs(arch) or {self.name: self._chain(arch)}
+
+    def _chain(self, arch: Architecture) -> CellGraph:
+        config = self.to_config(self.check(arch))
+        nodes = ["input", *(f"{name}={value}" for name, value in config.items()), "output"]
+        edges = (Edge(a, b) for a, b in itertools.pairwise(nodes))
+        return CellGraph((nodes[0],), nodes[-1], tuple(edges))

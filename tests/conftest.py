@@ -1,0 +1,47 @@
+"""What all tests share."""
+
+import logging
+import os
+
+import numpy as np
+import pytest
+import ray
+from PIL import Image
+
+import raynas
+from raynas.cluster import ENVIRONMENT
+
+SMALL = {
+    "space": "nasbench201:channels=4,cells=1",
+    "data": "digits:fraction=0.3",
+    "samples": 4,
+    "epochs": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """One Ray with two CPUs for all tests of the process."""
+    os.environ.update(ENVIRONMENT)
+    ray.init(num_cpus=2, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def finished(local_ray, tmp_path_factory):
+    """A finished run that tests may read and must not change."""
+    folder = tmp_path_factory.mktemp("runs")
+    return raynas.run(**SMALL, search="evolution", storage_path=folder, name="finished")
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """A folder of two class folders with 40 small images each, told apart by brightness."""
+    rng = np.random.default_rng(0)
+    for label, level in (("dark", 40), ("light", 200)):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for i in range(40):
+            pixels = np.clip(rng.normal(level, 30, (8, 8, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{i:03d}.png")
+    return tmp_path / "images"

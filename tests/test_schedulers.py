@@ -1,0 +1,84 @@
+"""Schedulers: which trials go on."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raynas import Asha, Fifo
+
+
+def started(epochs, **options):
+    asha = Asha(**options)
+    asha.start(epochs)
+    return asha
+
+
+def test_rungs_are_powers_of_the_reduction():
+    assert list(started(epochs=30, grace=1, reduction=3).rungs) == [1, 3, 9, 27]
+    assert list(started(epochs=27, grace=1, reduction=3).rungs) == [1, 3, 9]
+    assert list(started(epochs=9, grace=2, reduction=2).rungs) == [2, 4, 8]
+    assert list(started(epochs=1).rungs) == []
+
+
+def test_first_arrivals_go_on_and_then_the_best_share():
+    asha = started(epochs=9, grace=1, reduction=3)
+    goes_on = [asha.report(i, 1, v) for i, v in enumerate([0.5, 0.4, 0.6, 0.3, 0.55, 0.7])]
+    # of 1: best; of 2: not the best; of 3: best; ...; of 6 the best two go on
+    assert goes_on == [True, False, True, False, False, True]
+    assert asha.rungs == {1: [0.3, 0.4, 0.5, 0.55, 0.6, 0.7], 3: []}
+
+
+def test_best_first_leaves_the_textbook_rungs():
+    """papers, section 11: nine configurations, best first; eta = 3, R = 9.
+
+    The stopping variant decides at once, so only the first can pass: those after it are worse.
+    """
+    asha = started(epochs=9, grace=1, reduction=3)
+    for i in range(9):
+        for epoch in (1, 3):
+            if not asha.report(i, epoch, -float(i)):
+                break
+    assert [len(rung) for rung in asha.rungs.values()] == [9, 1]
+
+
+def test_worst_first_is_the_price_of_asynchrony():
+    asha = started(epochs=9, grace=1, reduction=3)
+    for i in range(9):
+        for epoch in (1, 3):
+            if not asha.report(i, epoch, float(i)):
+                break
+    assert [len(rung) for rung in asha.rungs.values()] == [9, 9]
+
+
+def test_between_rungs_everything_goes_on():
+    asha = started(epochs=9, grace=1, reduction=3)
+    assert asha.report(0, 2, -1e9)
+    assert asha.report(0, 5, float("-inf"))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.integers(2, 5))
+def test_the_best_so_far_always_goes_on_and_replay_restores(values, reduction):
+    first, second = (started(epochs=9, reduction=reduction) for _ in range(2))
+    decisions = [first.report(i, 1, v) for i, v in enumerate(values)]
+    assert all(
+        d
+        for d, v, i in zip(decisions, values, range(99), strict=False)
+        if v >= max(values[: i + 1])
+    )
+    assert [second.report(i, 1, v) for i, v in enumerate(values)] == decisions
+    assert first.rungs == second.rungs
+
+
+def test_about_one_in_eta_passes_in_the_long_run():
+    rng = random.Random(0)
+    asha = started(epochs=9, reduction=4)
+    passed = sum(asha.report(i, 1, rng.random()) for i in range(4000))
+    assert passed == pytest.approx(1000, rel=0.1)
+
+
+def test_fifo_never_stops():
+    fifo = Fifo()
+    fifo.start(3)
+    assert all(fifo.report(i, 1, float("-inf")) for i in range(5))

@@ -1,0 +1,218 @@
+"""The search, driven without Ray: duplicates, failures, early stops, and replay from anywhere."""
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import search_spaces
+from raynas import Asha, Evolution, Fifo, JournalError, RandomSearch, Searcher
+from raynas.journal import Journal, read_events
+from raynas.search import Search, Status
+
+SPACE = search_spaces.get("nasbench201")
+
+
+def value(arch, epoch):
+    return round(0.1 + 0.1 * sum(c == 3 for c in arch.choices) + 0.01 * epoch, 3)
+
+
+def searching(folder, searcher=None, scheduler=None, samples=12, epochs=4, seed=0, space=SPACE):
+    journal = Journal(folder)
+    searcher, scheduler = searcher or Evolution(4, 2), scheduler or Asha(reduction=2)
+    return Search(space, searcher, scheduler, samples, epochs, seed, journal)
+
+
+def drive(search, workers=1, max_events=10**9):
+    """What Tune does: keep `workers` trials going, one epoch of each in turn."""
+    running = []
+    while True:
+        while len(running) < workers and (evaluation := search.suggest()) is not None:
+            running.append(evaluation)
+        if not running:
+            return search
+        evaluation = running.pop(0)
+        epoch = evaluation.epochs + 1
+        goes_on = search.report(
+            evaluation.index, {"val_accuracy": value(evaluation.architecture, epoch)}
+        )
+        if not goes_on:
+            search.finish(evaluation.index, Status.STOPPED)
+        elif evaluation.epochs == search.epochs:
+            search.finish(evaluation.index, Status.COMPLETED)
+        else:
+            running.append(evaluation)
+
+
+def story(folder):
+    """The events without their times."""
+    return [{k: v for k, v in e.items() if k != "time"} for e in read_events(folder)]
+
+
+def summary(search):
+    return [(e.notation, e.status, e.epochs, e.seed) for e in search.evaluations]
+
+
+def test_evaluates_as_many_as_asked_for(tmp_path):
+    search = drive(searching(tmp_path), workers=3)
+    assert len(search.evaluations) == search.finished == 12
+    assert search.exhausted
+    assert {e.status for e in search.evaluations} == {Status.COMPLETED, Status.STOPPED}
+    assert search.best is max(search.evaluations, key=lambda e: (e.epochs, e.value))
+
+
+@pytest.mark.parametrize("searcher", [Evolution(4, 2), RandomSearch()])
+def test_no_structure_is_paid_for_twice(tmp_path, searcher):
+    search = drive(searching(tmp_path, searcher, samples=150), workers=2)
+    forms = [SPACE.canonical(e.architecture) for e in search.evaluations]
+    assert len(set(forms)) == 150
+
+
+@settings(max_examples=40, deadline=None)
+@given(cut=st.integers(0, 200), workers=st.integers(1, 4))
+def test_killed_anywhere_it_goes_on_as_if_nothing_had_been(tmp_path_factory, cut, workers):
+    whole, killed = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("killed")
+    uncut = drive(searching(whole), workers=workers)
+    uncut.journal.close()
+    lines = (whole / "journal" / "events.jsonl").read_bytes().splitlines(keepends=True)
+    cut %= len(lines) + 1
+    (killed / "journal").mkdir()
+    (killed / "journal" / "events.jsonl").write_bytes(b"".join(lines[:cut]))
+    resumed = searching(killed)
+    assert story(killed)[:cut] == story(whole)[:cut]
+    drive(resumed, workers=workers)
+    resumed.journal.close()
+    assert len(resumed.evaluations) == 12
+    reported = [e["evaluation"] for e in story(killed) if e["event"] == "reported"]
+    assert all(reported.count(e.index) == e.epochs <= 4 for e in resumed.evaluations)
+    finished = [e["evaluation"] for e in story(killed) if e["event"] == "finished"]
+    assert sorted(finished) == list(range(12))
+    if workers == 1:  # in series, order is the same too
+        assert story(killed) == story(whole)
+        assert resumed.scheduler.rungs == uncut.scheduler.rungs
+
+
+def test_an_early_stop_that_was_decided_but_not_recorded_still_holds(tmp_path):
+    search = searching(tmp_path, scheduler=Asha(reduction=2))
+    first, second = search.suggest(), search.suggest()
+    values = {first.index: 0.9, second.index: 0.1}
+    assert search.report(first.index, {"val_accuracy": values[first.index]})
+    assert not search.report(second.index, {"val_accuracy": values[second.index]})
+    search.journal.close()  # the driver dies before it records the stop
+    resumed = searching(tmp_path, scheduler=Asha(reduction=2))
+    assert resumed.evaluations[second.index].status is Status.STOPPED
+    assert resumed.suggest().index == first.index
+
+
+def test_more_samples_extend_a_finished_search(tmp_path):
+    search = drive(searching(tmp_path, samples=6))
+    before = summary(search)
+    search.journal.close()
+    extended = drive(searching(tmp_path, samples=10))
+    assert summary(extended)[:6] == before
+    assert len(extended.evaluations) == extended.finished == 10
+
+
+def test_another_searcher_is_not_taken_for_the_same(tmp_path):
+    drive(searching(tmp_path, RandomSearch())).journal.close()
+    with pytest.raises(JournalError, match="asked for"):
+        searching(tmp_path, RandomSearch(), seed=1)
+
+
+def test_a_failed_evaluation_does_not_end_the_search(tmp_path):
+    search = searching(tmp_path, scheduler=Fifo())
+    bad = search.suggest()
+    search.finish(bad.index, Status.FAILED, "RuntimeError: no")
+    drive(search)
+    assert search.finished == 12
+    assert search.best.index != bad.index
+    assert search.failure is None
+
+
+def fail_all(search, reasons):
+    for reason in reasons:
+        evaluation = search.suggest()
+        if evaluation is None:
+            break
+        search.finish(evaluation.index, Status.FAILED, reason)
+
+
+def test_ten_failures_for_one_reason_end_it(tmp_path):
+    search = searching(tmp_path)
+    fail_all(search, [f"RuntimeError: shape {i}" for i in range(12)])
+    assert search.failure == "RuntimeError: shape 0"
+    assert search.finished == 10
+    assert search.suggest() is None
+    assert search.exhausted
+
+
+@pytest.mark.parametrize("odd", [0, 9])
+def test_ten_failures_for_two_reasons_do_not(tmp_path, odd):
+    search = searching(tmp_path)
+    fail_all(search, ["KeyError: x" if i == odd else "RuntimeError: y" for i in range(10)])
+    assert search.failure is None
+    assert search.suggest() is not None
+
+
+def test_a_small_space_is_gone_through_whole(tmp_path):
+    """Also by a searcher that only ever asks for the same."""
+
+    class Stubborn(Searcher):
+        def ask(self):
+            return self.space.architecture([0] * 8)
+
+        def tell(self, architecture, value, budget):
+            pass
+
+    space = search_spaces.get("nasbench_macro")
+    search = searching(tmp_path, Stubborn(), Fifo(), samples=30, epochs=1, space=space)
+    drive(search)
+    assert len({e.architecture for e in search.evaluations}) == 30
+
+
+def test_asking_for_more_than_there_is_ends_quietly(tmp_path):
+    @dataclass(frozen=True)
+    class Tiny(search_spaces.SearchSpace):
+        name = "tiny"
+
+        @property
+        def decisions(self):
+            return (search_spaces.Decision("bit", (0, 1)), search_spaces.Decision("bit2", (0, 1)))
+
+        def build(self, arch, input_shape=(3, 32, 32), num_classes=10):
+            raise NotImplementedError
+
+    search = drive(searching(tmp_path, RandomSearch(), samples=50, space=Tiny()), workers=3)
+    assert len(search.evaluations) == search.finished == 4
+    assert search.exhausted
+
+
+def test_asked_for_again_while_it_runs_the_searcher_hears_twice(tmp_path):
+    @dataclass
+    class Recorder(Searcher):
+        script: list = field(default_factory=list)
+        heard: list = field(default_factory=list)
+
+        def ask(self):
+            return self.script.pop(0) if self.script else None
+
+        def tell(self, architecture, value, budget):
+            self.heard.append((architecture, value, budget))
+
+    a, b = SPACE.architecture([3] * 6), SPACE.architecture([2] * 6)
+    search = searching(tmp_path, Recorder([a, a, b]), Fifo(), epochs=1)
+    first, second = search.suggest(), search.suggest()
+    assert (first.architecture, second.architecture) == (a, b)
+    search.report(first.index, {"val_accuracy": 0.7})
+    search.finish(first.index, Status.COMPLETED)
+    assert search.searcher.heard == [(a, 0.7, 1), (a, 0.7, 1)]
+
+
+def test_journal_is_written_before_anything_else(tmp_path):
+    search = searching(tmp_path)
+    evaluation = search.suggest()
+    search.report(evaluation.index, {"val_accuracy": 0.5})
+    lines = (tmp_path / "journal" / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["suggested", "reported"]

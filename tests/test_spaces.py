@@ -1,0 +1,218 @@
+"""Search spaces: the shared suite over every built-in space and over users' own."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conformance import SpaceSuite
+from torch import nn
+
+import search_spaces
+from search_spaces import (
+    InputChoice,
+    IntegerChoice,
+    LayerChoice,
+    SearchSpace,
+    UserSpace,
+    from_module,
+)
+from search_spaces.errors import InvalidArgument, UnknownName
+
+torch.set_num_threads(1)
+
+SMALL = {
+    "nasbench101": "nasbench101:channels=12,modules=1",
+    "nasbench101 of 4 vertices": "nasbench101:channels=12,modules=1,vertices=4,edges=4",
+    "nasbench201": "nasbench201:channels=4,cells=1",
+    "natsbench_size": "natsbench_size",
+    "nasbench_macro": "nasbench_macro:channels=4,head_channels=8",
+    "micro64": "micro64:channels=4,cells=2",
+    "micro64 as in the paper": "micro64:channels=4,cells=2,reading=paper",
+    "darts": "darts:channels=4,cells=3",
+    "darts as in NDS": "darts:channels=4,cells=5,replacement=true,none=true",
+    "darts for ImageNet": "darts:channels=4,cells=3,stem=imagenet",
+    "nasnet": "nasnet:channels=4,cells=3",
+    "amoebanet": "amoebanet:channels=4,cells=3",
+    "pnas": "pnas:channels=4,cells=3",
+    "enas": "enas:channels=4,cells=6",
+    "resnet": "resnet:stem_channels=4",
+    "resnext_a": "resnext_a",
+    "resnext_b": "resnext_b",
+}
+
+
+class TestBuiltIn(SpaceSuite):
+    @pytest.fixture(params=SMALL, ids=SMALL)
+    def space(self, request) -> SearchSpace:
+        return search_spaces.get(SMALL[request.param])
+
+
+def convolutions(config, input_shape, num_classes):
+    channels = config["channels"]
+    first = nn.Conv2d(input_shape[0], channels, config["kernel"], padding=config["kernel"] // 2)
+    rest = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)]
+    return nn.Sequential(first, *rest)
+
+
+def is_small(config):
+    return config["channels"] * config["kernel"] <= 40
+
+
+class TestUserSpace(SpaceSuite):
+    @pytest.fixture(params=["all", "some valid"])
+    def space(self, request) -> SearchSpace:
+        decisions = {"channels": (4, 8, 16), "kernel": (1, 3, 5), "name": ("a", "a,b", None)}
+        valid = is_small if request.param == "some valid" else None
+        return UserSpace("mine", decisions, convolutions, valid)
+
+
+class Branches(nn.Module):
+    """All kinds of Choice blocks: a width, a layer, two of three inputs, a repetition."""
+
+    def __init__(self, input_shape=(3, 32, 32), num_classes=10):
+        super().__init__()
+        width = IntegerChoice("width", (4, 8))
+        self.repeats = IntegerChoice("repeats", (1, 2))
+        self.stem = nn.Conv2d(input_shape[0], width, 3, padding=1)
+        self.layer = LayerChoice(
+            "layer",
+            {
+                "conv3": lambda: nn.Conv2d(width, width, 3, padding=1),
+                "pool": nn.AvgPool2d(3, 1, 1),
+                "skip": nn.Identity,
+            },
+        )
+        self.branch = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
+        self.inputs = InputChoice("inputs", 3, take=2)
+        self.tail = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(2))
+        self.classifier = nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = self.inputs(x, self.layer(x), self.branch(x))
+        for i in range(self.repeats):
+            x = self.tail[i](x)
+        return self.classifier(x.mean(dim=(2, 3)))
+
+
+class TestChoiceBlocks(SpaceSuite):
+    @pytest.fixture
+    def space(self) -> SearchSpace:
+        return from_module("branches", Branches)
+
+    def test_every_architecture_learns_with_all_parameters(self, space):
+        assert space.size == 2 * 2 * 3 * 3
+        for arch in space:
+            network = space.build(arch, (1, 8, 8), 5)
+            network(torch.rand(2, 1, 8, 8)).sum().backward()
+            assert all(p.grad is not None for p in network.parameters()), space.to_string(arch)
+
+    def test_the_network_works_alone(self):
+        network = Branches()
+        assert network(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+        assert network.stem.out_channels == 4
+
+    def test_layers_that_stay_are_the_chosen_ones(self, space):
+        text = "width=8,repeats=2,layer=conv3,inputs=(0, 1)"
+        network = space.build(space.from_string(text), (3, 8, 8), 10)
+        assert isinstance(network.layer.layer, nn.Conv2d)
+        assert network.stem.out_channels == 8
+        assert not list(network.branch.parameters())
+        other = space.build(space.from_string(text.replace("(0, 1)", "(0, 2)")), (3, 8, 8), 10)
+        assert not list(other.layer.parameters())
+
+    def test_weights_are_drawn_anew(self, space):
+        arch = next(iter(space))
+        torch.manual_seed(0)
+        first = space.build(arch, (3, 8, 8)).stem.weight
+        again = space.build(arch, (3, 8, 8)).stem.weight
+        assert not torch.equal(first, again)
+
+    def test_decisions_must_not_depend_on_each_other(self):
+        def network(input_shape, num_classes):
+            depth = IntegerChoice("depth", (2, 1))
+            layers = [LayerChoice(f"layer_{i}", {"id": nn.Identity()}) for i in range(depth)]
+            return nn.Sequential(*layers)
+
+        space = from_module("nested", network)
+        with pytest.raises(InvalidArgument, match="in every case"):
+            space.build(space.from_string("depth=1,layer_0=id,layer_1=id"), (3, 8, 8), 10)
+
+    def test_misuse_is_refused(self):
+        def twice(input_shape, num_classes):
+            return nn.Linear(IntegerChoice("a", (1, 2)), IntegerChoice("a", (1, 2)))
+
+        with pytest.raises(InvalidArgument, match="name='a': two choices"):
+            from_module("twice", twice)
+        with pytest.raises(InvalidArgument, match="no Choice block"):
+            from_module("none", lambda input_shape, num_classes: nn.Identity())
+        with pytest.raises(InvalidArgument, match="take=3"):
+            InputChoice("inputs", 2, take=3)
+        with pytest.raises(InvalidArgument, match="nothing to choose"):
+            LayerChoice("layer", {})
+
+
+def test_user_space_refuses_repeated_and_missing_choices():
+    for choices in ((), (1, 1), (1, "1")):
+        with pytest.raises(InvalidArgument, match="'kernel'"):
+            UserSpace("mine", {"kernel": choices}, convolutions)
+
+
+def test_every_name_is_that_of_its_space():
+    issue = (
+        "nasbench101 nasbench201 natsbench_size nasbench_macro micro64 darts nasnet amoebanet pnas"
+        " enas resnet resnext_a resnext_b"
+    )
+    assert search_spaces.names() == issue.split()
+    for name in search_spaces.names():
+        space = search_spaces.get(name)
+        assert space.name == name
+        assert space.paper
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nasbench202", "Did you mean 'nasbench201'"),
+        ("darts:chanels=3", "Did you mean 'channels'"),
+        ("darts:channels=0", "channels"),
+        ("darts:stem=mnist", "stem"),
+        ("nasbench101:vertices=9", "vertices"),
+    ],
+)
+def test_wrong_names_and_options(text, message):
+    with pytest.raises(InvalidArgument, match=message):
+        search_spaces.get(text)
+
+
+def test_options_by_keyword_and_in_the_name_are_the_same():
+    by_name = search_spaces.get("darts:channels=8,auxiliary=true,stem=imagenet")
+    assert search_spaces.get("darts", channels=8, auxiliary=True, stem="imagenet") == by_name
+
+
+def test_samples_do_not_depend_on_the_process():
+    code = (
+        "import numpy as np, search_spaces as s\n"
+        "for name in s.names():\n"
+        "    space = s.get(name)\n"
+        "    print(space.to_string(space.canonical(space.sample(np.random.default_rng(3)))))"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        text=True,
+        env={"PYTHONHASHSEED": "5", "PYTHONPATH": ":".join(sys.path)},
+    ).stdout.splitlines()
+    for name, text in zip(search_spaces.names(), there, strict=True):
+        space = search_spaces.get(name)
+        arch = space.canonical(space.sample(np.random.default_rng(3)))
+        assert space.to_string(arch) == text
+
+
+def test_a_space_without_cells_has_no_width():
+    space = search_spaces.get("resnet")
+    with pytest.raises(UnknownName, match="cell='normal'"):
+        space.width(next(iter(space)))

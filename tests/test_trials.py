@@ -1,0 +1,146 @@
+"""Trials: the shared suite, and what training must do."""
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from conformance import TrialSuite
+from torch import nn
+
+import search_spaces
+from raynas import InvalidArgument, Train
+from search_spaces.naming import construct
+from trials import EVALUATORS, Diverged
+from trials.data import load
+from trials.deployed import ImageClassifier
+from trials.training import TrainingTrial, evaluate
+
+CPU = torch.device("cpu")
+ARCH = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def space():
+    return search_spaces.get("nasbench201:channels=4,cells=1")
+
+
+class TestTrain(TrialSuite):
+    @pytest.fixture
+    def evaluator(self):
+        return Train()
+
+
+def trial(space, data, recipe=None, epochs=4, seed=0):
+    return (recipe or Train()).trial(space, space.from_string(ARCH), data, epochs, seed, CPU)
+
+
+def test_learns_digits(space, digits):
+    trained = trial(space, digits, epochs=5)
+    first, *_, last = [trained.step() for _ in range(5)]
+    assert last["val_accuracy"] > 0.85
+    assert last["train_loss"] < first["train_loss"]
+    assert last["val_accuracy"] == evaluate(trained.network, digits.validation, CPU)[1]
+
+
+def test_learning_rate_falls_on_a_cosine_over_all_steps(space, digits):
+    trained = trial(space, digits, Train(learning_rate=0.2, batch_size=128), epochs=2)
+    seen = []
+    inner = trained.optimizer.step
+    trained.optimizer.step = lambda *a, **k: (
+        seen.append(trained.optimizer.param_groups[0]["lr"]), inner(*a, **k),
+    )[1]  # fmt: skip
+    trained.step()
+    trained.step()
+    steps = len(seen)
+    expected = 0.1 * (1 + np.cos(np.pi * np.arange(steps) / steps))
+    np.testing.assert_allclose(seen, expected, rtol=1e-12)
+    assert steps == 2 * (len(digits.train) // 128)
+
+
+def test_one_step_is_sgd_with_nesterov_clipping_and_smoothing(digits):
+    """Against PyTorch's own parts, put together by hand."""
+
+    def linear():
+        torch.manual_seed(0)
+        return nn.Sequential(OrderedDict(flat=nn.Flatten(), linear=nn.Linear(64, 10)))
+
+    recipe = Train(label_smoothing=0.1, gradient_clip=0.01, batch_size=32)
+    trained = TrainingTrial(recipe, linear(), digits.train, digits.validation, 1, 0, CPU)
+    images, labels = next(iter(digits.train.batches(32, CPU, seed=1)))
+    other = linear()
+    optimizer = torch.optim.SGD(
+        other.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
+    for _ in range(2):
+        trained._train_step(images, labels)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(other(images), labels, label_smoothing=0.1).backward()
+        nn.utils.clip_grad_norm_(other.parameters(), 0.01)
+        optimizer.step()
+    for mine, theirs in zip(trained.network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_divergence_is_caught_with_its_place(space, digits):
+    wild = trial(space, digits, Train(learning_rate=1e12, gradient_clip=0.0), epochs=3)
+    with pytest.raises(Diverged, match="loss is (nan|inf)"):
+        for _ in range(3):
+            wild.step()
+
+
+def test_retraining_uses_validation_images_and_is_judged_on_the_test_part(space, digits):
+    final = Train().retraining(space, space.from_string(ARCH), digits, 2, 0, CPU)
+    assert len(final.train) == len(digits.train) + len(digits.validation)
+    final.step()
+    metrics = final.step()
+    assert metrics["val_accuracy"] == evaluate(final.network, digits.test, CPU)[1]
+
+
+def test_fewer_images_than_a_batch(space):
+    rng = np.random.default_rng(0)
+    tiny = load((rng.integers(0, 255, (40, 8, 8), dtype=np.uint8), np.arange(40) % 2))
+    metrics = trial(space, tiny, Train(batch_size=4096), epochs=1).step()
+    assert 0 <= metrics["val_accuracy"] <= 1
+
+
+def test_counts_of_the_network_that_was_trained(space, digits):
+    trained = trial(space, digits)
+    metrics = trained.step()
+    assert metrics["params"] == sum(p.numel() for p in trained.network.parameters())
+    # stem, three stages with one 1x1 and two 3x3 convolutions (one edge is none), two residual
+    # blocks, classifier, on 8x8 images with 4, 8 and 16 channels
+    cells = sum(19 * c * c * hw for c, hw in ((4, 64), (8, 16), (16, 4)))
+    blocks = sum((9 * c * c // 2 + 9 * c * c + c * c // 2) * hw for c, hw in ((8, 16), (16, 4)))
+    assert metrics["macs"] == 9 * 4 * 64 + cells + blocks + 160
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train:batch_size=0", "batch_size='0'"),
+        ("train:learning_rate=-1", "learning_rate='-1'"),
+        ("train:momentum=1", "momentum='1'"),
+        ("train:lerning_rate=1", "Did you mean 'learning_rate'"),
+    ],
+)
+def test_bad_recipes(text, message):
+    with pytest.raises(InvalidArgument, match=message):
+        construct("evaluate", text, EVALUATORS)
+
+
+def test_deployed_model_normalizes_by_itself(space, digits):
+    trained = trial(space, digits, epochs=2)
+    trained.step()
+    model = ImageClassifier(trained.network, digits.mean, digits.std).eval()
+    normalized, _ = next(iter(digits.test.batches(50, CPU)))
+    raw = normalized * torch.tensor(digits.std).view(1, -1, 1, 1) + torch.tensor(digits.mean).view(
+        1, -1, 1, 1
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(model(raw), trained.network(normalized), atol=1e-4, rtol=1e-4)
