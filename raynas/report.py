@@ -102,7 +102,7 @@ def write_report(
             comparable=sum(e.epochs == best.epochs for e in search.evaluations),
             stopped=len(by_status[Status.STOPPED]),
             failures=by_status[Status.FAILED] + by_status[Status.DIVERGED],
-            top=sorted(search.evaluations, key=lambda e: e.rank, reverse=True)[:10],
+            top=search.ranked[:10],
         )
     )
     path = folder / "report.html"

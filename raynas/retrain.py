@@ -1,47 +1,19 @@
 """The final training of the best architecture, on training and validation part together."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 
-from raynas.trainable import Job
+from raynas.trainable import Job, prepare_process
 from search_spaces import Architecture
 from trials.data import Data
-from trials.training import Train, TrainingTrial
+from trials.training import Train
 
-_MAX_DEATHS = 3
-
-
-class RetrainingActor:
-    """A `TrainingTrial` on the test part, one epoch a call, saved after each."""
-
-    def __init__(self, job: Job, arch: Architecture, recipe: Train, seed: int, path: Path):
-        self.path = path
-        data: Data = ray.get(job.data)
-        device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        torch.set_num_threads(job.threads)
-        torch.backends.cudnn.deterministic = True
-        self.trial: TrainingTrial = recipe.retraining(
-            job.space, arch, data, job.epochs, seed, device
-        )
-        self.metrics: dict[str, float] = {}
-        if path.exists():
-            state = torch.load(path, map_location=device, weights_only=True)
-            self.trial.load_state_dict(state["trial"])
-            self.metrics = state["metrics"]
-
-    def step(self) -> tuple[int, dict[str, float]]:
-        """(epochs done, metrics): after one more epoch, unless all are done."""
-        if self.trial.epoch < self.trial.epochs:
-            self.metrics = _of_test(self.trial.step())
-            partial = self.path.with_suffix(f".{os.getpid()}")
-            torch.save({"trial": self.trial.state_dict(), "metrics": self.metrics}, partial)
-            partial.replace(self.path)
-        return self.trial.epoch, self.metrics
+_WORKER_DEATHS = 3  # before the training counts as failed
 
 
 def retrain(
@@ -72,23 +44,41 @@ def retrain(
     Raises:
         Exception: whatever the training raised, `Diverged` among it.
     """
-    for remaining in reversed(range(_MAX_DEATHS)):
-        remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(RetrainingActor)
-        actor = remote.remote(job, arch, recipe, seed, path)
-        try:
-            epoch, metrics = 0, {}
-            while epoch < job.epochs:
-                epoch, metrics = ray.get(actor.step.remote())
-                on_epoch(epoch, metrics)
-            return metrics
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
-        except ray.exceptions.RayActorError:
-            if not remaining:
-                raise
-        finally:
-            ray.kill(actor)
-    raise AssertionError("unreachable")
+    task: Any = ray.remote(_train).options(
+        num_cpus=cpus, num_gpus=gpus, num_returns="streaming", max_retries=_WORKER_DEATHS
+    )
+    metrics: dict[str, float] = {}
+    try:
+        for epoch, reference in enumerate(task.remote(job, arch, recipe, seed, path), start=1):
+            metrics = ray.get(reference)
+            on_epoch(epoch, metrics)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    return metrics
+
+
+def _train(
+    job: Job, arch: Architecture, recipe: Train, seed: int, path: Path
+) -> Iterator[dict[str, float]]:
+    """The metrics of every epoch, first of those that the file at `path` has.
+
+    So Ray may start it anew where a worker died, and gets what it had again.
+    """
+    device = prepare_process(job.threads)
+    data: Data = ray.get(job.data)
+    trial = recipe.retraining(job.space, arch, data, job.epochs, seed, device)
+    history: list[dict[str, float]] = []
+    if path.exists():
+        state = torch.load(path, map_location=device, weights_only=True)
+        trial.load_state_dict(state["trial"])
+        history = state["history"]
+    yield from history
+    while trial.epoch < trial.epochs:
+        history.append(_of_test(trial.step()))
+        partial = path.with_suffix(f".{os.getpid()}")
+        torch.save({"trial": trial.state_dict(), "history": history}, partial)
+        partial.replace(path)
+        yield history[-1]
 
 
 def _of_test(metrics: dict[str, float]) -> dict[str, float]:

@@ -5,8 +5,10 @@ export, report. What a stage has done is in the journal, so a run that was kille
 continues there.
 """
 
+import logging
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -29,12 +31,12 @@ from raynas.schedulers import Scheduler
 from raynas.search import METRIC, Evaluation, Search
 from raynas.searchers import Searcher
 from raynas.tensorboard import TensorBoard
-from raynas.trainable import Job, TrialActor
+from raynas.trainable import Job, TrialActor, final_path
 from raynas.tune_adapter import TuneCallback, TuneScheduler, TuneSearcher
 from search_spaces import SearchSpace
 from trials.deployed import ImageClassifier
 from trials.training import Train
-from trials.trial import Diverged, Evaluator, derived_seed
+from trials.trial import Evaluator, derived_seed
 
 _FINALISTS = 3  # tried in turn when a final training diverges
 _WORKER_DEATHS = 3  # before an evaluation whose worker keeps dying counts as failed
@@ -165,6 +167,7 @@ def _search(search: Search, job: Job, resources: _Resources, monitor: Monitor) -
     trainable = tune.with_resources(
         tune.with_parameters(TrialActor, job=job), {"cpu": resources.cpus, "gpu": resources.gpus}
     )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures come as results
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.concurrent)
     tune.Tuner(
         trainable,
@@ -208,28 +211,37 @@ def _retrain(
     recipe = plan.evaluator if isinstance(plan.evaluator, Train) else Train()
     job = replace(job, epochs=plan.config.retrain_epochs or plan.config.epochs)
     known = {e["evaluation"]: e["metrics"] for e in journal.events if e["event"] == "retrained"}
-    ranked = sorted(search.evaluations, key=lambda e: (*e.rank, -e.index), reverse=True)
-    for best in ranked[:_FINALISTS]:
+    failures = []
+    for best in search.ranked[:_FINALISTS]:
         if best.index in known:
             return best, known[best.index]
         monitor.say(f"Final training of #{best.index}: {describe(best)}")
-
-        def on_epoch(epoch: int, metrics: dict[str, float], index: int = best.index) -> None:
-            journal.append("retraining", evaluation=index, epoch=epoch, metrics=metrics)
-
-        path = plan.folder / "checkpoints" / f"final-{best.index:05d}.pt"
+        path = final_path(plan.folder, best.index)
         seed = derived_seed(plan.config.seed, best.index, 1)
         try:
             trained = retrain(
-                job, best.architecture, recipe, seed, path, resources.cpus, resources.gpus, on_epoch
-            )
-        except Diverged as error:
-            monitor.say(f"The final training of #{best.index} diverged: {error}")
+                job, best.architecture, recipe, seed, path, resources.cpus, resources.gpus,
+                _record_epochs(journal, best.index),
+            )  # fmt: skip
+        except Exception as error:
+            failures.append(f"#{best.index}: {type(error).__name__}: {error}")
+            monitor.say(f"The final training failed. {failures[-1]}")
             continue
         metrics = {METRIC: best.value, "epochs": best.epochs, **trained}
         journal.append("retrained", evaluation=best.index, metrics=metrics)
         return best, metrics
-    raise SearchFailed(f"The final training of the best {_FINALISTS} architectures diverged.")
+    raise SearchFailed(f"The final training failed: {'; '.join(failures)}.")
+
+
+def _record_epochs(journal: Journal, index: int) -> Callable[[int, dict[str, float]], None]:
+    """A function that journals the epochs of a final training, except those it has already."""
+    told = [e for e in journal.events if e["event"] == "retraining" and e["evaluation"] == index]
+
+    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+        if epoch > len(told):
+            journal.append("retraining", evaluation=index, epoch=epoch, metrics=metrics)
+
+    return on_epoch
 
 
 def _export(plan: Plan, best: Evaluation, metrics: dict[str, Any]) -> None:
@@ -241,11 +253,8 @@ def _export(plan: Plan, best: Evaluation, metrics: dict[str, Any]) -> None:
             return
         (folder / "metrics.json").unlink()  # its presence says that the folder is whole
     data = plan.data
-    state = torch.load(
-        plan.folder / "checkpoints" / f"final-{best.index:05d}.pt",
-        map_location="cpu",
-        weights_only=True,
-    )
+    path = final_path(plan.folder, best.index)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     network = plan.space.build(best.architecture, data.input_shape, data.num_classes)
     network.load_state_dict(state["trial"]["network"])
     model = ImageClassifier(network, data.mean, data.std)

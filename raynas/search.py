@@ -114,6 +114,12 @@ class Search:
         return len(self._finished)
 
     @property
+    def ranked(self) -> list[Evaluation]:
+        """All evaluations that have a value, the best first."""
+        valued = [e for e in self._finished if math.isfinite(e.value)]
+        return sorted(valued, key=lambda e: (*e.rank, -e.index), reverse=True)
+
+    @property
     def exhausted(self) -> bool:
         """Whether no further evaluation will be started."""
         return self.failure is not None or (

@@ -49,9 +49,7 @@ class TrialActor(tune.Trainable):
         """Prepare the process, then the first trial."""
         self.job = job
         self.data: Data = ray.get(job.data)
-        self.device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        torch.set_num_threads(job.threads)
-        torch.backends.cudnn.deterministic = True
+        self.device = prepare_process(job.threads)
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -137,6 +135,18 @@ class TrialActor(tune.Trainable):
         return {"status": status.value, "reason": reason, "traceback": trace, "done": True}
 
 
+def prepare_process(threads: int) -> torch.device:
+    """Make this worker use its share of the machine and repeatable kernels; its device."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
+    return torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+
+
 def checkpoint_path(folder: Path, evaluation: int) -> Path:
     """Where the state of an evaluation is kept in the run folder."""
     return folder / "checkpoints" / f"{evaluation:05d}.pt"
+
+
+def final_path(folder: Path, evaluation: int) -> Path:
+    """Where the state of the final training of an evaluation's architecture is kept."""
+    return folder / "checkpoints" / f"final-{evaluation:05d}.pt"

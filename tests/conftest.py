@@ -2,6 +2,7 @@
 
 import logging
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ SMALL = {
 @pytest.fixture(scope="session")
 def local_ray():
     """One Ray with two CPUs for all tests of the process."""
-    os.environ.update(ENVIRONMENT)
+    # The workers must find the classes that tests define.
+    os.environ.update(ENVIRONMENT, PYTHONPATH=str(Path(__file__).parent))
     ray.init(num_cpus=2, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     yield
     ray.shutdown()

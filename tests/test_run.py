@@ -1,6 +1,8 @@
 """`run()` from end to end, on one local Ray."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,19 +14,24 @@ import torch
 import yaml
 from conftest import SMALL
 from safetensors import safe_open
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 import raynas
 import search_spaces
 from raynas.journal import read_events
 from trials.data import load as load_data
+from trials.trial import derived_seed
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, monkeypatch):
     """A small run with changes."""
+
+    # ONNX takes seconds; test_onnx looks at the one that the fixture `finished` has.
+    monkeypatch.setattr(sys.modules["raynas.run"], "has_onnx", lambda: False)
 
     def start(name="run", **changes):
         return raynas.run(**{**SMALL, "storage_path": tmp_path, "name": name, **changes})
@@ -243,7 +250,7 @@ class Suicidal(raynas.Evaluator):
     """The second evaluation of a run kills its process, whenever it is tried."""
 
     def trial(self, space, arch, data, epochs, seed, device):
-        return Dying(seed == raynas.search.derived_seed(0, 1))
+        return Dying(seed == derived_seed(0, 1))
 
 
 class Dying(raynas.Trial):
@@ -254,17 +261,12 @@ class Dying(raynas.Trial):
 
     def step(self):
         if self.deadly:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGKILL)
         self.epoch += 1
         return {"val_accuracy": 0.5}
 
 
 def test_tensorboard_has_search_curves_and_hparams(finished):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     search = EventAccumulator(str(finished.path / "tensorboard" / "search")).Reload()
     assert [s.value for s in search.Scalars("search/evaluations")] == [1, 2, 3, 4]
     best = [s.value for s in search.Scalars("search/best_val_accuracy")]
