@@ -151,8 +151,8 @@ def from_module(name: str, network: Network) -> UserSpace:
         name: what the space is called in run folders.
         network: the network's class, or a function, called with the input shape (channels,
             height, width) and the number of classes. It must construct the same Choice blocks
-            in the same way each time. Parameters that an architecture does not use (the layer
-            before an input that is not taken) are removed from it.
+            in the same way each time. Layers whose parameters cannot influence its output in
+            evaluation mode (the layer before an input that is not taken) are removed from it.
 
     Raises:
         InvalidArgument: when the network has no Choice block, or two of the same name.

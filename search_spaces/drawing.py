@@ -62,10 +62,10 @@ def figure(graphs: Mapping[str, CellGraph], title: str) -> Figure:
 
 
 def _extent(boxes: Mapping[str, _Box]) -> tuple[float, float, float]:
-    """Right, lowest and highest border of all boxes."""
+    """Right, lowest and highest border of all boxes, with room for edges under them."""
     return (
         max(box.right for box in boxes.values()),
-        min(box.center - box.height / 2 for box in boxes.values()),
+        min(box.center - box.height / 2 for box in boxes.values()) - _LINE,
         max(box.center + box.height / 2 for box in boxes.values()),
     )
 
@@ -103,16 +103,32 @@ def _draw(graph: CellGraph, boxes: Mapping[str, _Box], axes: Axes) -> None:
         source, target = boxes[edge.source], boxes[edge.target]
         start = (source.right, source.center)
         end = (target.left, target.line(seen[edge.target]) if edge.operation else target.center)
-        middle = (start[0] + end[0]) / 2
-        path = Path(
-            [start, (middle, start[1]), (middle, end[1]), end],
-            [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4],
-        )
+        path = _path(start, end, boxes)
         color = colors[edge.source]
         axes.add_patch(FancyArrowPatch(path=path, arrowstyle="->", mutation_scale=9, color=color))
     for node, box in boxes.items():
         end_of_graph = node in graph.inputs or node == graph.output
         _draw_box(box, "#e4e4e4" if end_of_graph else "white", colors[node], axes)
+
+
+def _path(start: tuple[float, float], end: tuple[float, float], boxes: Mapping[str, _Box]) -> Path:
+    """A curve from `start` to `end`, under all boxes of the columns between them."""
+    points, codes = [start], [Path.MOVETO]
+    between = [box for box in boxes.values() if start[0] < box.left and box.right < end[0]]
+    if between:
+        lane = min(box.center - box.height / 2 for box in between) - _LINE / 2
+        first = (min(box.left for box in between), lane)
+        last = (max(box.right for box in between), lane)
+        points += [*_bend(start, first), last]
+        codes += [Path.CURVE4] * 3 + [Path.LINETO]
+    points += _bend(points[-1], end)
+    codes += [Path.CURVE4] * 3
+    return Path(points, codes)
+
+
+def _bend(start: tuple[float, float], end: tuple[float, float]) -> list[tuple[float, float]]:
+    middle = (start[0] + end[0]) / 2
+    return [(middle, start[1]), (middle, end[1]), end]
 
 
 def _draw_box(box: _Box, face: str, color: str, axes: Axes) -> None:

@@ -98,7 +98,8 @@ class NASBench101(SearchSpace):
         places = [*range(size - 1), self.vertices - 1]
         present = {(places[i], places[j]) for i, j in module.edges}
         labels = module.labels + (0,) * (self.vertices - size)
-        return self.architecture([*(int(pair in present) for pair in self._pairs), *labels])
+        edges = (int(pair in present) for pair in self._pairs)
+        return Architecture(self.name, (*edges, *labels))
 
     def to_string(self, arch: Architecture) -> str:
         """`0110001000010000:input,maxpool3x3,maxpool3x3,output`."""
@@ -129,7 +130,7 @@ class NASBench101(SearchSpace):
         scanner.literal(",output")
         scanner.end()
         rows = (tuple(map(bool, bits[i * size : (i + 1) * size])) for i in range(size))
-        return self._architecture(CellMatrix(tuple(rows), tuple(labels)))
+        return self.check(self._architecture(CellMatrix(tuple(rows), tuple(labels))))
 
     def cell_graphs(self, arch: Architecture) -> dict[str, CellGraph]:
         """The cell; the operations stand at the vertices."""

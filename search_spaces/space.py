@@ -122,7 +122,7 @@ class SearchSpace(ABC):
         The decision and its new choice are drawn uniformly, anew until the result is valid.
         """
         free = [i for i, decision in enumerate(self.decisions) if len(decision.choices) > 1]
-        for _ in range(_MAX_TRIES):
+        for _ in range(_MAX_TRIES if free else 0):
             child = self.changed(arch, free[int(rng.integers(len(free)))], rng)
             if self.is_valid(child):
                 return child
@@ -197,7 +197,7 @@ class SearchSpace(ABC):
     def changed(self, arch: Architecture, decision: int, rng: np.random.Generator) -> Architecture:
         """`arch` with another choice, drawn uniformly, at the decision with this index."""
         step = 1 + int(rng.integers(len(self.decisions[decision].choices) - 1))
-        return self.replaced(arch, decision, arch.choices[decision] + step)
+        return self.replaced(arch, decision, self._varied(arch)[decision] + step)
 
     def replaced(self, arch: Architecture, decision: int, choice: int) -> Architecture:
         """`arch` with `choice` (modulo the number of choices) at the decision with this index."""
@@ -251,11 +251,7 @@ class SearchSpace(ABC):
         return self.architecture(choices)
 
     def width(self, arch: Architecture, cell: str = "normal") -> float:
-        """Width of a cell (`CellGraph.width`), in units of the channels of a node.
-
-        Raises:
-            UnknownName: when the space has no such cell.
-        """
+        """Width of a cell in units of a node's channels (`CellGraph.width`); see `depth`."""
         return self._cell(arch, cell).width()
 
     def depth(self, arch: Architecture, cell: str = "normal") -> int:

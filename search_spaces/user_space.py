@@ -1,5 +1,6 @@
 """A user's own space, from a list of decisions and a build function."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -56,7 +57,9 @@ class UserSpace(SearchSpace):
         self._valid = valid
         self._decisions = tuple(Decision(key, tuple(values)) for key, values in decisions.items())
         for decision in self._decisions:
-            if len({*map(str, decision.choices)}) != len(decision.choices) or not decision.choices:
+            pairs = itertools.combinations(decision.choices, 2)
+            same = any(a == b or str(a) == str(b) for a, b in pairs)
+            if same or not decision.choices:
                 raise InvalidArgument(
                     f"decisions: {decision.name!r} has the choices {decision.choices!r}; give at"
                     " least one, and each only once."

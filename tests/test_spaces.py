@@ -1,7 +1,10 @@
 """Search spaces: the shared suite over every built-in space and over users' own."""
 
+import doctest
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from search_spaces import (
     UserSpace,
     from_module,
 )
-from search_spaces.errors import InvalidArgument, UnknownName
+from search_spaces.errors import InvalidArgument, RaynasError, UnknownName
 
 torch.set_num_threads(1)
 
@@ -155,9 +158,18 @@ class TestChoiceBlocks(SpaceSuite):
 
 
 def test_user_space_refuses_repeated_and_missing_choices():
-    for choices in ((), (1, 1), (1, "1")):
+    for choices in ((), (1, 1), (1, "1"), (1, 1.0), (True, 1)):
         with pytest.raises(InvalidArgument, match="'kernel'"):
             UserSpace("mine", {"kernel": choices}, convolutions)
+
+
+def test_a_space_of_one_architecture_has_no_mutation():
+    space = UserSpace("mine", {"channels": (8,), "kernel": (3,)}, convolutions)
+    (arch,) = space
+    assert space.sample(np.random.default_rng(0)) == arch
+    assert not list(space.neighbors(arch))
+    with pytest.raises(RaynasError, match="no valid mutation"):
+        space.mutate(arch, np.random.default_rng(0))
 
 
 def test_every_name_is_that_of_its_space():
@@ -216,3 +228,34 @@ def test_a_space_without_cells_has_no_width():
     space = search_spaces.get("resnet")
     with pytest.raises(UnknownName, match="cell='normal'"):
         space.width(next(iter(space)))
+
+
+@pytest.mark.parametrize("name", ["space", "user_space", "choices"])
+def test_examples_in_docstrings(name):
+    result = doctest.testmod(getattr(search_spaces, name))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+class TestDocs:
+    @pytest.fixture
+    def page(self):
+        return (Path(__file__).parents[1] / "docs" / "spaces.md").read_text()
+
+    def test_examples_run(self, page, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        assert len(blocks) == 4
+        for block in blocks:
+            names: dict = {}
+            exec(block, names)
+            assert names["space"].build(next(iter(names["space"])), (3, 32, 32), 10)
+        assert (tmp_path / "cell.png").exists()
+
+    def test_table_is_right(self, page):
+        rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\S+) \|", page, re.MULTILINE)
+        assert [name for name, _, _ in rows] == search_spaces.names()
+        for name, decisions, size in rows:
+            space = search_spaces.get(name)
+            assert len(space.decisions) == int(decisions)
+            assert size in (str(space.size), f"{space.size:.2e}")

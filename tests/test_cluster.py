@@ -1,0 +1,79 @@
+"""Several nodes: a search uses them all; cluster.yaml is one that Ray accepts."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).parents[1]
+
+TWO_RAYLETS = """
+import json, logging, os, sys
+import ray
+from ray.cluster_utils import Cluster
+from raynas.cluster import ENVIRONMENT
+import raynas
+from trials.trial import Evaluator, Trial
+
+class Where(Trial):
+    epochs = 2
+    def step(self):
+        import time
+        time.sleep(0.2)
+        self.epoch += 1
+        node = ray.get_runtime_context().get_node_id()
+        return {"val_accuracy": 0.5, "node": int(node[:8], 16)}
+
+class WhereEvaluator(Evaluator):
+    def trial(self, space, arch, data, epochs, seed, device):
+        return Where()
+
+if __name__ == "__main__":
+    os.environ.update(ENVIRONMENT)
+    cluster = Cluster()
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    result = raynas.run(
+        space="nasbench201:channels=4,cells=1", data="digits:fraction=0.3", search="random",
+        evaluate=WhereEvaluator(), scheduler="fifo", samples=8, epochs=2,
+        storage_path=sys.argv[1], name="two",
+    )
+    nodes = [int(n["NodeID"][:8], 16) for n in ray.nodes() if n["Alive"]]
+    used = result.trials["node"].value_counts().to_dict()
+    print(json.dumps({"nodes": nodes, "used": {int(k): int(v) for k, v in used.items()}}))
+    ray.shutdown()
+    cluster.shutdown()
+"""
+
+
+def test_two_raylets_share_a_search(tmp_path):
+    script = tmp_path / "two_raylets.py"
+    script.write_text(TWO_RAYLETS)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path], capture_output=True, text=True, timeout=240,
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert len(answer["nodes"]) == 2
+    assert set(answer["used"]) == {str(node) for node in answer["nodes"]}
+    assert sum(answer["used"].values()) == 8
+    assert min(answer["used"].values()) >= 2
+
+
+def test_cluster_yaml_passes_rays_own_check():
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    logging.getLogger("ray.autoscaler").setLevel(logging.ERROR)
+    validate_config(prepare_config(config))
+
+
+def test_cluster_yaml_names_what_the_checkout_has():
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    assert set(config["file_mounts"].values()) == {"."}
+    assert any("pip install" in command for command in config["setup_commands"])
