@@ -15,7 +15,7 @@ from rich.table import Table
 import raynas
 import search_spaces
 from raynas.config import Config, read_yaml
-from raynas.errors import RaynasError
+from raynas.errors import InvalidArgument, RaynasError
 from raynas.export import export as export_model
 from raynas.export import read_json
 from raynas.journal import is_locked
@@ -147,9 +147,16 @@ def export(
 @app.command()
 def spaces(
     name: Annotated[Optional[str], typer.Argument(help="one space only")] = None,  # noqa: UP045
+    draw: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="architecture, or genotype, to draw: Graphviz text, and a PNG"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the search spaces."""
+    """List the search spaces, or draw an architecture of one."""
+    if draw is not None:
+        _draw(name, draw)
+        return
     found = [search_spaces.get(n) for n in ([name] if name else search_spaces.names())]
     rows = [
         {
@@ -171,6 +178,18 @@ def spaces(
     if name:
         for decision in found[0].decisions:
             print(f"{decision.name}: {', '.join(map(str, decision.choices))}")
+
+
+def _draw(name: str | None, text: str) -> None:
+    """Print an architecture as Graphviz text and write its picture to the current folder."""
+    if name is None:
+        raise InvalidArgument("--draw needs the name of a space: raynas spaces NAME --draw ARCH.")
+    space = search_spaces.get(name)
+    arch = space.from_string(text)
+    print(space.to_graphviz(arch))
+    path = Path(f"{space.name}.png")
+    space.draw(arch).savefig(path)
+    print(path, file=sys.stderr)
 
 
 def _print_result(result: Result, as_json: bool) -> None:

@@ -66,8 +66,13 @@ def test_damage_before_the_last_line_is_an_error_that_names_it(tmp_path):
 
 def test_only_one_process_writes(tmp_path):
     with Journal(tmp_path):
-        code = f"from pathlib import Path; from raynas.journal import Journal; Journal(Path({str(tmp_path)!r}))"
-        second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        code = (
+            "import sys; from pathlib import Path; from raynas.journal import Journal\n"
+            "Journal(Path(sys.argv[1]))"
+        )
+        second = subprocess.run(
+            [sys.executable, "-c", code, tmp_path], capture_output=True, text=True
+        )
         assert "in use by another process" in second.stderr
         assert is_locked(tmp_path)
     assert not is_locked(tmp_path)
