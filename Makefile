@@ -19,7 +19,7 @@ test: $(BIN)/raynas          ## the default tests
 	$(BIN)/pytest -q -m "not slow"
 
 slow: $(BIN)/raynas          ## the science checks and long runs
-	$(BIN)/pytest -q -m slow
+	$(BIN)/pytest -q -m slow || test $$? -eq 5   # 5: no test carries the mark
 
 lint: $(BIN)/raynas
 	$(BIN)/ruff check .
