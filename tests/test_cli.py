@@ -1,0 +1,127 @@
+"""The command line: the verbs on a finished run, and one clear line for every mistake."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from raynas.cli import app, main
+from raynas.config import Config
+
+
+@pytest.fixture
+def fails(monkeypatch, capsys, tmp_path):
+    """Run a command that must fail before anything starts; what it says."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["raynas", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        assert exit_.value.code == 2
+        assert not (tmp_path / "runs" / "x").exists()
+        return capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def run_fails(fails, tmp_path):
+    def run(*arguments):
+        return fails("run", "--storage-path", tmp_path / "runs", "--name", "x", *arguments)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--space", "nasbench2O1"], "space='nasbench2O1' is unknown. Did you mean 'nasbench201'?"),
+        (["--search", "evolutoin"], "search='evolutoin' is unknown. Did you mean 'evolution'?"),
+        (["--scheduler", "ahsa"], "scheduler='ahsa' is unknown. Did you mean 'asha'?"),
+        (["--data", "cifar1O"], "Did you mean 'cifar10'?"),
+        (["--data", "no/such/folder"], "no such folder or file"),
+        (["--samples", "0"], "samples=0"),
+        (["--epochs", "-1"], "epochs=-1"),
+        (["--seed", "-1"], "seed=-1"),
+        (["--space", "nasbench201:chanels=3"], "Did you mean 'channels'?"),
+        (["--resume", "must"], "holds no run"),
+        (["--storage-path", "s3://bucket"], "storage_path='s3://bucket'"),
+        (["--name", "../up"], "name='../up'"),
+    ],
+)
+def test_mistakes_are_named(run_fails, arguments, message):
+    error = run_fails(*arguments)
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_more_gpus_than_there_are(run_fails):
+    error = run_fails("--gpus-per-trial", "3")
+    assert "gpus_per_trial=3" in error
+    assert "0 GPUs" in error
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_storage_path_that_cannot_be_written(fails, tmp_path):
+    (tmp_path / "file").write_text("")
+    error = fails("run", "--storage-path", tmp_path / "file", "--name", "y")
+    assert "cannot be written" in error or "not a folder" in error
+
+
+def test_bad_images_are_counted_and_the_first_named(run_fails, image_folder):
+    (image_folder / "dark" / "003.png").write_bytes(b"no image")
+    (image_folder / "light" / "001.png").write_bytes(b"")
+    error = run_fails("--data", image_folder)
+    assert "2" in error
+    assert "003.png" in error
+
+
+def test_images_of_mixed_size(run_fails, image_folder):
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(image_folder / "dark" / "big.png")
+    assert "size=" in run_fails("--data", image_folder)
+
+
+def test_not_a_run_folder(fails, tmp_path):
+    assert "not a run folder" in fails("status", tmp_path)
+
+
+def test_status_and_export(finished, tmp_path):
+    runner = CliRunner()
+    status = json.loads(runner.invoke(app, ["status", str(finished.path), "--json"]).stdout)
+    assert status["state"] == "finished"
+    assert status["best"]["architecture"] == finished.best.architecture
+    made = runner.invoke(app, ["export", str(finished.path), "--to", str(tmp_path)])
+    assert made.exit_code == 0
+    assert (tmp_path / "model.pt2").exists()
+
+
+def test_a_run_from_its_own_yaml(finished, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["raynas", "run", "--config", str(finished.path / "run.yaml"), "--json"]
+    )
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert not exit_.value.code
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["architecture"] == finished.best.architecture
+    assert set(yaml.safe_load((finished.path / "run.yaml").read_text())) >= set(Config.model_fields)
+
+
+def test_spaces():
+    rows = json.loads(CliRunner().invoke(app, ["spaces", "--json"]).stdout)
+    sizes = {row["name"]: row["size"] for row in rows}
+    assert sizes["nasbench201"] == 15625
+
+
+def test_every_argument_is_a_flag():
+    text = subprocess.run(
+        [sys.executable, "-m", "raynas", "run", "--help"], capture_output=True, text=True,
+        env={"COLUMNS": "200", "PATH": "/usr/bin"},
+    ).stdout  # fmt: skip
+    assert all("--" + name.replace("_", "-") in text for name in Config.model_fields)
