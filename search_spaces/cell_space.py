@@ -13,6 +13,7 @@ from torch import nn
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.cell import Cell, CellGraph, loose_ends
 from search_spaces.cell_network import CellNetwork, Skeleton, Stem
+from search_spaces.counting import Counts
 from search_spaces.errors import InvalidArchitecture
 from search_spaces.genotypes import Genotype, named, read_genotype
 from search_spaces.naming import closest
@@ -233,19 +234,11 @@ class CellSpace(SearchSpace, ABC):
     def _skeleton(self) -> Skeleton:
         return Skeleton(self.channels, self.cells, self.stem, self.auxiliary, self.dead_edges)
 
-    def params(
+    def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> int:
-        """Number of trainable parameters; see the class."""
-        genotype = self.to_genotype(arch)
-        return self._skeleton.counts(genotype, input_shape, num_classes).params
-
-    def macs(
-        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> int:
-        """MACs of one image's forward pass in evaluation mode; see the class."""
-        genotype = self.to_genotype(arch)
-        return self._skeleton.counts(genotype, input_shape, num_classes).macs
+    ) -> Counts:
+        """In closed form, for the forward pass in evaluation mode; see the class."""
+        return self._skeleton.counts(self.to_genotype(arch), input_shape, num_classes)
 
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10

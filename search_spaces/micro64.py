@@ -87,19 +87,10 @@ class Micro64(SearchSpace):
     def _joined(self) -> int:
         return self.channels * (2 if self.reading == "code" else 1)
 
-    def params(
+    def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> int:
-        """Number of trainable parameters."""
-        return self._counts(arch, input_shape, num_classes).params
-
-    def macs(
-        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> int:
-        """Multiply-accumulate operations of one image's forward pass."""
-        return self._counts(arch, input_shape, num_classes).macs
-
-    def _counts(self, arch: Architecture, input_shape: Sequence[int], num_classes: int) -> Counts:
+    ) -> Counts:
+        """In closed form."""
         image_channels, height, width = input_shape
         c, pixels = self.channels, height * width
         edges = Counts()

@@ -148,19 +148,10 @@ class NASBench101(SearchSpace):
             yield stack, [(before, channels)] + [(channels, channels)] * (self.modules - 1)
             before = channels
 
-    def params(
+    def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> int:
-        """Number of trainable parameters."""
-        return self._counts(arch, input_shape, num_classes).params
-
-    def macs(
-        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> int:
-        """Multiply-accumulate operations of one image's forward pass."""
-        return self._counts(arch, input_shape, num_classes).macs
-
-    def _counts(self, arch: Architecture, input_shape: Sequence[int], num_classes: int) -> Counts:
+    ) -> Counts:
+        """In closed form."""
         module = self.cell(arch)
         image_channels, height, width = input_shape
         total = conv_counts(image_channels, self.channels, 9, height * width)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.cell import CellGraph, Edge
+from search_spaces.counting import Counts
 from search_spaces.notation import Scanner
 from search_spaces.operations import (
     AvgPool,
@@ -104,21 +105,10 @@ class NASBench201(SearchSpace):
         source = int(rng.integers(node))
         return self.changed(arch, EDGES.index((source, node)), rng)
 
-    def params(
+    def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> int:
-        """Number of trainable parameters, dead edges included, as the benchmark counts them."""
-        return self._counts(arch, input_shape, num_classes)[0]
-
-    def macs(
-        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> int:
-        """MACs of one image as the benchmark counts them: dead edges, classifier's bias too."""
-        return self._counts(arch, input_shape, num_classes)[1]
-
-    def _counts(
-        self, arch: Architecture, input_shape: Sequence[int], num_classes: int
-    ) -> tuple[int, int]:
+    ) -> Counts:
+        """In closed form, as the benchmark counts: dead edges too, and the bias as MACs."""
         taps = [{"nor_conv_1x1": 1, "nor_conv_3x3": 9}.get(OPERATIONS[c], 0) for c in arch.choices]
         channels, height, width = input_shape
         params = channels * self.channels * 9 + 2 * self.channels
@@ -133,7 +123,7 @@ class NASBench201(SearchSpace):
             params += self.cells * sum(c * c * k + 2 * c for k in taps if k)
             macs += self.cells * sum(taps) * c * c * height * width
         params += 2 * c + c * num_classes + num_classes
-        return params, macs + c * num_classes + num_classes
+        return Counts(params, macs + c * num_classes + num_classes)
 
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10

@@ -67,19 +67,10 @@ class NASBenchMacro(SearchSpace):
             choices[first + 1 : last] = sorted(choices[first + 1 : last], key=lambda c: c == 0)
         return Architecture(self.name, tuple(choices))
 
-    def params(
+    def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> int:
-        """Number of trainable parameters."""
-        return self._counts(arch, input_shape, num_classes).params
-
-    def macs(
-        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> int:
-        """Multiply-accumulate operations of one image's forward pass."""
-        return self._counts(arch, input_shape, num_classes).macs
-
-    def _counts(self, arch: Architecture, input_shape: Sequence[int], num_classes: int) -> Counts:
+    ) -> Counts:
+        """In closed form."""
         channels, height, width = input_shape
         c = self.channels
         total = conv_counts(channels, c, 9, height * width)

@@ -70,19 +70,10 @@ class NATSBenchSize(SearchSpace):
     def _channels(self, arch: Architecture) -> list[int]:
         return [CHANNELS[choice] for choice in self.check(arch).choices]
 
-    def params(
+    def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> int:
-        """Number of trainable parameters."""
-        return self._counts(arch, input_shape, num_classes).params
-
-    def macs(
-        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> int:
-        """MACs of one image as the benchmark counts them: with the classifier's bias."""
-        return self._counts(arch, input_shape, num_classes).macs + num_classes
-
-    def _counts(self, arch: Architecture, input_shape: Sequence[int], num_classes: int) -> Counts:
+    ) -> Counts:
+        """In closed form, as the benchmark counts: the bias of the classifier is a MAC too."""
         channels = self._channels(arch)
         image_channels, height, width = input_shape
         total = conv_counts(image_channels, channels[0], 9, height * width)
@@ -96,7 +87,7 @@ class NATSBenchSize(SearchSpace):
             else:
                 total += _cell_counts(before, c, height * width)
             before = c
-        return total + Counts(params=2 * c) + linear_counts(c, num_classes)
+        return total + Counts(2 * c, num_classes) + linear_counts(c, num_classes)
 
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10

@@ -103,19 +103,10 @@ class ResidualSpace(SearchSpace, ABC):
         scanner.end()
         return self.architecture(choices)
 
-    def params(
+    def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> int:
-        """Number of trainable parameters."""
-        return self._counts(arch, input_shape, num_classes).params
-
-    def macs(
-        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> int:
-        """Multiply-accumulate operations of one image's forward pass."""
-        return self._counts(arch, input_shape, num_classes).macs
-
-    def _counts(self, arch: Architecture, input_shape: Sequence[int], num_classes: int) -> Counts:
+    ) -> Counts:
+        """In closed form."""
         channels, *size = input_shape
         c = self.stem_channels
         total = conv_counts(channels, c, 9, size[0] * size[1])

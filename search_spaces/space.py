@@ -18,7 +18,7 @@ from torch import nn
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.cell import CellGraph, Edge
-from search_spaces.counting import count_macs, count_params
+from search_spaces.counting import Counts, count_macs, count_params
 from search_spaces.errors import InvalidArchitecture, RaynasError
 from search_spaces.naming import lookup
 from search_spaces.notation import Scanner
@@ -128,19 +128,29 @@ class SearchSpace(ABC):
                 return child
         raise RaynasError(f"{self.name}: found no valid mutation of {self.to_string(arch)}.")
 
+    def counts(
+        self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
+    ) -> Counts:
+        """Trainable parameters, and MACs of one image's forward pass (1 MAC = 2 FLOPs).
+
+        Default: of the network, which is built for it; a space with a closed form overrides this.
+        """
+        network = self.build(arch, input_shape, num_classes)
+        return Counts(count_params(network), count_macs(network, input_shape))
+
+    # What follows from the decisions
+
     def params(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> int:
-        """Number of trainable parameters."""
-        return count_params(self.build(arch, input_shape, num_classes))
+        """Number of trainable parameters; see `counts`."""
+        return self.counts(arch, input_shape, num_classes).params
 
     def macs(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> int:
-        """Multiply-accumulate operations of one image's forward pass (1 MAC = 2 FLOPs)."""
-        return count_macs(self.build(arch, input_shape, num_classes), input_shape)
-
-    # What follows from the decisions
+        """Multiply-accumulate operations of one image's forward pass; see `counts`."""
+        return self.counts(arch, input_shape, num_classes).macs
 
     @property
     def size(self) -> int:
