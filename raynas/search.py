@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from raynas.errors import JournalError
 from raynas.journal import Event, Journal
@@ -18,7 +19,7 @@ from raynas.searchers import Searcher
 from search_spaces import Architecture, SearchSpace
 from trials.trial import derived_seed
 
-#: what a search maximizes
+#: what a search maximizes where its evaluator does not say otherwise
 METRIC = "val_accuracy"
 
 _MAX_DUPLICATES = 1000  # in a row, before the space is gone through in order instead
@@ -48,6 +49,8 @@ class Evaluation:
     reason: str | None = None
     #: the metrics of every epoch done
     history: list[dict[str, float]] = field(default_factory=list)
+    #: which of them the search maximizes
+    metric: str = METRIC
 
     @property
     def epochs(self) -> int:
@@ -59,7 +62,7 @@ class Evaluation:
         """The metric after the last epoch; minus infinity when it failed or has none."""
         if self.status in (Status.FAILED, Status.DIVERGED) or not self.history:
             return -math.inf
-        return self.history[-1][METRIC]
+        return self.history[-1][self.metric]
 
     @property
     def rank(self) -> tuple[int, float]:
@@ -77,7 +80,10 @@ class Search:
         samples: number of architectures to evaluate.
         epochs: epochs of a full evaluation.
         seed: of the run; evaluation i has the seed derived from (seed, i).
-        journal: open; its events, if any, are replayed.
+        journal: open; its events, if any, are replayed. None: nothing is recorded.
+        metric: what is maximized.
+        unique: whether architectures that compute the same function are evaluated only once;
+            else every one that the searcher asks for is paid for.
     """
 
     def __init__(
@@ -88,24 +94,34 @@ class Search:
         samples: int,
         epochs: int,
         seed: int,
-        journal: Journal,
+        journal: Journal | None = None,
+        metric: str = METRIC,
+        unique: bool = True,
     ):
         self.space, self.searcher, self.scheduler = space, searcher, scheduler
         self.samples, self.epochs, self.seed, self.journal = samples, epochs, seed, journal
+        self.metric, self.unique = metric, unique
         self.evaluations: list[Evaluation] = []
         #: the best evaluation that has ended: by epochs reached, then by the metric
         self.best: Evaluation | None = None
         #: set when the search as a whole has failed: the reason common to all
         self.failure: str | None = None
+        #: what the searcher wants to have scored before the first evaluation
+        self.unscored: list[Architecture] = []
+        self._scores: dict[Architecture, float] = {}
         self._by_form: dict[Architecture, Evaluation] = {}
         #: asked for again while running: {evaluation: architectures to tell its result for}
         self._followers: dict[int, list[Architecture]] = {}
-        self._finished: list[Evaluation] = []
+        self._running = 0
+        #: {index: evaluation}, in the order in which they ended
+        self._finished: dict[int, Evaluation] = {}
         self._stopping: set[int] = set()
         self._duplicates = 0
         searcher.start(space, derived_seed(seed))
         scheduler.start(epochs)
-        self.replay(journal.events)
+        if searcher.scoring is not None:
+            self.unscored = list(searcher.scoring.architectures)
+        self.replay(journal.events if journal else [])
         self._interrupted = self._close_decided()
 
     @property
@@ -116,45 +132,61 @@ class Search:
     @property
     def ranked(self) -> list[Evaluation]:
         """All evaluations that have a value, the best first."""
-        valued = [e for e in self._finished if math.isfinite(e.value)]
+        valued = [e for e in self._finished.values() if math.isfinite(e.value)]
         return sorted(valued, key=lambda e: (*e.rank, -e.index), reverse=True)
 
     @property
     def exhausted(self) -> bool:
         """Whether no further evaluation will be started."""
-        return self.failure is not None or (
-            len(self.evaluations) >= self.samples and not self._interrupted
+        if self.failure is not None:
+            return True
+        waiting = self._interrupted or (self.scheduler.promotes and self._running)
+        return len(self.evaluations) >= self.samples and not (
+            waiting or self._promotable() is not None
         )
+
+    def score(self, arch: Architecture, score: float, reason: str | None = None) -> None:
+        """Record the proxy score of the first of `unscored`, which must be `arch`."""
+        self._record("scored", architecture=self.space.to_string(arch), score=score, reason=reason)
+        self._score(score)
 
     def suggest(self) -> Evaluation | None:
         """The next evaluation to start; None when there is none, now or ever (`exhausted`).
 
-        First come evaluations that an earlier driver left unfinished.
+        First come evaluations that an earlier driver left unfinished, then those that the
+        scheduler had stopped and promotes now, then what the searcher asks for.
         """
         if self.exhausted:
             return None
         if self._interrupted:
             return self.evaluations[self._interrupted.pop(0)]
+        index = self._promotable()
+        if index is not None:
+            self._record("promoted", evaluation=index)
+            return self._promote(index)
+        if len(self.evaluations) >= self.samples:
+            return None
+        return self._suggest_new()
+
+    def _suggest_new(self) -> Evaluation | None:
         duplicates = self._duplicates
         evaluation = self._new_evaluation()
         if evaluation is not None:
-            self.journal.append(
-                "suggested", evaluation=evaluation.index, architecture=evaluation.notation
-            )
+            self._record("suggested", evaluation=evaluation.index, architecture=evaluation.notation)
         elif self._duplicates > duplicates:
-            self.journal.append("waited")
-        if evaluation is None and all(e.status is not Status.RUNNING for e in self.evaluations):
+            self._record("waited")
+        if evaluation is None and not self._running:
             self.samples = len(self.evaluations)  # nothing new is to be had: this is the end
         return evaluation
 
     def report(self, index: int, metrics: dict[str, float]) -> bool:
         """Record the metrics of an evaluation's next epoch; whether it goes on."""
-        self.journal.append("reported", evaluation=index, metrics=metrics)
+        self._record("reported", evaluation=index, metrics=metrics)
         return self._report(index, metrics)
 
     def finish(self, index: int, status: Status, reason: str | None = None) -> None:
         """Record that an evaluation has ended."""
-        self.journal.append("finished", evaluation=index, status=status.value, reason=reason)
+        self._record("finished", evaluation=index, status=status.value, reason=reason)
         self._finish(index, status, reason)
 
     def replay(self, events: Iterable[Event]) -> None:
@@ -172,12 +204,43 @@ class Search:
                         f" {evaluation.notation if evaluation else 'nothing'} where the journal"
                         f" has {event['architecture']}: it, or the space, is not the same as then."
                     )
+            elif event["event"] == "promoted":
+                if self._promotable() != event["evaluation"]:
+                    raise JournalError(
+                        f"On replay the scheduler promoted {self._promotable()} where the journal"
+                        f" has {event['evaluation']}: it is not the same as then."
+                    )
+                self._promote(event["evaluation"])
+            elif event["event"] == "scored":
+                self._score(event["score"])
             elif event["event"] == "waited":
                 self._new_evaluation()
             elif event["event"] == "reported":
                 self._report(event["evaluation"], event["metrics"])
             elif event["event"] == "finished":
                 self._finish(event["evaluation"], Status(event["status"]), event["reason"])
+
+    def _record(self, event: str, **fields: Any) -> None:
+        if self.journal is not None:
+            self.journal.append(event, **fields)
+
+    def _score(self, score: float) -> None:
+        self._scores[self.unscored.pop(0)] = score
+        if not self.unscored:
+            self.searcher.tell_scores(self._scores)
+
+    def _promotable(self) -> int | None:
+        """The evaluation that the scheduler would have go on, if any."""
+        return self.scheduler.promotable() if self.scheduler.promotes else None
+
+    def _promote(self, index: int) -> Evaluation:
+        self.scheduler.promote()
+        evaluation = self.evaluations[index]
+        evaluation.status = Status.RUNNING
+        self._stopping.discard(evaluation.index)
+        self._finished.pop(evaluation.index, None)
+        self._running += 1
+        return evaluation
 
     def _close_decided(self) -> list[int]:
         """Finish what only lacked the word of it when the driver died; the rest is interrupted."""
@@ -200,7 +263,7 @@ class Search:
             asked = self.searcher.ask()
             if asked is None:
                 return None
-            known = self._by_form.get(self.space.canonical(asked))
+            known = self._by_form.get(self.space.canonical(asked)) if self.unique else None
             if known is None:
                 arch = asked
                 break
@@ -217,10 +280,13 @@ class Search:
     def _add(self, arch: Architecture) -> Evaluation:
         index = len(self.evaluations)
         evaluation = Evaluation(
-            index, arch, self.space.to_string(arch), derived_seed(self.seed, index)
-        )
+            index, arch, self.space.to_string(arch), derived_seed(self.seed, index),
+            metric=self.metric,
+        )  # fmt: skip
         self.evaluations.append(evaluation)
-        self._by_form[self.space.canonical(arch)] = evaluation
+        self._running += 1
+        if self.unique:
+            self._by_form[self.space.canonical(arch)] = evaluation
         return evaluation
 
     def _report(self, index: int, metrics: dict[str, float]) -> bool:
@@ -233,19 +299,21 @@ class Search:
     def _finish(self, index: int, status: Status, reason: str | None) -> None:
         evaluation = self.evaluations[index]
         evaluation.status, evaluation.reason = status, reason
-        self._finished.append(evaluation)
+        self._finished[index] = evaluation
+        self._running -= 1
         if math.isfinite(evaluation.value) and (
             self.best is None or evaluation.rank > self.best.rank
         ):
             self.best = evaluation
         for arch in (evaluation.architecture, *self._followers.pop(index, [])):
             self.searcher.tell(arch, evaluation.value, evaluation.epochs)
-        self._notice_failure()
+        if len(self._finished) == _FIRST_FAILURES:
+            self._notice_failure()
 
     def _notice_failure(self) -> None:
         """The search fails when its first ten evaluations all failed for the same reason."""
-        first = self._finished[:_FIRST_FAILURES]
+        first = list(self._finished.values())
         kinds = {(e.reason or "").partition(":")[0] for e in first}
         failed = all(e.status in (Status.FAILED, Status.DIVERGED) for e in first)
-        if failed and len(first) == _FIRST_FAILURES and len(kinds) == 1:
+        if failed and len(kinds) == 1:
             self.failure = first[0].reason

@@ -1,5 +1,6 @@
 """Schedulers: which trials go on."""
 
+import itertools
 import random
 
 import pytest
@@ -50,6 +51,60 @@ def test_worst_first_is_the_price_of_asynchrony():
             if not asha.report(i, epoch, float(i)):
                 break
     assert [len(rung) for rung in asha.rungs.values()] == [9, 9]
+
+
+def serial_jobs(scheduler, values):
+    """The jobs of one worker, (configuration, epochs reached), as section 11 of the papers has."""
+    jobs, reached, new = [], {}, iter(range(len(values)))
+    while True:
+        index = scheduler.promotable()
+        if index is not None:
+            assert scheduler.promote() == index
+        else:
+            index = next(new, None)
+        if index is None:
+            return jobs
+        going = True
+        while going and reached.get(index, 0) < scheduler.epochs:
+            reached[index] = reached.get(index, 0) + 1
+            going = scheduler.report(index, reached[index], values[index])
+        jobs.append((index, reached[index]))
+
+
+def test_promotion_best_first_has_the_papers_job_order():
+    """papers, section 11: r = 1, eta = 3, R = 9, one worker, metric falls with the number."""
+    asha = started(epochs=9, reduction=3, variant="promotion")
+    assert serial_jobs(asha, [-float(i) for i in range(9)]) == [
+        (0, 1), (1, 1), (2, 1), (0, 3), (3, 1), (4, 1), (5, 1), (1, 3),
+        (6, 1), (7, 1), (8, 1), (2, 3), (0, 9),
+    ]  # fmt: skip
+    assert [len(rung) for rung in asha.rungs.values()] == [9, 3]
+
+
+def test_promotion_worst_first_promotes_nearly_every_newcomer():
+    asha = started(epochs=9, reduction=3, variant="promotion")
+    jobs = serial_jobs(asha, [float(i) for i in range(9)])
+    at = {epochs: {i for i, e in jobs if e == epochs} for epochs in (1, 3, 9)}
+    assert at == {1: set(range(9)), 3: set(range(2, 9)), 9: set(range(4, 9))}
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=80), st.integers(2, 4))
+def test_promotion_is_by_rank_and_never_twice(values, reduction):
+    asha = started(epochs=9, reduction=reduction, variant="promotion")
+    jobs = serial_jobs(asha, [float(v) for v in values])
+    assert len(set(jobs)) == len(jobs)
+    milestones = [*asha.rungs, 9]
+    assert {epochs for _, epochs in jobs} <= set(milestones)
+    for epochs, above in itertools.pairwise(milestones):
+        reached = sum(e == epochs for _, e in jobs)
+        best = sorted((values[i] for i, e in jobs if e == epochs), reverse=True)
+        promoted = sum(e == above for _, e in jobs)
+        assert promoted >= reached // reduction
+        # at the end the best 1/eta are all through (ties may have gone to any of the equal)
+        through = {i for i, e in jobs if e == above}
+        for i, e in jobs:
+            if e == epochs and reached // reduction and values[i] > best[reached // reduction - 1]:
+                assert i in through
 
 
 def test_between_rungs_everything_goes_on():

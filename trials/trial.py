@@ -9,7 +9,8 @@ another orchestrator can drive it just as well:
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -69,6 +70,23 @@ class Evaluator(ABC):
         device: torch.device,
     ) -> Trial:
         """A trial of `arch` over `epochs` epochs; may raise whatever the network raises."""
+
+
+class Estimator(ABC):
+    """Tells the metrics of an architecture in milliseconds and at once: a table, a proxy."""
+
+    #: the metric that a search maximizes
+    metric_name: ClassVar[str] = "val_accuracy"
+
+    @abstractmethod
+    def open(
+        self, space: SearchSpace, data: Data, seed: int
+    ) -> Callable[[Architecture], dict[str, float]]:
+        """Get ready; a function from architectures to metrics, `metric_name` among them."""
+
+    def restricted(self, space: SearchSpace) -> SearchSpace:
+        """The part of the space that this knows; all of it unless overridden."""
+        return space
 
 
 def derived_seed(*path: int) -> int:

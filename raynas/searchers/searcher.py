@@ -6,11 +6,19 @@ driven by a real run, by a replay of its journal, and by the simulator.
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from search_spaces import Architecture, SearchSpace
+
+
+class Scoring(NamedTuple):
+    """What a searcher wants to have scored before the search, and by which proxy."""
+
+    proxy: str
+    architectures: list[Architecture]
 
 
 class Searcher(ABC):
@@ -19,6 +27,7 @@ class Searcher(ABC):
     The life of a searcher:
 
         searcher.start(space, seed)          once
+        searcher.tell_scores({arch: 1650.2}) once, if it asks for scores by `scoring`
         arch = searcher.ask()                an architecture to evaluate, or None: none just now
         searcher.tell(arch, 0.91, 4)         its validation accuracy after 4 epochs
         searcher.tell(arch, -inf, 1)         it failed
@@ -34,11 +43,17 @@ class Searcher(ABC):
 
     space: SearchSpace
     rng: np.random.Generator
+    #: set by `start` where architectures are to be scored before the first `ask`
+    scoring: "Scoring | None" = None
 
     def start(self, space: SearchSpace, seed: int) -> None:
         """Begin a search in `space`; all randomness comes from `seed`."""
         self.space = space
         self.rng = np.random.default_rng(seed)
+
+    def tell_scores(self, scores: Mapping[Architecture, float]) -> None:
+        """Learn the scores that `scoring` asks for; minus infinity ranks last."""
+        raise NotImplementedError(f"{type(self).__name__} asks for no scores.")
 
     @abstractmethod
     def ask(self) -> Architecture | None:
