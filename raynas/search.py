@@ -7,6 +7,7 @@ that was, goes on as if it had not been.
 """
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -311,9 +312,12 @@ class Search:
             self._notice_failure()
 
     def _notice_failure(self) -> None:
-        """The search fails when its first ten evaluations all failed for the same reason."""
+        """The search fails when its first ten evaluations all failed for the same reason.
+
+        Numbers in it (of bytes, of places in memory) may differ.
+        """
         first = list(self._finished.values())
-        kinds = {(e.reason or "").partition(":")[0] for e in first}
+        reasons = {re.sub(r"\d+", "0", e.reason or "") for e in first}
         failed = all(e.status in (Status.FAILED, Status.DIVERGED) for e in first)
-        if failed and len(kinds) == 1:
+        if failed and len(reasons) == 1:
             self.failure = first[0].reason

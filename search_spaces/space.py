@@ -140,6 +140,11 @@ class SearchSpace(ABC):
 
     # What follows from the decisions
 
+    @property
+    def counts_fast(self) -> bool:
+        """Whether `counts` has a closed form, which takes microseconds and no network."""
+        return type(self).counts is not SearchSpace.counts
+
     def params(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> int:

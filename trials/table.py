@@ -266,6 +266,11 @@ class TablePart(SearchSpace):
         """As in the whole space."""
         return self.whole.build(arch, *shape, **shapes)
 
+    @property
+    def counts_fast(self) -> bool:
+        """As in the whole space."""
+        return self.whole.counts_fast
+
     def counts(self, arch: Architecture, *shape: Any, **shapes: Any) -> Counts:
         """As in the whole space."""
         return self.whole.counts(arch, *shape, **shapes)

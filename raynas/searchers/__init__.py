@@ -2,10 +2,31 @@
 
 from collections.abc import Callable
 
+from raynas.searchers.area import Area
+from raynas.searchers.auto import Auto
 from raynas.searchers.evolution import Evolution
+from raynas.searchers.local_search import LocalSearch
+from raynas.searchers.naswot import Naswot
 from raynas.searchers.random_search import RandomSearch
-from raynas.searchers.searcher import Searcher
+from raynas.searchers.searcher import Scoring, Searcher
 
-__all__ = ["SEARCHERS", "Evolution", "RandomSearch", "Searcher"]
+__all__ = [
+    "SEARCHERS",
+    "Area",
+    "Auto",
+    "Evolution",
+    "LocalSearch",
+    "Naswot",
+    "RandomSearch",
+    "Scoring",
+    "Searcher",
+]
 
-SEARCHERS: dict[str, Callable[..., Searcher]] = {"evolution": Evolution, "random": RandomSearch}
+SEARCHERS: dict[str, Callable[..., Searcher]] = {
+    "area": Area,
+    "auto": Auto,
+    "evolution": Evolution,
+    "local": LocalSearch,
+    "naswot": Naswot,
+    "random": RandomSearch,
+}

@@ -5,13 +5,18 @@ algorithm 1, with the defaults of NAS-Bench-201's R-EA.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pydantic import PositiveInt
 
-from raynas.searchers.searcher import Searcher
+from raynas.searchers.naswot import Naswot
+from raynas.searchers.searcher import Scoring, Searcher
 from search_spaces import Architecture, SearchSpace
+from search_spaces.errors import RaynasError
+from search_spaces.naming import lookup
+from trials.proxies import PROXIES
 
 
 class Member(NamedTuple):
@@ -39,30 +44,57 @@ class Evolution(Searcher):
     Args:
         population: P.
         sample: S, the size of a tournament.
+        warm_start: a proxy, any of `trials.proxies.PROXIES`: the first P architectures are not
+            random, but those of `candidates` random ones that score best. (Given a `Naswot`,
+            its proxy and its number of candidates are taken.)
+        candidates: number of random architectures that are scored for a warm start.
     """
 
     population: PositiveInt = 10
     sample: PositiveInt = 3
+    warm_start: str | Naswot | None = None
+    candidates: PositiveInt = 20
+    #: the best-scoring first: what is left of the warm start
+    _first: list[Architecture] = field(default_factory=list, init=False, repr=False)
     #: {birth: member}, the `population` youngest
     members: dict[int, Member] = field(default_factory=dict, init=False, repr=False)
     _births: int = field(default=0, init=False, repr=False)
     #: {architecture: births whose result is awaited, oldest first}
     _pending: dict[Architecture, list[int]] = field(default_factory=dict, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if isinstance(self.warm_start, Naswot):
+            self.candidates, self.warm_start = self.warm_start.candidates, self.warm_start.proxy
+        if self.warm_start is not None:
+            lookup("warm_start", self.warm_start, PROXIES)
+
     def start(self, space: SearchSpace, seed: int) -> None:
         """Begin with an empty population."""
         super().start(space, seed)
-        self.members, self._births, self._pending = {}, 0, {}
+        self.members, self._births, self._pending, self._first = {}, 0, {}, []
+        self.scoring = None
+        if isinstance(self.warm_start, str):
+            drawn = [space.sample(self.rng) for _ in range(self.candidates)]
+            self.scoring = Scoring(self.warm_start, list(dict.fromkeys(drawn)))
+
+    def tell_scores(self, scores: Mapping[Architecture, float]) -> None:
+        """The best-scoring are the first to be asked for."""
+        self._first = sorted(scores, key=lambda arch: -scores[arch])[: self.population]
 
     def ask(self) -> Architecture:
         """A random architecture for the first P births, then the child of a tournament."""
-        if self._births < self.population or not self.members:
+        if self._first:
+            arch = self._first.pop(0)
+        elif self._births < self.population or not self.members:
             arch = self.space.sample(self.rng)
         else:
             members = list(self.members.values())
             drawn = self.rng.integers(len(members), size=self.sample)
             parent = max((members[i] for i in drawn), key=lambda m: (m.budget, m.value))
-            arch = self.space.mutate(parent.architecture, self.rng)
+            try:
+                arch = self.space.mutate(parent.architecture, self.rng)
+            except RaynasError:  # it has no valid neighbor
+                arch = self.space.sample(self.rng)
         self._pending.setdefault(arch, []).append(self._births)
         self._births += 1
         return arch
@@ -77,9 +109,15 @@ class Evolution(Searcher):
             del self.members[min(self.members)]
 
     def _birth(self, architecture: Architecture) -> int:
-        """When the architecture was asked for; now, if it never was."""
+        """When the architecture was asked for; now, if it never was.
+
+        A member that was promoted is told of again and keeps its age.
+        """
         births = self._pending.get(architecture)
         if not births:
+            for birth, member in self.members.items():
+                if member.architecture == architecture:
+                    return birth
             self._births += 1
             return self._births - 1
         birth = births.pop(0)
@@ -91,6 +129,7 @@ class Evolution(Searcher):
         """The population, what is awaited, and the random generator."""
         return {
             **super().state(),
+            "first": [list(arch.choices) for arch in self._first],
             "births": self._births,
             "members": [
                 [birth, m.budget, m.value, list(m.architecture.choices)]
@@ -103,6 +142,7 @@ class Evolution(Searcher):
         """Continue from where `state` was taken."""
         super().load_state(state)
         self._births = state["births"]
+        self._first = [self.space.architecture(choices) for choices in state["first"]]
         self.members = {
             birth: Member(budget, value, self.space.architecture(choices))
             for birth, budget, value, choices in state["members"]

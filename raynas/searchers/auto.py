@@ -1,0 +1,175 @@
+"""The recommended searcher: a prior, a surrogate, and neighborhood moves."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pydantic import PositiveInt
+
+from raynas.searchers.searcher import Scoring, Searcher
+from raynas.searchers.surrogate import Description, Surrogate
+from search_spaces import Architecture, SearchSpace
+from search_spaces.naming import lookup
+from trials.proxies import PROXIES
+
+_FIT_EVERY = 3  # architectures between searches for the surrogate's parameters
+_RANDOM = 150  # candidates of one proposal that are drawn anew
+_CENTERS = 3  # best architectures whose neighbors are candidates
+_CLIMB = 6  # steps from neighbor to neighbor after higher expected improvement
+_LEARNED = 150  # best architectures that the surrogate learns, and as many of the latest
+
+
+@dataclass
+class Auto(Searcher):
+    """Starts where a proxy points, then asks for the largest expected improvement.
+
+    The first architectures are those of `candidates` random ones that score best. After them a
+    Gaussian process (`Surrogate`) is fitted to everything known, and the architecture is asked
+    for that promises the largest expected improvement among random ones and the neighbors of the
+    best, climbing from neighbor to neighbor. What is still being evaluated counts as having the
+    value predicted for it. What computes the same function is asked for once only.
+
+    Results are ordered by the epochs behind them first and by their value second, so that trials
+    which a scheduler has stopped teach the surrogate too.
+
+    Args:
+        initial: architectures that are evaluated before the surrogate takes over.
+        candidates: random architectures that are scored for them.
+        proxy: the score; any of `trials.proxies.PROXIES`.
+    """
+
+    initial: PositiveInt = 4
+    candidates: PositiveInt = 60
+    proxy: str = "macs"
+    #: {canonical form: (budget, value)}, in order of arrival
+    known: dict[Architecture, tuple[int, float]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    _first: list[Architecture] = field(default_factory=list, init=False, repr=False)
+    _pending: list[Architecture] = field(default_factory=list, init=False, repr=False)
+    _asked: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        lookup("proxy", self.proxy, PROXIES)
+
+    def start(self, space: SearchSpace, seed: int) -> None:
+        """Draw the candidates of the prior."""
+        super().start(space, seed)
+        self.known, self._first, self._pending, self._asked = {}, [], [], 0
+        drawn = (space.canonical(space.sample(self.rng)) for _ in range(self.candidates))
+        self.scoring = Scoring(self.proxy, list(dict.fromkeys(drawn)))
+        self._description = Description.of(space)
+        self._surrogate: Surrogate | None = None
+
+    def tell_scores(self, scores: Mapping[Architecture, float]) -> None:
+        """The best-scoring begin."""
+        self._first = sorted(scores, key=lambda arch: -scores[arch])[: self.initial]
+
+    def ask(self) -> Architecture:
+        """One of the first, or what the surrogate expects most of."""
+        if self._first:
+            arch = self._first.pop(0)
+        elif sum(math.isfinite(value) for _, value in self.known.values()) < 2:
+            arch = self.space.canonical(self.space.sample(self.rng))
+        else:
+            arch = self._most_promising()
+        self._pending.append(arch)
+        self._asked += 1
+        return arch
+
+    def tell(self, architecture: Architecture, value: float, budget: int) -> None:
+        """Remember; a later result with more epochs replaces an earlier one."""
+        form = self.space.canonical(architecture)
+        if form in self._pending:
+            self._pending.remove(form)
+        self.known[form] = max(self.known.get(form, (0, -math.inf)), (budget, value))
+
+    def _most_promising(self) -> Architecture:
+        surrogate = self._fitted()
+        seen = {*self.known, *self._pending}
+        pool = self._pool(seen)
+        if not pool:
+            return self.space.canonical(self.space.sample(self.rng))
+        best, promise = self._best_of(surrogate, pool)
+        for _ in range(_CLIMB):
+            near = self._new_neighbors(best, seen)
+            if not near:
+                break
+            higher, more = self._best_of(surrogate, near)
+            if more <= promise:
+                break
+            best, promise = higher, more
+        return best
+
+    def _best_of(
+        self, surrogate: Surrogate, pool: list[Architecture]
+    ) -> tuple[Architecture, float]:
+        promises = surrogate.expected_improvement(self._description.rows(pool))
+        best = int(promises.argmax())
+        return pool[best], float(promises[best])
+
+    def _pool(self, seen: set[Architecture]) -> list[Architecture]:
+        """Candidates: random ones, and the neighbors of the best that are known."""
+        drawn = (self.space.canonical(self.space.sample(self.rng)) for _ in range(_RANDOM))
+        pool = [arch for arch in drawn if arch not in seen]
+        for center in sorted(self.known, key=lambda a: self.known[a], reverse=True)[:_CENTERS]:
+            pool += self._new_neighbors(center, seen)
+        return list(dict.fromkeys(pool))
+
+    def _new_neighbors(self, arch: Architecture, seen: set[Architecture]) -> list[Architecture]:
+        forms = (self.space.canonical(neighbor) for neighbor in self.space.neighbors(arch))
+        return [form for form in dict.fromkeys(forms) if form not in seen]
+
+    def _fitted(self) -> Surrogate:
+        """The surrogate, having learned what is known and, as predicted, what is awaited."""
+        archs = self._learned()
+        features = self._description.rows(archs)
+        if self._surrogate is None:
+            self._surrogate = Surrogate(list(features), self.rng)
+        surrogate = self._surrogate
+        # By rank: more epochs first, then the value. Failed ones share the lowest rank.
+        order = {rank: i for i, rank in enumerate(sorted({self._rank(a) for a in archs}))}
+        values = np.array([float(order[self._rank(arch)]) for arch in archs])
+        surrogate.fit(features, values, search=self._asked % _FIT_EVERY == 0)
+        if self._pending:
+            surrogate.believe(self._description.rows(self._pending))
+        return surrogate
+
+    def _learned(self) -> list[Architecture]:
+        archs = list(self.known)
+        if len(archs) <= 2 * _LEARNED:
+            return archs
+        best = sorted(archs, key=self._rank, reverse=True)[:_LEARNED]
+        return list(dict.fromkeys([*best, *archs[-_LEARNED:]]))
+
+    def _rank(self, arch: Architecture) -> tuple[int, float]:
+        budget, value = self.known[arch]
+        return (budget, value) if math.isfinite(value) else (0, -math.inf)
+
+    def state(self) -> dict[str, Any]:
+        """What is known and awaited, the surrogate's parameters, and the random generator."""
+        surrogate = self._surrogate
+        return {
+            **super().state(),
+            "known": [[list(a.choices), *known] for a, known in self.known.items()],
+            "first": [list(arch.choices) for arch in self._first],
+            "pending": [list(arch.choices) for arch in self._pending],
+            "asked": self._asked,
+            "parameters": None if surrogate is None else surrogate.parameters.tolist(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from where `state` was taken."""
+        super().load_state(state)
+        arch = self.space.architecture
+        self.known = {arch(choices): (b, value) for choices, b, value in state["known"]}
+        self._first = [arch(choices) for choices in state["first"]]
+        self._pending = [arch(choices) for choices in state["pending"]]
+        self._asked = state["asked"]
+        self._surrogate = None
+        if state["parameters"] is not None:
+            components = self._description.rows(list(self.known))
+            self._surrogate = Surrogate(list(components), self.rng)
+            self._surrogate.parameters = np.array(state["parameters"])

@@ -1,0 +1,67 @@
+"""Search by a score of untrained networks.
+
+Mellor, Turner, Storkey, Crowley: Neural Architecture Search without Training (ICML 2021),
+algorithm 1; the score itself is `trials.proxies.naswot`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import PositiveInt
+
+from raynas.searchers.searcher import Scoring, Searcher
+from search_spaces import Architecture, SearchSpace
+from search_spaces.naming import lookup
+from trials.proxies import PROXIES
+
+
+@dataclass
+class Naswot(Searcher):
+    """Draws N architectures, scores them untrained, and proposes the best-scoring one alone.
+
+    Nothing is trained to choose it. The evaluation that it then asks for tells its accuracy.
+
+    Args:
+        candidates: N.
+        proxy: the score; any of `trials.proxies.PROXIES`.
+    """
+
+    candidates: PositiveInt = 100
+    proxy: str = "naswot"
+    chosen: Architecture | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        lookup("proxy", self.proxy, PROXIES)
+
+    def start(self, space: SearchSpace, seed: int) -> None:
+        """Draw the candidates, with replacement."""
+        super().start(space, seed)
+        self.chosen = None
+        drawn = [space.sample(self.rng) for _ in range(self.candidates)]
+        self.scoring = Scoring(self.proxy, list(dict.fromkeys(drawn)))
+
+    def tell_scores(self, scores: Mapping[Architecture, float]) -> None:
+        """Choose the best; nothing, where no score is finite."""
+        best = max(scores, key=lambda arch: scores[arch])
+        self.chosen = best if math.isfinite(scores[best]) else None
+
+    def ask(self) -> Architecture | None:
+        """The best-scoring candidate, once."""
+        chosen, self.chosen = self.chosen, None
+        return chosen
+
+    def tell(self, architecture: Architecture, value: float, budget: int) -> None:
+        """Nothing to learn."""
+
+    def state(self) -> dict[str, Any]:
+        """What is still to be asked for."""
+        chosen = list(self.chosen.choices) if self.chosen else None
+        return {**super().state(), "chosen": chosen}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from where `state` was taken."""
+        super().load_state(state)
+        chosen = state["chosen"]
+        self.chosen = None if chosen is None else self.space.architecture(chosen)

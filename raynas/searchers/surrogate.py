@@ -1,0 +1,230 @@
+"""A cheap model of how good an architecture is: a Gaussian process on what networks share.
+
+Rasmussen, Williams: Gaussian Processes for Machine Learning (2006), algorithm 2.1; the acquisition
+is the expected improvement of Jones et al. (1998). Values enter by rank, as normal scores (Salinas
+et al.: A Quantile-based Approach for Hyperparameter Transfer Learning, ICML 2020), so neither the
+unit of a metric nor the long tail of bad architectures matters.
+"""
+
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.stats import norm, rankdata
+
+from search_spaces import Architecture, SearchSpace
+from search_spaces.cell import CellGraph
+
+Floats = NDArray[np.float64]
+#: {component: one row per architecture}
+Features = dict[str, Floats]
+
+_PATHS = 64  # numbers that describe the paths of a cell
+_MAX_PATHS = 200  # of one cell, that are looked at
+_TRIES = 40  # for better lengths and weights, at each fit
+
+_described: "WeakKeyDictionary[SearchSpace, Description]" = WeakKeyDictionary()
+
+
+class Description:
+    """What of an architecture the model sees: up to four vectors, each with its own distance.
+
+    `choices`: the choices of the canonical form; the distance is the part of the decisions in
+    which two differ. `sizes`: the choices of decisions between numbers, on a logarithmic scale.
+    `paths`: how many paths through its cells carry which operations (White et al.: BANANAS, AAAI
+    2021). `costs`: logarithms of parameters and MACs, where a space has them in closed form.
+    """
+
+    def __init__(self, space: SearchSpace):
+        self.space = space
+        self._rows: dict[Architecture, dict[str, Floats]] = {}
+
+    @classmethod
+    def of(cls, space: SearchSpace) -> "Description":
+        """The description of a space, kept as long as the space is."""
+        try:
+            return _described.setdefault(space, cls(space))
+        except TypeError:  # not hashable
+            return cls(space)
+
+    def rows(self, archs: Sequence[Architecture]) -> Features:
+        """The vectors of architectures in canonical form."""
+        rows = [self._row(arch) for arch in archs]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def _row(self, arch: Architecture) -> dict[str, Floats]:
+        row = self._rows.get(arch)
+        if row is None:
+            choices = np.array(arch.choices, dtype=np.float64)
+            row = {}
+            if not self._numeric.all():
+                row["choices"] = choices[~self._numeric]
+            if self._numeric.any():
+                row["sizes"] = np.array(
+                    [scale[c] for scale, c in zip(self._scales, arch.choices, strict=True)]
+                )[self._numeric]
+            graphs = self.space.cell_graphs(arch)
+            if graphs:
+                row["paths"] = np.concatenate([_paths(graph) for graph in graphs.values()])
+            if self.space.counts_fast:
+                counts = self.space.counts(arch)
+                row["costs"] = np.log1p([counts.params, counts.macs])
+            self._rows[arch] = row
+        return row
+
+    @cached_property
+    def _numeric(self) -> NDArray[np.bool_]:
+        """Which decisions are between positive numbers."""
+        return np.array(
+            [
+                all(isinstance(c, int | float) and c > 0 for c in decision.choices)
+                and len(decision.choices) > 2
+                for decision in self.space.decisions
+            ]
+        )
+
+    @cached_property
+    def _scales(self) -> list[Floats]:
+        """For every decision the place of each choice between its smallest, 0, and largest, 1."""
+        scales = []
+        for decision, numeric in zip(self.space.decisions, self._numeric, strict=True):
+            logs = np.log(decision.choices) if numeric else np.zeros(len(decision.choices))
+            scales.append((logs - logs.min()) / (np.ptp(logs) or 1.0))
+        return scales
+
+
+def _paths(graph: CellGraph) -> Floats:
+    """How many paths from an input to the output carry which sequence of operations, hashed."""
+    counts = np.zeros(_PATHS)
+    outgoing: dict[str, list[tuple[str, str]]] = {}
+    for edge in graph.edges:
+        outgoing.setdefault(edge.source, []).append((edge.target, edge.operation))
+    stack = [(node, "") for node in graph.inputs]
+    for _ in range(_MAX_PATHS):
+        if not stack:
+            break
+        node, path = stack.pop()
+        if node == graph.output:
+            counts[zlib.crc32(path.encode()) % _PATHS] += 1
+            continue
+        for target, operation in outgoing.get(node, ()):
+            label = "" if "skip" in operation else operation
+            inside = re.sub(r"^\d+(: )?", "", target) if target != graph.output else ""
+            stack.append((target, f"{path}>{label}{inside}" if label or inside else path))
+    return counts
+
+
+class Surrogate:
+    """A Gaussian process whose kernel is a weighted sum of exponentials, one per component.
+
+    k(a, b) = sum_i w_i exp(-d_i(a, b) / l_i), plus noise on the diagonal. Lengths l, weights w
+    and noise maximize the marginal likelihood times a broad prior, by random steps from those of
+    the last fit.
+    """
+
+    def __init__(self, components: Sequence[str], rng: np.random.Generator):
+        self.components, self.rng = list(components), rng
+        n = len(self.components)
+        #: logarithms of n lengths, n weights and the noise
+        self.parameters: Floats = np.array([0.5] * n + [0.0] * n + [-4.0])
+        self._prior = self.parameters.copy()
+
+    def fit(self, features: Features, values: Floats, search: bool) -> None:
+        """Learn from values of which minus infinity is the worst; `search` for parameters too."""
+        ranks = rankdata(values)
+        scores = norm.ppf((ranks - 0.5) / len(ranks))
+        self.targets = (scores - scores.mean()) / (scores.std() or 1.0)
+        self.features = features
+        distances = self._distances(features)
+        if search:
+            self._search(distances)
+        self._condition(distances)
+
+    def _condition(self, distances: list[Floats]) -> None:
+        self._factor = np.linalg.cholesky(self._noisy(distances, self.parameters))
+        self._weights = solve_triangular(self._factor, self.targets, lower=True)
+        self._variance = float(self._weights @ self._weights) / len(self.targets)
+
+    def believe(self, features: Features) -> None:
+        """Take what is predicted of some architectures for their values (Ginsbourger et al.)."""
+        mean, _ = self.predict(features)
+        for name in self.components:
+            both = (self.features[name], features[name])
+            self.features = {**self.features, name: np.concatenate(both)}
+        self.targets = np.concatenate((self.targets, mean))
+        variance = self._variance
+        self._condition(self._distances(self.features))
+        self._variance = variance
+
+    def predict(self, features: Features) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the normal scores of other architectures."""
+        covariance = self._kernel(self._distances(features), self.parameters)
+        whitened = solve_triangular(self._factor, covariance, lower=True)
+        mean = whitened.T @ self._weights
+        variance = self._variance * (1 - np.einsum("ij,ij->j", whitened, whitened))
+        return mean, np.sqrt(np.maximum(variance, 1e-12))
+
+    def expected_improvement(self, features: Features) -> Floats:
+        """Over the best value learned."""
+        mean, deviation = self.predict(features)
+        z = (mean - self.targets.max()) / deviation
+        improvement: Floats = deviation * (z * norm.cdf(z) + norm.pdf(z))
+        return improvement
+
+    def _distances(self, features: Features) -> list[Floats]:
+        """Per component: from everything learned (rows) to each of `features` (columns)."""
+        return [_DISTANCES[name](self.features[name], features[name]) for name in self.components]
+
+    def _kernel(self, distances: list[Floats], parameters: Floats) -> Floats:
+        n = len(distances)
+        lengths, weights = np.exp(parameters[:n]), np.exp(parameters[n : 2 * n])
+        weights = weights / weights.sum()
+        kernel: Floats = np.zeros_like(distances[0])
+        for distance, length, weight in zip(distances, lengths, weights, strict=True):
+            kernel += weight * np.exp(distance / -length)
+        return kernel
+
+    def _noisy(self, distances: list[Floats], parameters: Floats) -> Floats:
+        kernel = self._kernel(distances, parameters)
+        kernel[np.diag_indices_from(kernel)] += np.exp(parameters[-1]) + 1e-8
+        return kernel
+
+    def _search(self, distances: list[Floats]) -> None:
+        best = self._loss(distances, self.parameters)
+        for _ in range(_TRIES):
+            step = self.rng.normal(size=len(self.parameters)) * 0.5
+            tried = self.parameters + step * (self.rng.random(len(step)) < 0.5)
+            loss = self._loss(distances, tried)
+            if loss < best:
+                best, self.parameters = loss, tried
+
+    def _loss(self, distances: list[Floats], parameters: Floats) -> float:
+        """Minus the logarithm of likelihood (its variance maximized out) times prior."""
+        factor = np.linalg.cholesky(self._noisy(distances, parameters))
+        weights = solve_triangular(factor, self.targets, lower=True)
+        n = len(weights)
+        likelihood = 0.5 * n * np.log(weights @ weights / n) + np.log(np.diag(factor)).sum()
+        spread = np.ones(len(parameters))
+        spread[-1] = 2.0
+        return float(likelihood + 0.5 * (((parameters - self._prior) / spread) ** 2).sum())
+
+
+def _hamming(a: Floats, b: Floats) -> Floats:
+    return np.asarray((a[:, None, :] != b[None, :, :]).mean(-1))
+
+
+def _absolute(a: Floats, b: Floats) -> Floats:
+    return np.asarray(np.abs(a[:, None, :] - b[None, :, :]).sum(-1))
+
+
+_DISTANCES: dict[str, Callable[[Floats, Floats], Floats]] = {
+    "choices": _hamming,
+    "sizes": lambda a, b: _absolute(a, b) / a.shape[1],
+    "paths": lambda a, b: _absolute(a, b) / 4,
+    "costs": _absolute,
+}
