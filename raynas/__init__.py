@@ -4,6 +4,7 @@ result = raynas.run(space="nasbench201", data="digits", search="evolution")
 result.best.architecture, result.best.metrics, result.best.model()
 """
 
+from raynas.bench import bench
 from raynas.errors import (
     ConfigurationMismatch,
     DataError,
@@ -18,11 +19,21 @@ from raynas.errors import (
 from raynas.results import Best, Result, load
 from raynas.run import resume, run
 from raynas.schedulers import Asha, Fifo, Scheduler
-from raynas.searchers import Evolution, RandomSearch, Searcher
+from raynas.searchers import (
+    Area,
+    Auto,
+    Evolution,
+    LocalSearch,
+    Naswot,
+    RandomSearch,
+    Searcher,
+)
 from trials import Evaluator, Train, Trial
 
 __all__ = [
+    "Area",
     "Asha",
+    "Auto",
     "Best",
     "ConfigurationMismatch",
     "DataError",
@@ -32,6 +43,8 @@ __all__ = [
     "InvalidArchitecture",
     "InvalidArgument",
     "JournalError",
+    "LocalSearch",
+    "Naswot",
     "RandomSearch",
     "RaynasError",
     "Result",
@@ -42,6 +55,7 @@ __all__ = [
     "Train",
     "Trial",
     "UnknownName",
+    "bench",
     "load",
     "resume",
     "run",

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,10 @@ from rich.table import Table
 
 import raynas
 import search_spaces
+from raynas.bench import summary
 from raynas.config import Config, read_yaml
-from raynas.errors import InvalidArgument, RaynasError
-from raynas.export import export as export_model
-from raynas.export import read_json
+from raynas.errors import InvalidArgument, RaynasError, StorageError
+from raynas.export import export_again
 from raynas.journal import is_locked
 from raynas.results import Result
 
@@ -138,9 +139,7 @@ def export(
 ) -> None:
     """Write the trained best architecture in a form that loads without raynas."""
     best = raynas.load(path).best
-    model = best.model()
-    shape = read_json(best.folder / "architecture.json")["input_shape"]
-    for written in export_model(model, shape, to, format.split(",")):
+    for written in export_again(best.model(), best.folder, to, format.split(",")):
         print(written)
 
 
@@ -180,6 +179,82 @@ def spaces(
             print(f"{decision.name}: {', '.join(map(str, decision.choices))}")
 
 
+@app.command()
+def bench(
+    table: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Parquet file; default: the small table that comes with raynas"),
+    ] = None,
+    architecture: Annotated[str, typer.Option(help="column of the architectures")] = "",
+    search: Annotated[
+        str, typer.Option(help="searchers, joined by commas")
+    ] = "random,evolution,area,local,auto",
+    metric: Annotated[str, typer.Option(help="column or expression that they maximize")] = "",
+    cost: Annotated[str, typer.Option(help="column or expression: seconds each costs")] = "",
+    report: Annotated[str, typer.Option(help="column or expression reported of the best")] = "",
+    time_budget: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="virtual seconds of a run"),
+    ] = None,
+    queries: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="evaluations of a run, instead of a time budget"),
+    ] = None,
+    runs: Annotated[int, typer.Option(help="repetitions")] = 500,
+    seed: Annotated[int, typer.Option(help="all randomness derives from it")] = 0,
+    space: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="search space; default: by the notation"),
+    ] = None,
+    scheduler: Annotated[str, typer.Option(help="of learning curves: fifo, asha")] = "fifo",
+    workers: Annotated[int, typer.Option(help="evaluations at the same time")] = 1,
+    unique: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option(help="pay once for equal architectures; default: with --queries"),
+    ] = None,
+    scores: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="proxy scores, as `raynas score` writes them"),
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="processes")] = 1,
+    figure: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="picture of the best so far; default: raynas-bench.png, none with json"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run searchers on a tabular benchmark, many times, on a virtual clock."""
+    if queries is None and time_budget is None:
+        queries = 100
+    if figure is None and not as_json:
+        figure = Path("raynas-bench.png")
+    frame = raynas.bench(
+        table, architecture, search, metric, cost, report, time_budget, queries, runs, seed, space,
+        scheduler, workers, unique, scores, jobs, figure,
+    )  # fmt: skip
+    rows = summary(frame)
+    for note in frame.attrs["notes"]:
+        print(f"raynas: {note}", file=sys.stderr)
+    if as_json:
+        runs_of = json.loads(frame.to_json(orient="records"))
+        finite = {k: {n: _finite(v) for n, v in row.items()} for k, row in rows.items()}
+        print(json.dumps({"summary": finite, "runs": runs_of, "notes": frame.attrs["notes"]}))
+        return
+    shown = Table("search", "report", "evaluations", "seconds", "best found", "after", box=None)
+    for label, row in rows.items():
+        shown.add_row(
+            label, f"{row['report_mean']:.4g} ± {row['report_std']:.2g}",
+            f"{row['queries_mean']:.0f}", f"{row['seconds_mean']:.0f}", f"{row['found_best']:.0%}",
+            f"{row['queries_to_best_median']:.0f} (90 %: {row['queries_to_best_p90']:.0f})",
+        )  # fmt: skip
+    Console().print(shown)
+    print(figure)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def _draw(name: str | None, text: str) -> None:
     """Print an architecture as Graphviz text and write its picture to the current folder."""
     if name is None:
@@ -188,7 +263,10 @@ def _draw(name: str | None, text: str) -> None:
     arch = space.from_string(text)
     print(space.to_graphviz(arch))
     path = Path(f"{space.name}.png")
-    space.draw(arch).savefig(path)
+    try:
+        space.draw(arch).savefig(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}.") from error
     print(path, file=sys.stderr)
 
 

@@ -2,9 +2,15 @@
 
 from collections.abc import Callable
 
+from trials.scoring import Proxy
+from trials.table import Table
 from trials.training import Train
-from trials.trial import Diverged, Evaluator, Trial
+from trials.trial import Diverged, Estimator, Evaluator, Trial
 
-__all__ = ["EVALUATORS", "Diverged", "Evaluator", "Train", "Trial"]
+__all__ = ["EVALUATORS", "Diverged", "Estimator", "Evaluator", "Proxy", "Table", "Train", "Trial"]
 
-EVALUATORS: dict[str, Callable[..., Evaluator]] = {"train": Train}
+EVALUATORS: dict[str, Callable[..., Evaluator | Estimator]] = {
+    "train": Train,
+    "table": Table,
+    "proxy": Proxy,
+}

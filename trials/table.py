@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 from numpy.typing import NDArray
 from torch import nn
@@ -74,7 +75,7 @@ class Table(Estimator):
     space: str = ""
 
     def open(
-        self, space: SearchSpace, data: Data, seed: int
+        self, space: SearchSpace, data: Data, seed: int, device: torch.device
     ) -> Callable[[Architecture], dict[str, float]]:
         """A function that looks architectures up."""
         benchmark = self.benchmark(space)
@@ -302,14 +303,17 @@ def _completed(roles: Roles, path: Path | None, frame: pd.DataFrame) -> Roles:
     for role in ("architecture", "metric"):
         if not given[role]:
             raise InvalidArgument(
-                f"{role}: say which column of the table that is. Columns: {', '.join(map(str, frame))}."
+                f"{role}: say which column of the table that is."
+                f" Columns: {', '.join(map(str, frame))}."
             )
     return Roles(**given)
 
 
 def _texts(frame: pd.DataFrame, column: str) -> list[str]:
     if column not in frame:
-        raise InvalidArgument(f"architecture={column!r} is no column. {suggestion(column, map(str, frame))}")
+        raise InvalidArgument(
+            f"architecture={column!r} is no column. {suggestion(column, map(str, frame))}"
+        )
     if frame.empty:
         raise InvalidArgument("table: it has no rows.")
     return [str(text) for text in frame[column]]
@@ -357,8 +361,9 @@ def _column(frame: pd.DataFrame, role: str, expression: str) -> "pd.Series[Any]"
 
 
 def _numbers(frame: pd.DataFrame, role: str, expression: str) -> Floats:
+    values = _column(frame, role, expression)
     try:
-        return _column(frame, role, expression).to_numpy(dtype=np.float64)
+        return values.to_numpy(dtype=np.float64)
     except (ValueError, TypeError):
         raise InvalidArgument(
             f"{role}={expression!r} must be one number for every architecture."

@@ -10,7 +10,7 @@ another orchestrator can drive it just as well:
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,12 +75,14 @@ class Evaluator(ABC):
 class Estimator(ABC):
     """Tells the metrics of an architecture in milliseconds and at once: a table, a proxy."""
 
-    #: the metric that a search maximizes
-    metric_name: ClassVar[str] = "val_accuracy"
+    @property
+    def metric_name(self) -> str:
+        """The metric that a search maximizes."""
+        return "val_accuracy"
 
     @abstractmethod
     def open(
-        self, space: SearchSpace, data: Data, seed: int
+        self, space: SearchSpace, data: Data, seed: int, device: torch.device
     ) -> Callable[[Architecture], dict[str, float]]:
         """Get ready; a function from architectures to metrics, `metric_name` among them."""
 

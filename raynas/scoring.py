@@ -1,0 +1,306 @@
+"""Cheap evaluations, milliseconds each: in batches, on plain Ray actors all over the cluster.
+
+A Ray Tune trial costs more than such an evaluation takes; so proxies and tables, whether asked
+for by `score`, by a warm start or by a whole search, go this way.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from rich.console import Console
+from rich.progress import Progress
+
+import search_spaces
+from raynas.cluster import connected, slots
+from raynas.errors import ConfigurationMismatch, InvalidArgument, StorageError
+from raynas.trainable import prepare_process
+from search_spaces import Architecture, SearchSpace
+from trials.data import Data
+from trials.data import load as load_data
+from trials.scoring import Proxy, Scorer
+from trials.trial import Estimator, derived_seed
+
+_SECONDS = 0.5  # that a batch should take
+_MOST = 256  # architectures of a batch
+_RESTARTS = 3  # of an actor that dies
+_SAVE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What came of one architecture: metrics, or the reason why there are none."""
+
+    architecture: Architecture
+    metrics: dict[str, float] | None
+    reason: str | None = None
+
+
+class EstimatorPool:
+    """Actors that estimate architectures in batches; each batch takes about half a second.
+
+    Args:
+        estimator: what they do.
+        space: of the architectures.
+        data: in the object store.
+        seed: of the estimator.
+        actors: how many.
+        cpus: of each.
+        gpus: of each.
+    """
+
+    def __init__(
+        self, estimator: Estimator, space: SearchSpace, data: "ray.ObjectRef[Data]", seed: int,
+        actors: int, cpus: float = 1, gpus: float = 0,
+    ):  # fmt: skip
+        actor: Any = ray.remote(_EstimatorActor).options(
+            num_cpus=cpus, num_gpus=gpus, max_restarts=_RESTARTS, max_task_retries=_RESTARTS
+        )
+        threads = max(1, int(cpus))
+        # The reference goes in a list: Ray warns of restarts with references as arguments.
+        self._idle = [actor.remote(estimator, space, [data], seed, threads) for _ in range(actors)]
+        self._actors = list(self._idle)
+        self._busy: dict[Any, tuple[Any, list[Architecture]]] = {}
+        self._seconds = _SECONDS  # of one architecture, as seen lately
+
+    def __enter__(self) -> "EstimatorPool":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def map(self, archs: Iterable[Architecture]) -> Iterator[Estimate]:
+        """Estimates of all architectures, as they come."""
+        waiting = iter(archs)
+        yield from self.run(lambda: next(waiting, None))
+
+    def run(self, next_one: Callable[[], Architecture | None]) -> Iterator[Estimate]:
+        """Estimates of whatever `next_one` gives, until it gives None and nothing is under way.
+
+        While something is under way, None only means that there is nothing just now.
+        """
+        while True:
+            while self._idle:
+                batch = self._batch(next_one)
+                if not batch:
+                    break
+                actor = self._idle.pop()
+                self._busy[actor.estimate.remote(batch)] = (actor, batch)
+            if not self._busy:
+                return
+            (done, *_), _ = ray.wait(list(self._busy), num_returns=1)
+            actor, batch = self._busy.pop(done)
+            self._idle.append(actor)
+            yield from self._estimates(done, batch)
+
+    def _batch(self, next_one: Callable[[], Architecture | None]) -> list[Architecture]:
+        batch: list[Architecture] = []
+        wanted = min(_MOST, max(1, int(_SECONDS / self._seconds)))
+        while len(batch) < wanted and (arch := next_one()) is not None:
+            batch.append(arch)
+        return batch
+
+    def _estimates(self, done: Any, batch: list[Architecture]) -> Iterator[Estimate]:
+        try:
+            seconds, results = ray.get(done)
+        except ray.exceptions.RayActorError as error:
+            yield from (Estimate(arch, None, f"worker died: {error}") for arch in batch)
+            return
+        self._seconds = max(seconds / len(batch), 1e-6)
+        for arch, (metrics, reason) in zip(batch, results, strict=True):
+            yield Estimate(arch, metrics, reason)
+
+
+class _EstimatorActor:
+    """Holds an estimator that is ready."""
+
+    def __init__(
+        self,
+        estimator: Estimator,
+        space: SearchSpace,
+        data: "list[ray.ObjectRef[Data]]",
+        seed: int,
+        threads: int,
+    ):
+        device = prepare_process(threads)
+        self.estimate_one = estimator.open(space, ray.get(data[0]), seed, device)
+
+    def estimate(
+        self, archs: list[Architecture]
+    ) -> tuple[float, list[tuple[dict[str, float] | None, str | None]]]:
+        """(seconds, for each its metrics or the reason why it has none)."""
+        start = time.perf_counter()
+        results = [self._result(arch) for arch in archs]
+        return time.perf_counter() - start, results
+
+    def _result(self, arch: Architecture) -> tuple[dict[str, float] | None, str | None]:
+        try:
+            return self.estimate_one(arch), None
+        except Exception as error:
+            return None, f"{type(error).__name__}: {error}"
+
+
+def score(
+    space: SearchSpace | str = "nasbench201",
+    data: object = "digits",
+    architectures: int | Sequence[Architecture | str] = 100,
+    proxy: str = "naswot",
+    batch_size: int = 128,
+    seed: int = 0,
+    cpus_per_actor: float = 1,
+    gpus_per_actor: float | None = None,
+    path: str | Path | None = None,
+) -> pd.DataFrame:
+    """Score architectures without training, on the whole cluster.
+
+    Architectures that compute the same function are scored once.
+
+    Args:
+        space: the search space, or its name.
+        data: the data set, or its name; one mini-batch of the training part is used.
+        architectures: which; a number: as many different ones, drawn uniformly.
+        proxy: `naswot` or any other of `trials.proxies.PROXIES`.
+        batch_size: images of the mini-batch.
+        seed: of weights, mini-batch and draws.
+        cpus_per_actor: CPU cores of one actor.
+        gpus_per_actor: its GPUs; None: 1 when the cluster has any.
+        path: a Parquet file. What is in it already is not scored again, and what has been
+            scored is in it also when the call is interrupted.
+
+    Returns:
+        `architecture`, the score in a column named after the proxy (minus infinity where a
+        network cannot be ranked, NaN where it failed) and `reason` (of a failure), in the order
+        asked for.
+
+    Raises:
+        InvalidArgument: for a wrong argument, before anything starts.
+        ConfigurationMismatch: when `path` holds scores of another kind.
+    """
+    space = search_spaces.get(space) if isinstance(space, str) else space
+    loaded = load_data(data, seed=seed)
+    Scorer(space, loaded, proxy, batch_size)  # complains before anything starts
+    estimator = Proxy(proxy, batch_size)
+    archs = _chosen(space, architectures, seed)
+    kind = {**asdict(estimator), "space": space.name, "data": loaded.fingerprint, "seed": seed}
+    known = _read(None if path is None else Path(path), kind)
+    forms = dict.fromkeys(space.canonical(arch) for arch in archs)
+    missing = [form for form in forms if space.to_string(form) not in known]
+    book = _Book(None if path is None else Path(path), kind, known)
+    if missing:
+        with connected():
+            gpus, held = slots(cpus_per_actor, gpus_per_actor)
+            actors = min(held, len(missing))
+            reference = ray.put(loaded)
+            with (
+                EstimatorPool(
+                    estimator, space, reference, seed, actors, cpus_per_actor, gpus
+                ) as pool,
+                book,
+            ):
+                for estimate in _shown(pool.map(missing), len(missing), f"scoring by {proxy}"):
+                    book.add(space.to_string(estimate.architecture), estimate, proxy)
+    rows = [known[space.to_string(space.canonical(arch))] for arch in archs]
+    frame = pd.DataFrame(rows, columns=["architecture", proxy, "reason"])
+    frame["architecture"] = [space.to_string(arch) for arch in archs]
+    return frame
+
+
+class _Book:
+    """The scores so far, in a file that is written every few seconds and at the end."""
+
+    def __init__(self, path: Path | None, kind: dict[str, Any], rows: dict[str, dict[str, Any]]):
+        self.path, self.kind, self.rows = path, kind, rows
+        self._saved = time.monotonic()
+
+    def add(self, text: str, estimate: Estimate, proxy: str) -> None:
+        """Record what came of an architecture."""
+        value = math.nan if estimate.metrics is None else estimate.metrics[proxy]
+        self.rows[text] = {"architecture": text, proxy: value, "reason": estimate.reason}
+        if time.monotonic() - self._saved > _SAVE_SECONDS:
+            self._save()
+
+    def __enter__(self) -> "_Book":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._save()
+
+    def _save(self) -> None:
+        self._saved = time.monotonic()
+        if self.path is None or not self.rows:
+            return
+        table = pa.Table.from_pylist(list(self.rows.values()))
+        table = table.replace_schema_metadata({"raynas": json.dumps(self.kind)})
+        partial = self.path.with_suffix(".partial")
+        try:
+            pq.write_table(table, partial)
+            partial.replace(self.path)
+        except OSError as error:
+            raise StorageError(f"path={str(self.path)!r} cannot be written: {error}") from None
+
+
+def _read(path: Path | None, kind: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """{architecture: row} of the scores that a file holds."""
+    if path is None or not path.exists():
+        return {}
+    try:
+        table = pq.read_table(path)
+        then = json.loads((table.schema.metadata or {}).get(b"raynas", b"{}"))
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"path={str(path)!r} is no file of scores: {error}") from None
+    if then != kind:
+        differ = [f"{k} was {then.get(k)!r}, is {v!r}" for k, v in kind.items() if then.get(k) != v]
+        raise ConfigurationMismatch(
+            f"path={str(path)!r} holds other scores: {'; '.join(differ)}. Choose another file."
+        )
+    return {row["architecture"]: row for row in table.to_pylist()}
+
+
+def _chosen(
+    space: SearchSpace, architectures: int | Sequence[Architecture | str], seed: int
+) -> list[Architecture]:
+    if not isinstance(architectures, int):
+        chosen = [space.from_string(a) if isinstance(a, str) else a for a in architectures]
+        if not chosen:
+            raise InvalidArgument("architectures: none are given.")
+        return [space.check(arch) for arch in chosen]
+    if architectures < 1:
+        raise InvalidArgument(f"architectures={architectures} must be at least 1.")
+    rng = np.random.default_rng(derived_seed(seed))
+    found: dict[Architecture, Architecture] = {}
+    for _ in range(20 * architectures):
+        arch = space.sample(rng)
+        found.setdefault(space.canonical(arch), arch)
+        if len(found) == architectures:
+            break
+    return list(found.values())
+
+
+def _shown(estimates: Iterator[Estimate], number: int, label: str) -> Iterator[Estimate]:
+    """The same, with a bar on a terminal."""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=number)
+        for estimate in estimates:
+            yield estimate
+            progress.advance(task)

@@ -1,0 +1,106 @@
+"""Scores of architectures without training: a proxy on the untrained network, on one batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from search_spaces import Architecture, SearchSpace
+from search_spaces.errors import InvalidArgument
+from search_spaces.naming import lookup
+from trials.data import Data
+from trials.proxies import PROXIES
+from trials.trial import Estimator, derived_seed
+
+_WEIGHTS, _BATCH = 0, 1  # what is drawn from the scorer's seed
+
+
+@dataclass
+class Scorer:
+    """Scores architectures of one space with one proxy; higher is better.
+
+    Every architecture gets the same seed for its initial weights and the same mini-batch of the
+    training part, shuffled, without augmentation. A pickled scorer leaves the batch behind.
+
+    Args:
+        space: what the architectures are of.
+        data: what the batch is of.
+        proxy: a name of `trials.proxies.PROXIES`; `params` and `macs` are those of the space
+            and build no network.
+        batch_size: images of the batch; scores with different ones do not compare.
+        seed: of the weights and the batch.
+        device: where the networks run.
+
+    Raises:
+        UnknownName: for a proxy that is not there.
+        InvalidArgument: for a batch larger than the training part.
+    """
+
+    space: SearchSpace
+    data: Data
+    proxy: str = "naswot"
+    batch_size: int = 128
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        lookup("proxy", self.proxy, PROXIES)
+        images = len(self.data.train)
+        if not 1 <= self.batch_size <= images:
+            raise InvalidArgument(
+                f"batch_size={self.batch_size} is not in 1..{images}, the number of training"
+                f" images of {self.data.name}; choose a smaller one or give more images."
+            )
+
+    def score(self, arch: Architecture) -> float:
+        """The score of an architecture; what its network raises goes through."""
+        shape, classes = self.data.input_shape, self.data.num_classes
+        if self.proxy == "params":
+            return float(self.space.params(arch, shape, classes))
+        if self.proxy == "macs":
+            return float(self.space.macs(arch, shape, classes))
+        with torch.random.fork_rng([]):
+            torch.manual_seed(derived_seed(self.seed, _WEIGHTS))
+            network = self.space.build(arch, shape, classes).to(self.device)
+        return PROXIES[self.proxy](network, *self._batch)
+
+    @cached_property
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """Images, `batch x channels x height x width`, and labels, `batch`."""
+        seed = derived_seed(self.seed, _BATCH)
+        return next(self.data.train.batches(self.batch_size, self.device, seed=seed))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_batch"}
+
+
+@dataclass(frozen=True)
+class Proxy(Estimator):
+    """Judges architectures by a score of their untrained networks, as the evaluator `proxy`.
+
+    Args:
+        proxy: a name of `trials.proxies.PROXIES`.
+        batch_size: images of the one mini-batch.
+    """
+
+    proxy: str = "naswot"
+    batch_size: PositiveInt = 128
+
+    def __post_init__(self) -> None:
+        lookup("proxy", self.proxy, PROXIES)
+
+    @property
+    def metric_name(self) -> str:
+        """The proxy's own name: a score is no accuracy."""
+        return self.proxy
+
+    def open(
+        self, space: SearchSpace, data: Data, seed: int, device: torch.device
+    ) -> Callable[[Architecture], dict[str, float]]:
+        """A function that scores architectures; see `Scorer`."""
+        scorer = Scorer(space, data, self.proxy, self.batch_size, seed, str(device))
+        return lambda arch: {self.proxy: scorer.score(arch)}
