@@ -16,6 +16,7 @@ from raynas.errors import (
     StorageError,
     UnknownName,
 )
+from raynas.flatness import flatness
 from raynas.results import Best, Result, load
 from raynas.run import resume, run
 from raynas.schedulers import Asha, Fifo, Scheduler
@@ -25,6 +26,7 @@ from raynas.searchers import (
     Evolution,
     LocalSearch,
     Naswot,
+    NeighborhoodAware,
     RandomSearch,
     Searcher,
 )
@@ -45,6 +47,7 @@ __all__ = [
     "JournalError",
     "LocalSearch",
     "Naswot",
+    "NeighborhoodAware",
     "RandomSearch",
     "RaynasError",
     "Result",
@@ -56,6 +59,7 @@ __all__ = [
     "Trial",
     "UnknownName",
     "bench",
+    "flatness",
     "load",
     "resume",
     "run",

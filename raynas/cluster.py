@@ -76,5 +76,5 @@ def slots(cpus: float, gpus: float | None) -> tuple[float, int]:
 
 
 def _held(node: dict[str, Any], cpus: float, gpus: float) -> int:
-    by_cpu = node.get("CPU", 0) // cpus
-    return int(min(by_cpu, node.get("GPU", 0) // gpus) if gpus else by_cpu)
+    shares = [node.get("CPU", 0) / cpus] + ([node.get("GPU", 0) / gpus] if gpus else [])
+    return int(min(shares) + 1e-6)  # 1 / 0.2 may be a little less than 5

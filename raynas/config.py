@@ -7,22 +7,25 @@ objects it stands for.
 
 import dataclasses
 import hashlib
+import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
+from ray import cloudpickle
 
 import search_spaces
 from raynas.errors import ConfigurationMismatch, InvalidArgument, StorageError
 from raynas.schedulers import SCHEDULERS, Scheduler
 from raynas.searchers import SEARCHERS, Searcher
-from search_spaces import SearchSpace
-from search_spaces.naming import construct, parse, spell, suggestion
+from search_spaces import SearchSpace, UserSpace
+from search_spaces.naming import construct, converted, parse, spell, suggestion
 from trials import EVALUATORS
 from trials import data as trial_data
 from trials.data import Data
@@ -53,7 +56,9 @@ class Config(BaseModel):
         None, description="epochs of the best architecture's final training; default: epochs"
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="all randomness derives from it")
-    cpus_per_trial: Annotated[float, Field(gt=0)] = Field(1, description="CPU cores of one trial")
+    cpus_per_trial: Annotated[float, Field(ge=1e-4)] = Field(
+        1, description="CPU cores of one trial"
+    )
     gpus_per_trial: Annotated[float, Field(ge=0)] | None = Field(
         None, description="GPUs of one trial, fractions too; default: 1 if there are any"
     )
@@ -90,11 +95,7 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     Raises:
         InvalidArgument: naming the argument, its value and the remedy.
     """
-    for key in arguments:
-        if key not in Config.model_fields:
-            raise InvalidArgument(
-                f"There is no argument {key!r}. {suggestion(key, Config.model_fields)}"
-            )
+    check_known(arguments)
     given = {
         key: field.default if arguments.get(key) is None else arguments[key]
         for key, field in Config.model_fields.items()
@@ -109,14 +110,52 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
         "search": _described(searcher, SEARCHERS),
         "evaluate": _described(evaluator, EVALUATORS),
         "scheduler": _described(scheduler, SCHEDULERS),
-        "data": _absolute(source),
+        "data": trial_data.absolute(source) if isinstance(source, str) else _kind(source),
     }
     config = _validated({**given, **texts})
-    if config.name is None:
-        config = config.model_copy(update={"name": _default_name(config)})
-    run_folder(config)
+    if config.name is not None:
+        run_folder(config)  # before the data are read, which may take a while
     data = trial_data.load(source, seed=config.seed)
+    if not isinstance(source, str):
+        config = config.model_copy(update={"data": _described_data(source, data)})
+    if config.name is None:
+        config = config.model_copy(update={"name": _default_name(config, space, data)})
+    run_folder(config)
     return Plan(config, space, data, searcher, evaluator, scheduler)
+
+
+def check_known(arguments: Iterable[Any]) -> None:
+    """Refuse what is no argument of `run()`.
+
+    Raises:
+        InvalidArgument: with the closest argument that exists.
+    """
+    for key in arguments:
+        if key not in Config.model_fields:
+            known = suggestion(str(key), Config.model_fields)
+            raise InvalidArgument(f"There is no argument {key!r}. {known}")
+
+
+def check_named(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments read from a `run.yaml` that stand for objects of the user's.
+
+    Raises:
+        InvalidArgument: naming the argument, and how to continue such a run.
+    """
+    tables: dict[str, Iterable[str]] = {
+        "space": search_spaces.SPACES,
+        "search": SEARCHERS,
+        "evaluate": EVALUATORS,
+        "scheduler": SCHEDULERS,
+        "data": trial_data.names(),
+    }
+    for key, known in tables.items():
+        text = str(arguments.get(key, next(iter(known))))
+        if parse(text)[0] not in known and not (key == "data" and Path(text).is_absolute()):
+            raise InvalidArgument(
+                f"{key} was an object when this run was started ({text}), which its folder does"
+                " not hold. To continue the run, call run() again with the same arguments."
+            )
 
 
 def run_folder(config: Config) -> Path:
@@ -126,12 +165,13 @@ def run_folder(config: Config) -> Path:
         InvalidArgument: for a name that is no plain file name, or a path that is not a folder.
     """
     name = config.name or ""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{,199}", name):
         raise InvalidArgument(
-            f"name={name!r}: use letters, digits, '.', '_' and '-', a letter or digit first."
+            f"name={name!r}: use at most 200 letters, digits, '.', '_' and '-', a letter or digit"
+            " first."
         )
     path = config.storage_path.removeprefix("file://")
-    if "://" in path:
+    if "://" in path or "\0" in path:
         raise InvalidArgument(
             f"storage_path={config.storage_path!r}: give a folder that all nodes see under the same"
             " path (local, NFS, a mounted bucket)."
@@ -143,22 +183,33 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The arguments in a YAML file, a `run.yaml` or one written by hand.
 
     Raises:
-        InvalidArgument: when the file cannot be read or is not a mapping.
+        InvalidArgument: when the file cannot be read, is not a mapping, or has unknown keys.
     """
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidArgument(f"config={str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise InvalidArgument(f"config={str(path)!r} must be a mapping of arguments to values.")
     content.pop("recorded", None)
+    check_known(content)
     return content
 
 
-def write_yaml(plan: Plan, recorded: dict[str, Any]) -> None:
-    """Write the resolved configuration and what was recorded beside it to `run.yaml`."""
+def write_yaml(plan: Plan, recorded: dict[str, Any], evaluations: int = 0) -> None:
+    """Write the resolved configuration and what was recorded beside it to `run.yaml`.
+
+    Args:
+        plan: what to write.
+        recorded: what else to write, under `recorded`.
+        evaluations: how many the run has already; `samples` is written as no less.
+    """
     recorded = {"data_fingerprint": plan.data.fingerprint, **recorded}
-    content = {**plan.config.model_dump(), "recorded": recorded}
+    content = {
+        **plan.config.model_dump(),
+        "samples": max(plan.config.samples, evaluations),
+        "recorded": recorded,
+    }
     path = plan.folder / "run.yaml"
     partial = path.with_suffix(".partial")
     partial.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -175,7 +226,7 @@ def check_same(plan: Plan) -> None:
     try:
         then = yaml.safe_load(path.read_text())
         fingerprint = then.pop("recorded")["data_fingerprint"]
-    except (OSError, yaml.YAMLError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, KeyError, AttributeError, TypeError) as error:
         raise StorageError(f"{path} cannot be read: {error!r}. Choose another name.") from error
     now = plan.config.model_dump()
     differences = [
@@ -219,39 +270,92 @@ def _object(
             f"{argument}={value!r} is neither a name nor a {kind.__name__}."
             f" Known names: {', '.join(table)}."
         )
+    name = _table_name(value, table)
+    if name is not None:
+        converted(argument, name, type(value), _fields(value))
+    elif argument in ("space", "evaluate"):
+        try:
+            cloudpickle.dumps(value)  # type: ignore[no-untyped-call]
+        except Exception as error:  # pickling runs the user's code
+            raise InvalidArgument(
+                f"{argument}: this {type(value).__name__} cannot be sent to the workers: {error}."
+            ) from error
     return value
 
 
+def _table_name(value: object, table: Mapping[str, Callable[..., Any]]) -> str | None:
+    """The name that the type of an object has, if any."""
+    return next((name for name, factory in table.items() if factory is type(value)), None)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """What a dataclass object was made with; what is None is left out, as names leave it out."""
+    fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+    given = {f.name: getattr(value, f.name) for f in fields if f.init}
+    return {name: option for name, option in given.items() if option is not None}
+
+
 def _described(value: object, table: Mapping[str, Callable[..., Any]]) -> str:
-    """An object as a name with arguments, all defaults spelled out."""
-    name = next((name for name, factory in table.items() if factory is type(value)), None)
-    if name is None:
-        name = f"{type(value).__module__}.{type(value).__qualname__}"
-    options = {}
-    if dataclasses.is_dataclass(value):
-        options = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
-    return spell(name, options)
+    """An object as text, equal for equal ones: a name with arguments, all defaults spelled out.
+
+    Where only the user can make such an object: its type and what it was made with.
+    """
+    name = _table_name(value, table)
+    if name is not None:
+        return spell(name, _fields(value))
+    if isinstance(value, UserSpace):
+        options = {"name": value.name, "decisions": _digest(value.decisions)}
+    elif "__dataclass_fields__" in vars(type(value)):  # and not only its base's
+        options = {key: _stable(option) for key, option in _fields(value).items()}
+    else:
+        options = {"attributes": _digest(_attributes(value))}
+    return spell(_kind(value), options)
 
 
-def _absolute(source: object) -> str:
-    """The description of a data source; paths in it are made absolute."""
-    if isinstance(source, Data):
-        return source.name
-    if not isinstance(source, str | Path):
-        return f"{type(source).__module__}.{type(source).__qualname__}"
-    if Path(source).expanduser().exists():
-        return str(Path(source).expanduser().absolute())
-    name, positional, options = parse(str(source))
-    paths = [str(Path(p).absolute()) if Path(p).exists() else p for p in positional]
-    options = {k: str(Path(v).absolute()) if Path(v).exists() else v for k, v in options.items()}
-    arguments = ",".join([*paths, *(f"{key}={value}" for key, value in options.items())])
-    return f"{name}:{arguments}" if arguments else name
+def _described_data(source: object, data: Data) -> str:
+    """A data source that is not a text."""
+    if isinstance(source, Path):
+        return str(source.expanduser().absolute())
+    return spell(_kind(source), {"name": data.name, "fingerprint": data.fingerprint})
 
 
-def _default_name(config: Config) -> str:
+def _kind(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _attributes(value: object) -> dict[str, Any]:
+    """The attributes of an object that are there from the start."""
+    kind = type(value)
+    attributes = {
+        key: attribute
+        for key, attribute in getattr(value, "__dict__", {}).items()
+        if not isinstance(getattr(kind, key, None), cached_property)
+    }
+    if isinstance(value, Searcher | Scheduler):  # which a search changes
+        arguments = inspect.signature(kind).parameters
+        attributes = {k: v for k, v in attributes.items() if k.lstrip("_") in arguments}
+    return attributes
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(_stable(value).encode(), digest_size=4).hexdigest()
+
+
+def _stable(value: object) -> str:
+    """`repr` without what differs between processes: places in memory, the order of sets."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_stable(k)}: {_stable(v)}' for k, v in value.items())}}}"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(_stable, value)))}}}"
+    if type(value) in (list, tuple):
+        return f"({', '.join(map(_stable, cast(Iterable[object], value)))})"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _default_name(config: Config, space: SearchSpace, data: Data) -> str:
     """A name that is the same for the same configuration."""
     fixed = config.model_dump(exclude=set(CHANGEABLE))
     digest = hashlib.blake2b(repr(fixed).encode(), digest_size=3).hexdigest()
-    parts = [config.space, Path(config.data).name, config.search]
-    words = [re.sub(r"[^A-Za-z0-9_-]", "", part.partition(":")[0]) for part in parts]
-    return "-".join([*filter(None, words), digest])
+    search = config.search.partition(":")[0].rpartition(".")[2]
+    words = [re.sub(r"[^A-Za-z0-9_-]", "", word)[:40] for word in (space.name, data.name, search)]
+    return "-".join([*filter(None, words), digest]).lstrip("_-")

@@ -1,6 +1,7 @@
 """`best/`: the winner in forms that load without raynas."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from torch import nn
 
 from raynas.errors import InvalidArgument, StorageError
 
-FORMATS = ("pt2", "onnx", "safetensors")
+_FILES = {"pt2": "model.pt2", "onnx": "model.onnx", "safetensors": "weights.safetensors"}
+FORMATS = tuple(_FILES)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -47,14 +49,74 @@ def export(
         InvalidArgument: for an unknown format, or ONNX without its packages installed.
     """
     writers = {"pt2": _pt2, "onnx": _onnx, "safetensors": _safetensors}
-    for name in formats:
-        if name not in writers:
-            raise InvalidArgument(f"format={name!r}: known are {', '.join(FORMATS)}.")
+    _check_formats(formats)
     folder.mkdir(parents=True, exist_ok=True)
     model = model.cpu().eval().to(memory_format=torch.contiguous_format)
     # A batch of one or of a fixed size would be baked into the program.
     images = torch.zeros(2, *input_shape)
     return [writers[name](model, images, folder) for name in formats]
+
+
+def export_again(model: nn.Module, best: Path, folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Write the model of a `best/` folder to another one, by copying where it has the format.
+
+    Raises:
+        InvalidArgument: for an unknown format, or ONNX without its packages installed.
+        StorageError: when `folder` cannot be written.
+    """
+    _check_formats(formats)
+    shape = read_json(best / "architecture.json")["input_shape"]
+    written: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in formats:
+            there, here = best / _FILES[name], folder / _FILES[name]
+            if not there.exists():
+                written += export(model, shape, folder, [name])
+                continue
+            if there.resolve() != here.resolve():
+                shutil.copyfile(there, here)
+            written.append(here)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error}.") from error
+    return written
+
+
+def _check_formats(formats: Sequence[str]) -> None:
+    for name in formats:
+        if name not in FORMATS:
+            raise InvalidArgument(f"format={name!r}: known are {', '.join(FORMATS)}.")
+
+
+class ExportedModel(nn.Module):
+    """The `model.pt2` of a folder as a module; it only knows the evaluation mode.
+
+    Args:
+        folder: `best/` of a run.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.program: nn.Module = torch.export.load(folder / _FILES["pt2"]).module()
+        self.training = False
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images `batch x channels x height x width`, float32, to `batch x classes`."""
+        logits: torch.Tensor = self.program(images)
+        return logits
+
+    def train(self, mode: bool = True) -> "ExportedModel":
+        """Nothing for `mode=False`.
+
+        Raises:
+            InvalidArgument: for `mode=True`.
+        """
+        if mode:
+            raise InvalidArgument(
+                "train(True): this network was exported in evaluation mode. To train it further,"
+                " build it with your search space and load best/weights.safetensors."
+            )
+        return self
 
 
 def has_onnx() -> bool:
@@ -69,17 +131,17 @@ def has_onnx() -> bool:
 
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Load `weights.safetensors` of a folder into a classifier."""
-    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    model.load_state_dict(load_file(folder / _FILES["safetensors"]))
 
 
 def _safetensors(model: nn.Module, images: torch.Tensor, folder: Path) -> Path:
-    path = folder / "weights.safetensors"
+    path = folder / _FILES["safetensors"]
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
     return path
 
 
 def _pt2(model: nn.Module, images: torch.Tensor, folder: Path) -> Path:
-    path = folder / "model.pt2"
+    path = folder / _FILES["pt2"]
     program = torch.export.export(
         model, (images,), dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}}
     )
@@ -90,7 +152,7 @@ def _pt2(model: nn.Module, images: torch.Tensor, folder: Path) -> Path:
 def _onnx(model: nn.Module, images: torch.Tensor, folder: Path) -> Path:
     if not has_onnx():
         raise InvalidArgument("format='onnx' needs more packages: pip install 'raynas[onnx]'.")
-    path = folder / "model.onnx"
+    path = folder / _FILES["onnx"]
     torch.onnx.export(
         model,
         (images,),

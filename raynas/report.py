@@ -3,14 +3,17 @@
 import base64
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from raynas.config import Config
+from raynas.flatness import Flatness, collected
 from raynas.search import METRIC, Evaluation, Search, Status
 
 _TEMPLATE = """<!doctype html>
@@ -37,6 +40,12 @@ code { font-size: .85rem; overflow-wrap: anywhere } img { max-width: 100% }
 <h2>The search</h2>
 <img src="data:image/png;base64,{{ figure }}" alt="validation accuracy of every evaluation">
 <p>{{ counts }}.</p>
+{% if flatness %}<h2>Flatness</h2>
+<img src="data:image/png;base64,{{ flatness }}" alt="validation accuracy against flatness">
+<p>Each dot is an architecture; how far it lies to the right is what the mean of its neighbors (one
+decision away, as far as they were evaluated) is below its own accuracy; large dots have more
+neighbors. A flat optimum, to the left, is expected to lose less when it is trained otherwise.</p>
+{% endif %}
 <h2>How far to trust it</h2>
 <ul>
 <li>The validation accuracy of the best is the largest of {{ comparable }} that reached the same
@@ -46,6 +55,8 @@ nothing.</li>
 seeds mean nothing.</li>
 {% if stopped %}<li>{{ stopped }} evaluations were stopped early by {{ config.scheduler }}: an
 architecture that learns slowly at first may be among them.</li>{% endif %}
+{% for index, reason in untrained.items() %}<li>The final training of #{{ index }} failed
+({{ reason }}), so it could not be chosen.</li>{% endfor %}
 {% if failures %}<li>{{ failures|length }} evaluations failed; see below.</li>{% endif %}
 </ul>
 <h2>The ten best evaluations</h2>
@@ -53,7 +64,8 @@ architecture that learns slowly at first may be among them.</li>{% endif %}
 {% for e in top %}<tr><td>{{ e.index }}</td><td>{{ percent(e.value) }}</td>
 <td>{{ e.epochs }}</td><td>{{ "{:,}".format(e.history[-1].get("params", 0)) }}</td>
 <td><code>{{ e.notation }}</code></td></tr>{% endfor %}</table>
-{% if failures %}<h2>Failures</h2><table>
+{% if failures %}<h2>Failures</h2>
+<p>The tracebacks are in <code>checkpoints/*.error.txt</code>.</p><table>
 {% for e in failures %}<tr><td>{{ e.index }}</td><td><code>{{ e.notation }}</code></td>
 <td>{{ e.reason }}</td></tr>{% endfor %}</table>{% endif %}
 <h2>Configuration</h2>
@@ -70,6 +82,7 @@ def write_report(
     best: Evaluation,
     metrics: dict[str, Any],
     test_images: int,
+    untrained: Mapping[int, str],
 ) -> Path:
     """Write `report.html` and its figure `search.png` to the run folder.
 
@@ -80,9 +93,13 @@ def write_report(
         best: the evaluation whose architecture was trained finally.
         metrics: of the final training.
         test_images: number of images behind the test accuracy.
+        untrained: {evaluation: reason} of final trainings that failed.
     """
     figure = _figure(search)
     (folder / "search.png").write_bytes(figure)
+    flatness = _flatness_figure(search, best)
+    if flatness:
+        (folder / "flatness.png").write_bytes(flatness)
     low, high = wilson(metrics["test_accuracy"], test_images)
     by_status = {s: [e for e in search.evaluations if e.status is s] for s in Status}
     text = (
@@ -97,7 +114,9 @@ def write_report(
             low=low,
             high=high,
             test_images=test_images,
+            untrained=untrained,
             figure=base64.b64encode(figure).decode(),
+            flatness=base64.b64encode(flatness).decode(),
             counts=", ".join(f"{len(found)} {s.value}" for s, found in by_status.items() if found),
             comparable=sum(e.epochs == best.epochs for e in search.evaluations),
             stopped=len(by_status[Status.STOPPED]),
@@ -117,6 +136,43 @@ def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
     center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return max(0.0, center - half), min(1.0, center + half)
+
+
+def _flatness_figure(search: Search, best: Evaluation) -> bytes:
+    """Every evaluation's accuracy against its neighborhood's; a PNG, empty if none has any."""
+    ended = [e for e in search.evaluations if e.status in (Status.COMPLETED, Status.STOPPED)]
+    known = collected(search.space, ((e.index, e.architecture, e.value) for e in ended))
+    flat = {e.index: f for e in ended if (f := known[e.index]) is not None}
+    if not flat:
+        return b""
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    _scatter(axes, list(flat.values()), "tab:blue", "evaluated")
+    if best.index in flat:
+        _scatter(axes, [flat[best.index]], "tab:orange", "chosen")
+    axes.set_xlabel("mean of the neighbors below it, in percentage points")
+    axes.set_ylabel(f"{METRIC.replace('_', ' ')} in %")
+    axes.legend(loc="lower right", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def _scatter(axes: Axes, flat: list[Flatness], color: str, label: str) -> None:
+    axes.scatter(
+        [100 * f.drop for f in flat],
+        [100 * f.own for f in flat],
+        s=[12 + 2 * f.neighbors for f in flat],
+        color=color,
+        label=label,
+        alpha=0.7,
+    )
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=130)
+    return buffer.getvalue()
 
 
 def _figure(search: Search) -> bytes:
@@ -145,6 +201,4 @@ def _figure(search: Search) -> bytes:
     axes.set_ylabel(f"{METRIC.replace('_', ' ')} in %")
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=130)
-    return buffer.getvalue()
+    return _png(figure)

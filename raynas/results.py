@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import nn
 
 import search_spaces
 from raynas.config import read_yaml
 from raynas.errors import StorageError, UnknownName
-from raynas.export import load_weights, read_json
+from raynas.export import ExportedModel, load_weights, read_json
 from raynas.journal import Event, read_events
 from raynas.search import METRIC, Status
 from trials.deployed import ImageClassifier
@@ -42,23 +41,28 @@ class Best:
     def model(self) -> nn.Module:
         """The trained network, in evaluation mode, on the CPU.
 
-        It takes images, `batch x channels x height x width`, float32, 0..1 (it normalizes them
-        itself), and gives logits, `batch x classes`.
+        It takes images, `batch x channels x height x width`, float32, and gives logits, `batch x
+        classes`. The images are in 0..1, or, where the run's data were floats beyond that, in
+        their units; the network normalizes them itself. Where only the user's own code could
+        build the network, this is the exported one, which cannot be trained further.
 
         Raises:
             StorageError: when the final training has not ended yet.
         """
-        if not (self.folder / "architecture.json").exists():
+        if not (self.folder / "metrics.json").exists():  # it is written last
             raise StorageError(
                 f"{self.folder} holds no model yet: the run is not finished. Continue it with"
                 " `raynas resume`."
             )
         made = read_json(self.folder / "architecture.json")
+        if made["architecture"] != self.architecture:
+            raise StorageError(
+                f"{self.folder} holds another architecture by now: load the run again."
+            )
         try:
             space = search_spaces.get(made["space"])
         except UnknownName:  # a user's own space, which only the user could build
-            module: nn.Module = torch.export.load(self.folder / "model.pt2").module()
-            return module
+            return ExportedModel(self.folder)
         arch = space.from_string(made["architecture"])
         network = space.build(arch, made["input_shape"], made["num_classes"])
         model = ImageClassifier(network, made["mean"], made["std"])
@@ -101,6 +105,9 @@ class Result:
         if usable.empty:
             raise StorageError(f"{self.path}: no evaluation has ended well yet.")
         row = usable.sort_values(["epochs", METRIC, "evaluation"], ascending=[False, False, True])
+        leading = [e for e in read_events(self.path) if e["event"] == "leading"]
+        if leading:  # the searcher judges by more than the value
+            row = row[row["evaluation"] == leading[-1]["evaluation"]]
         first = row.iloc[0].drop("curve").dropna()
         metrics = {str(key): value for key, value in first.items()}
         return Best(metrics["architecture"], metrics, folder)

@@ -2,18 +2,24 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 
-from raynas.trainable import Job, prepare_process
+from raynas.errors import StorageError
+from raynas.trainable import Job, begun, prepare_process, reason_of
 from search_spaces import Architecture
 from trials.data import Data
 from trials.training import Train
 
 _WORKER_DEATHS = 3  # before the training counts as failed
+
+
+class TrainingFailed(Exception):
+    """The training of this architecture failed or diverged; the message is the reason."""
 
 
 def retrain(
@@ -42,7 +48,8 @@ def retrain(
         The metrics of the last epoch, `test_accuracy` and `test_loss` among them.
 
     Raises:
-        Exception: whatever the training raised, `Diverged` among it.
+        TrainingFailed: when the fault is the training's own.
+        StorageError: when its files cannot be read or written.
     """
     task: Any = ray.remote(_train).options(
         num_cpus=cpus, num_gpus=gpus, num_returns="streaming", max_retries=_WORKER_DEATHS
@@ -53,7 +60,14 @@ def retrain(
             metrics = ray.get(reference)
             on_epoch(epoch, metrics)
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OSError):
+            raise StorageError(
+                f"The final training cannot read or write its files: {error.cause}. Mend that,"
+                " then the same command continues the run."
+            ) from error
         raise error.cause from error
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise TrainingFailed(f"worker died: {str(error).splitlines()[0]}") from error
     return metrics
 
 
@@ -66,19 +80,32 @@ def _train(
     """
     device = prepare_process(job.threads)
     data: Data = ray.get(job.data)
-    trial = recipe.retraining(job.space, arch, data, job.epochs, seed, device)
-    history: list[dict[str, float]] = []
-    if path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
-        trial.load_state_dict(state["trial"])
-        history = state["history"]
-    yield from history
+    with _own_faults():
+        trial, history = begun(
+            lambda: recipe.retraining(job.space, arch, data, job.epochs, seed, device),
+            path,
+            device,
+        )
+    for metrics in history:  # noqa: UP028  Ray sends into generators; `yield from` a list fails
+        yield metrics
     while trial.epoch < trial.epochs:
-        history.append(_of_test(trial.step()))
+        with _own_faults():
+            history.append(_of_test(trial.step()))
         partial = path.with_suffix(f".{os.getpid()}")
         torch.save({"trial": trial.state_dict(), "history": history}, partial)
         partial.replace(path)
         yield history[-1]
+
+
+@contextmanager
+def _own_faults() -> Iterator[None]:
+    """Errors of the network or of its training become `TrainingFailed`, those of files do not."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise TrainingFailed(reason_of(error)) from error
 
 
 def _of_test(metrics: dict[str, float]) -> dict[str, float]:

@@ -19,14 +19,23 @@ import torch
 from ray import tune
 
 from raynas.cluster import connected, slots
-from raynas.config import Plan, check_same, read_yaml, resolve, write_yaml
+from raynas.config import (
+    Plan,
+    check_known,
+    check_named,
+    check_same,
+    read_yaml,
+    resolve,
+    write_yaml,
+)
 from raynas.errors import InvalidArgument, SearchFailed, StorageError
 from raynas.export import FORMATS, export, has_onnx, read_json, write_json
+from raynas.flatness import with_flatness
 from raynas.journal import Journal, read_events
 from raynas.monitor import Monitor, describe
 from raynas.report import write_report
 from raynas.results import Result, load, trials_table
-from raynas.retrain import retrain
+from raynas.retrain import TrainingFailed, retrain
 from raynas.schedulers import Scheduler
 from raynas.search import METRIC, Evaluation, Search
 from raynas.searchers import Searcher
@@ -96,7 +105,8 @@ def run(
     with connected():
         resources = _resources(plan)
         with Journal(plan.folder) as journal:
-            write_yaml(plan, _recorded())
+            evaluations = sum(event["event"] == "suggested" for event in journal.events)
+            write_yaml(plan, _recorded(), evaluations)
             config = plan.config
             state = Search(
                 plan.space, plan.searcher, plan.scheduler,
@@ -118,9 +128,12 @@ def resume(path: str | Path, **changes: Any) -> Result:
         InvalidArgument: when the run was started with an object that has no name, such as a
             space of the user's own: call `run()` again with the same arguments.
     """
+    check_known(changes)
     folder = load(path).path
+    then = read_yaml(folder / "run.yaml")
+    check_named({key: value for key, value in then.items() if key not in changes})
     arguments = {
-        **read_yaml(folder / "run.yaml"),
+        **then,
         "storage_path": str(folder.parent),
         "name": folder.name,
         "resume": "must",
@@ -151,11 +164,13 @@ def _stages(plan: Plan, search: Search, journal: Journal, resources: _Resources)
         if journal.notice:
             monitor.say(journal.notice)
         _search(search, job, resources, monitor)
-        _write_table(plan.folder)
-        _check_outcome(search)
+        _write_table(plan, search)
+        _check_outcome(search, plan.folder)
     best, metrics = _retrain(plan, search, job, resources, journal, monitor)
     _export(plan, best, metrics)
-    write_report(plan.folder, plan.config, search, best, metrics, len(plan.data.test))
+    failed = [e for e in read_events(plan.folder) if e["event"] == "retraining_failed"]
+    untrained = {e["evaluation"]: e["reason"] for e in failed if e["evaluation"] != best.index}
+    write_report(plan.folder, plan.config, search, best, metrics, len(plan.data.test), untrained)
     journal.append("complete", evaluations=len(search.evaluations))
 
 
@@ -192,16 +207,17 @@ def _search(search: Search, job: Job, resources: _Resources, monitor: Monitor) -
         raise KeyboardInterrupt  # Tune ends quietly on the first Ctrl-C
 
 
-def _check_outcome(search: Search) -> None:
+def _check_outcome(search: Search, folder: Path) -> None:
     """Raise when the search came to nothing."""
+    traces = f"The tracebacks are in {folder / 'checkpoints'}."
     if search.failure is not None:
         raise SearchFailed(
             f"The first evaluations all failed for the same reason: {search.failure}."
-            " Mend it and start again under another name."
+            f" Mend it and start again under another name. {traces}"
         )
     if search.best is None:
         reasons = sorted({e.reason or "" for e in search.evaluations})
-        raise SearchFailed(f"Every evaluation failed: {'; '.join(reasons)}.")
+        raise SearchFailed(f"Every evaluation failed: {'; '.join(reasons)}. {traces}")
 
 
 def _retrain(
@@ -212,7 +228,7 @@ def _retrain(
     job = replace(job, epochs=plan.config.retrain_epochs or plan.config.epochs)
     known = {e["evaluation"]: e["metrics"] for e in journal.events if e["event"] == "retrained"}
     failures = []
-    for best in search.ranked[:_FINALISTS]:
+    for best in search.ranked[:_FINALISTS]:  # one that failed before is tried again
         if best.index in known:
             return best, known[best.index]
         monitor.say(f"Final training of #{best.index}: {describe(best)}")
@@ -223,8 +239,9 @@ def _retrain(
                 job, best.architecture, recipe, seed, path, resources.cpus, resources.gpus,
                 _record_epochs(journal, best.index),
             )  # fmt: skip
-        except Exception as error:
-            failures.append(f"#{best.index}: {type(error).__name__}: {error}")
+        except TrainingFailed as error:
+            failures.append(f"#{best.index}: {error}")
+            journal.append("retraining_failed", evaluation=best.index, reason=str(error))
             monitor.say(f"The final training failed. {failures[-1]}")
             continue
         metrics = {METRIC: best.value, "epochs": best.epochs, **trained}
@@ -252,6 +269,7 @@ def _export(plan: Plan, best: Evaluation, metrics: dict[str, Any]) -> None:
         if made["architecture"] == best.notation:
             return
         (folder / "metrics.json").unlink()  # its presence says that the folder is whole
+        (folder / "architecture.json").unlink(missing_ok=True)
     data = plan.data
     path = final_path(plan.folder, best.index)
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -271,24 +289,33 @@ def _export(plan: Plan, best: Evaluation, metrics: dict[str, Any]) -> None:
             "class_names": list(data.class_names),
             "mean": list(data.mean),
             "std": list(data.std),
-            "input": "float32, batch x channels x height x width, 0..1, not normalized",
+            "input": f"float32, batch x channels x height x width, {data.unit}, not normalized",
         },
     )
     write_json(folder / "metrics.json", metrics)
 
 
-def _write_table(folder: Path) -> None:
-    """Write the evaluations as `trials.parquet`."""
+def _write_table(plan: Plan, search: Search) -> None:
+    """Write the evaluations, and how flat their surroundings are, as `trials.parquet`."""
+    folder = plan.folder
     path = folder / "trials.parquet"
     partial = path.with_suffix(".partial")
-    trials_table(read_events(folder)).to_parquet(partial)
+    trials = trials_table(read_events(folder))
+    with_flatness(trials, plan.space, search.merits).to_parquet(partial)
     partial.replace(path)
 
 
 def _check_folder(plan: Plan) -> None:
     """Whether the run folder can be used, as far as that is known before it is opened."""
     folder, resume = plan.folder, plan.config.resume
-    if (folder / "run.yaml").exists():
+    try:
+        held = (folder / "run.yaml").exists()
+        other = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    except OSError as error:
+        raise StorageError(
+            f"The run folder {folder} cannot be read ({error}). Choose another storage_path."
+        ) from error
+    if held:
         if resume == "never":
             raise InvalidArgument(
                 f"resume='never': {folder} holds a run already. Choose another name."
@@ -296,7 +323,7 @@ def _check_folder(plan: Plan) -> None:
         check_same(plan)
     elif resume == "must":
         raise InvalidArgument(f"resume='must': {folder} holds no run.")
-    elif folder.exists() and any(folder.iterdir()) and not (folder / "journal").exists():
+    elif other and not (folder / "journal").exists():
         raise StorageError(f"{folder} is there and is not a run folder. Choose another name.")
 
 

@@ -24,6 +24,7 @@ from trials.trial import derived_seed
 METRIC = "val_accuracy"
 
 _MAX_DUPLICATES = 1000  # in a row, before the space is gone through in order instead
+_UNJUDGED = (-1, -math.inf)
 _FIRST_FAILURES = 10  # as many failures for one reason, and nothing else, end the search
 
 
@@ -103,14 +104,17 @@ class Search:
         self.samples, self.epochs, self.seed, self.journal = samples, epochs, seed, journal
         self.metric, self.unique = metric, unique
         self.evaluations: list[Evaluation] = []
-        #: the best evaluation that has ended: by epochs reached, then by the metric
+        #: the best evaluation that has ended: by epochs reached, then by the metric, or by how
+        #: the searcher judges
         self.best: Evaluation | None = None
+        self._best_by_value: Evaluation | None = None
         #: set when the search as a whole has failed: the reason common to all
         self.failure: str | None = None
         #: what the searcher wants to have scored before the first evaluation
         self.unscored: list[Architecture] = []
         self._scores: dict[Architecture, float] = {}
         self._by_form: dict[Architecture, Evaluation] = {}
+        self._forms: dict[Architecture, Architecture] = {}
         #: asked for again while running: {evaluation: architectures to tell its result for}
         self._followers: dict[int, list[Architecture]] = {}
         self._running = 0
@@ -134,7 +138,14 @@ class Search:
     def ranked(self) -> list[Evaluation]:
         """All evaluations that have a value, the best first."""
         valued = [e for e in self._finished.values() if math.isfinite(e.value)]
-        return sorted(valued, key=lambda e: (*e.rank, -e.index), reverse=True)
+        ranked = sorted(valued, key=lambda e: (*e.rank, -e.index), reverse=True)
+        judged = self._judged()
+        return sorted(ranked, key=lambda e: judged.get(e.index, _UNJUDGED), reverse=True)
+
+    @property
+    def merits(self) -> dict[int, float]:
+        """{evaluation: merit}, where the searcher judges by more than the value."""
+        return {index: merit for index, (_, merit) in self._judged().items()}
 
     @property
     def exhausted(self) -> bool:
@@ -188,7 +199,10 @@ class Search:
     def finish(self, index: int, status: Status, reason: str | None = None) -> None:
         """Record that an evaluation has ended."""
         self._record("finished", evaluation=index, status=status.value, reason=reason)
+        before = self.best
         self._finish(index, status, reason)
+        if self.best is not None and self.best is not before and self.merits:
+            self._record("leading", evaluation=self.best.index)
 
     def replay(self, events: Iterable[Event]) -> None:
         """Take the path that the journal describes.
@@ -286,8 +300,7 @@ class Search:
         )  # fmt: skip
         self.evaluations.append(evaluation)
         self._running += 1
-        if self.unique:
-            self._by_form[self.space.canonical(arch)] = evaluation
+        self._by_form[self.space.canonical(arch)] = evaluation
         return evaluation
 
     def _report(self, index: int, metrics: dict[str, float]) -> bool:
@@ -303,13 +316,29 @@ class Search:
         self._finished[index] = evaluation
         self._running -= 1
         if math.isfinite(evaluation.value) and (
-            self.best is None or evaluation.rank > self.best.rank
+            self._best_by_value is None or evaluation.rank > self._best_by_value.rank
         ):
-            self.best = evaluation
+            self._best_by_value = evaluation
         for arch in (evaluation.architecture, *self._followers.pop(index, [])):
             self.searcher.tell(arch, evaluation.value, evaluation.epochs)
+        judged = self._judged()
+        best = max(judged, key=lambda index: (judged[index], -index), default=None)
+        self.best = self._best_by_value if best is None else self.evaluations[best]
         if len(self._finished) == _FIRST_FAILURES:
             self._notice_failure()
+
+    def _judged(self) -> dict[int, tuple[int, float]]:
+        """{evaluation: (epochs, merit)}, where the searcher judges by more than the value."""
+        judged: dict[int, tuple[int, float]] = {}
+        for arch, merit in self.searcher.merits().items():
+            form = self._forms.get(arch)
+            if form is None:
+                form = self._forms[arch] = self.space.canonical(arch)
+            evaluation = self._by_form.get(form)
+            if evaluation is not None and evaluation.index in self._finished:
+                rank = (evaluation.epochs, merit)
+                judged[evaluation.index] = max(rank, judged.get(evaluation.index, rank))
+        return judged
 
     def _notice_failure(self) -> None:
         """The search fails when its first ten evaluations all failed for the same reason.

@@ -14,6 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
+from raynas.flatness import Neighborhoods
 from raynas.journal import Event
 from raynas.search import METRIC
 from search_spaces import SearchSpace
@@ -54,6 +55,7 @@ class TensorBoard:
             "retraining": self._retraining,
         }
         self._finished = 0
+        self._neighborhoods = Neighborhoods(space)
         self._best = (0, -math.inf)
 
     def __call__(self, event: Event) -> None:
@@ -88,11 +90,20 @@ class TensorBoard:
         self._finished += 1
         if history and event["status"] in ("completed", "stopped"):
             self._best = max(self._best, (len(history), history[-1][METRIC]))
+            for changed in self._neighborhoods.add(index, arch, history[-1][METRIC]):
+                self._flatness(changed, time)
         progress = {
             "search/evaluations": float(self._finished),
             f"search/best_{METRIC}": self._best[1],
         }
         self._file("search").append(_scalars(self._finished, time, progress))
+
+    def _flatness(self, index: int, time: float) -> None:
+        """How flat an evaluation's surroundings are, over the number of neighbors known."""
+        flat = self._neighborhoods[index]
+        if flat is not None:
+            values = {f"neighborhood/{name}": float(v) for name, v in flat._asdict().items()}
+            self._file("trials", f"{index:05d}").append(_scalars(flat.neighbors, time, values))
 
     def _retraining(self, event: Event) -> None:
         scalars = _scalars(event["epoch"], event["time"], _tagged(event["metrics"]))

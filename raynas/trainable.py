@@ -1,22 +1,29 @@
 """The trial as a Ray Tune trainable: one actor serves one evaluation after another."""
 
+import io
+import math
 import os
 import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
 from ray import tune
 
 from raynas.errors import StorageError
-from raynas.search import Status
+from raynas.search import METRIC, Status
 from search_spaces import SearchSpace
 from trials.data import Data
 from trials.trial import Diverged, Evaluator, Trial
 
 _STATE = "state.pt"
+
+AnyTrial = TypeVar("AnyTrial", bound=Trial)
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,8 @@ class TrialActor(tune.Trainable):
     After every epoch the state is saved in the run folder, `checkpoints/<evaluation>.pt`. A trial
     that finds such a file goes on from it, whether its actor, its node or the driver had died;
     epochs that were done but not recorded any more are reported from the file. Nothing that a
-    network does is an error to Tune: a trial that fails reports so, with the reason, and ends.
+    network or an evaluator does is an error to Tune: a trial that fails reports so, with the
+    reason, and ends; `checkpoints/<evaluation>.error.txt` has the traceback.
     """
 
     def setup(self, config: dict[str, Any], job: Job) -> None:  # type: ignore[override]
@@ -67,7 +75,7 @@ class TrialActor(tune.Trainable):
         assert self.trial is not None
         try:
             if self.reported == len(self.history):
-                self.history.append(self.trial.step())
+                self._train_epoch()
                 self._save()
         except Exception as error:
             return self._failed(error)
@@ -95,16 +103,27 @@ class TrialActor(tune.Trainable):
                     f"{self.job.folder} is not visible on node {os.uname().nodename}: "
                     "storage_path must be a folder that all nodes share."
                 )
-            arch = self.job.space.from_string(config["architecture"])
-            self.trial = self.job.evaluator.trial(
-                self.job.space, arch, self.data, self.job.epochs, config["seed"], self.device
-            )
-            if self.path.exists():
-                self._load(self.path)
-            elif self.reported:  # its checkpoint is gone: do the recorded epochs again, silently
-                self.history = [self.trial.step() for _ in range(self.reported)]
+            self.trial, self.history = begun(lambda: self._new(config), self.path, self.device)
+            while (
+                len(self.history) < self.reported
+            ):  # of a checkpoint that is gone: again, silently
+                self._train_epoch()
         except Exception as error:
             self.error = error
+
+    def _new(self, config: dict[str, Any]) -> Trial:
+        job = self.job
+        arch = job.space.from_string(config["architecture"])
+        trial = job.evaluator.trial(
+            job.space, arch, self.data, job.epochs, config["seed"], self.device
+        )
+        if not isinstance(trial, Trial):
+            raise TypeError(f"the evaluator returned a {type(trial).__name__}, not a Trial")
+        return trial
+
+    def _train_epoch(self) -> None:
+        assert self.trial is not None
+        self.history.append(checked(self.trial.step(), len(self.history) + 1))
 
     def _state(self) -> dict[str, Any]:
         assert self.trial is not None
@@ -127,12 +146,69 @@ class TrialActor(tune.Trainable):
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         status = Status.DIVERGED if isinstance(error, Diverged) else Status.FAILED
-        if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-            reason = f"out of memory: {error}"
-        else:
-            reason = f"{type(error).__name__}: {error}"
-        trace = "".join(traceback.format_exception(error))
-        return {"status": status.value, "reason": reason, "traceback": trace, "done": True}
+        with suppress(OSError):
+            trace = "".join(traceback.format_exception(error))
+            self.path.with_suffix(".error.txt").write_text(trace, errors="replace")
+        return {"status": status.value, "reason": reason_of(error), "done": True}
+
+
+def begun(
+    make: Callable[[], AnyTrial], path: Path, device: torch.device
+) -> tuple[AnyTrial, list[dict[str, float]]]:
+    """A trial and the metrics of the epochs that it has done, from the state at `path`.
+
+    Where there is none, or what is there is damaged, it is a new trial.
+
+    Args:
+        make: makes the trial.
+        path: of the file; one that cannot be used is removed.
+        device: where the trial runs.
+    """
+    trial = make()
+    if not path.exists():
+        return trial, []
+    content = io.BytesIO(path.read_bytes())
+    try:
+        state = torch.load(content, map_location=device, weights_only=True)
+        trial.load_state_dict(state["trial"])
+        return trial, list(state["history"])
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception:  # damaged files raise anything
+        path.unlink()
+    return make(), []
+
+
+def checked(metrics: object, epoch: int) -> dict[str, float]:
+    """What an evaluator's `step` returned, as plain numbers.
+
+    Raises:
+        TypeError: when it is not a mapping of names to numbers, `val_accuracy` among them.
+        Diverged: when `val_accuracy` is not finite.
+    """
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"step() returned a {type(metrics).__name__}, not a dict of metrics")
+    if METRIC not in metrics:
+        raise TypeError(f"step() returned no {METRIC!r} but {', '.join(map(str, metrics)) or '{}'}")
+    plain: dict[str, float] = {}
+    for name, value in metrics.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            number = None
+        if number is None or not isinstance(name, str):
+            raise TypeError(f"step() returned {name!r}: {value!r:.80}, which is not a number")
+        plain[name] = int(value) if isinstance(value, Integral) else number
+    if not math.isfinite(plain[METRIC]):
+        raise Diverged(f"{METRIC} is {plain[METRIC]} after epoch {epoch}")
+    return plain
+
+
+def reason_of(error: Exception) -> str:
+    """An error as the journal has it."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return f"out of memory: {error}"
+    return f"{type(error).__name__}: {error}"
 
 
 def prepare_process(threads: int) -> torch.device:

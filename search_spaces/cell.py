@@ -124,13 +124,15 @@ class Cell:
     def canonical(self) -> "Cell":
         """The same for all cells that differ in the order of nodes, or of a node's edges.
 
-        Nodes are sorted by their level and by the expression that they compute, ties tried out.
+        Nor does it matter where an edge with "none" starts, which is 0 wherever that is. Nodes
+        are sorted by their level and by the expression that they compute, ties tried out.
         """
         pairs = [self.edges[i : i + 2] for i in range(0, len(self.edges), 2)]
         levels, terms = [0, 0], ["a", "b"]
         for pair in pairs:
-            levels.append(1 + max(levels[source] for _, source in pair))
-            terms.append("+".join(sorted(f"({terms[source]}){op}" for op, source in pair)))
+            real = [edge for edge in pair if edge[0] != "none"]
+            levels.append(1 + max((levels[source] for _, source in real), default=0))
+            terms.append("+".join(sorted(f"({terms[source]}){op}" for op, source in real)))
         keys = [*zip(levels, terms, strict=True)]
         nodes = sorted(range(2, len(keys)), key=keys.__getitem__)
         ties = [tuple(group) for _, group in itertools.groupby(nodes, key=keys.__getitem__)]
@@ -145,7 +147,10 @@ class Cell:
         edges: list[tuple[str, int]] = []
         for node in order:
             pair = self.edges[2 * node - 4 : 2 * node - 2]
-            edges += sorted(((op, place[source]) for op, source in pair), key=lambda e: e[::-1])
+            new = [(op, place[source]) for op, source in pair if op != "none"]
+            while len(new) < len(pair):  # at different nodes, which some spaces ask for
+                new.append(("none", min({0, 1} - {source for _, source in new})))
+            edges += sorted(new, key=lambda e: e[::-1])
         return Cell(tuple(edges), tuple(sorted(place[node] for node in self.concat)))
 
     def adapt(self) -> "Cell":

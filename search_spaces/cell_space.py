@@ -14,7 +14,7 @@ from search_spaces.architecture import Architecture, Decision
 from search_spaces.cell import Cell, CellGraph, loose_ends
 from search_spaces.cell_network import CellNetwork, Skeleton, Stem
 from search_spaces.counting import Counts
-from search_spaces.errors import InvalidArchitecture
+from search_spaces.errors import InvalidArchitecture, InvalidArgument
 from search_spaces.genotypes import Genotype, named, read_genotype
 from search_spaces.naming import closest
 from search_spaces.notation import Scanner
@@ -37,7 +37,8 @@ class CellSpace(SearchSpace, ABC):
     nothing, and its counts are those of `params` and `macs`.
 
     Args:
-        channels: channels of the nodes of the first cells (36 in the published networks).
+        channels: channels of the nodes of the first cells (36 in the published networks); the
+            stem "imagenet" needs 2 at least.
         cells: number of cells (20).
         auxiliary: whether training has a second classifier on the second reduction cell, whose
             logits are the network's attribute `auxiliary_logits`; counted in `params` only.
@@ -62,6 +63,18 @@ class CellSpace(SearchSpace, ABC):
     nodes: ClassVar[int]
     #: whether the output joins the nodes that no other node reads, or all nodes
     loose: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        """Check what depends on several options.
+
+        Raises:
+            InvalidArgument: when there are too few channels for the stem.
+        """
+        if self.stem == "imagenet" and self.channels < 2:
+            raise InvalidArgument(
+                f"{self.name}: channels={self.channels}: the stem 'imagenet' halves them; give at"
+                " least 2."
+            )
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -212,8 +225,8 @@ class CellSpace(SearchSpace, ABC):
 
     def from_string(self, text: str) -> Architecture:
         """The inverse of `to_string`; reads the name of any published cell too."""
+        scanner = Scanner(self.name, text, spaces=True)
         if text.split("(")[0].strip() in ("Genotype", ""):
-            scanner = Scanner(self.name, text, spaces=True)
             return self.from_genotype(read_genotype(scanner, self.choices, self.nodes))
         try:
             return self.genotype(text.strip())

@@ -132,6 +132,13 @@ class _Builder:
     def __call__(
         self, config: Mapping[str, Any], input_shape: Sequence[int], num_classes: int
     ) -> nn.Module:
+        # The caller may have gradients switched off; they tell which layers are unused.
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._build(config, input_shape, num_classes)
+
+    def _build(
+        self, config: Mapping[str, Any], input_shape: Sequence[int], num_classes: int
+    ) -> nn.Module:
         constructor = _Constructor(config)
         with _constructing(constructor):
             module = self.network(input_shape, num_classes)

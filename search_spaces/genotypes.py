@@ -6,7 +6,7 @@ variants; He et al.: MiLeNAS (CVPR 2020), tables 1 and 2.
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -133,10 +133,7 @@ class Genotype:
         )
 
 
-_VARIANTS: dict[str, Callable[[Genotype, int], Genotype]] = {
-    "OPS": Genotype.random_operations,
-    "CONN": Genotype.random_connections,
-}
+_SUFFIX = re.compile("ADAPT|(OPS|CONN)([0-9]{1,9})")
 
 
 def published() -> list[str]:
@@ -153,23 +150,34 @@ def named(name: str) -> Genotype:
     Raises:
         UnknownName: when there are no such cells (the closest match is suggested).
     """
-    name = _ALIASES.get(name, name)
-    if name in _PUBLISHED:
-        normal, reduction, *concat = _PUBLISHED[name]
-        cell = _cell(reduction)
-        if concat:
-            cell = replace(cell, concat=tuple(map(int, concat[0].split())))
-        return Genotype(_cell(normal), cell)
-    base, _, suffix = name.rpartition("_")
-    variant = re.fullmatch("(OPS|CONN)([0-9]{1,9})", suffix)
-    if base and variant:
-        return _VARIANTS[variant[1]](named(base), int(variant[2]))
-    if base and suffix == "ADAPT":
-        return named(base).adapt()
-    raise UnknownName(
-        f"genotype={name!r} is unknown. {closest(name, published())} Known:"
-        f" {', '.join(published())}; each also with the suffix _ADAPT, _OPS<seed>, _CONN<seed>."
-    )
+    base, suffixes = str(name), []
+    while _ALIASES.get(base, base) not in _PUBLISHED:
+        base, _, suffix = base.rpartition("_")
+        suffixes.append(suffix)
+        if not base or not _SUFFIX.fullmatch(suffix):
+            raise UnknownName(
+                f"genotype={str(name)[:80]!r} is unknown. {closest(str(name), published())} Known:"
+                f" {', '.join(published())}; each also with the suffix _ADAPT, _OPS<seed>,"
+                " _CONN<seed>."
+            )
+    normal, reduction, *concat = _PUBLISHED[_ALIASES.get(base, base)]
+    cell = _cell(reduction)
+    if concat:
+        cell = replace(cell, concat=tuple(map(int, concat[0].split())))
+    genotype = Genotype(_cell(normal), cell)
+    for suffix in reversed(suffixes):
+        genotype = _varied(genotype, suffix)
+    return genotype
+
+
+def _varied(genotype: Genotype, suffix: str) -> Genotype:
+    """The variant that one suffix asks for."""
+    match = _SUFFIX.fullmatch(suffix)
+    assert match is not None
+    if suffix == "ADAPT":
+        return genotype.adapt()
+    variant = Genotype.random_operations if match[1] == "OPS" else Genotype.random_connections
+    return variant(genotype, int(match[2]))
 
 
 def _cell(text: str) -> Cell:

@@ -65,12 +65,13 @@ def construct(argument: str, text: str, table: Mapping[str, Callable[..., T]]) -
 
     Raises:
         UnknownName: for a name that is not in the table.
-        InvalidArgument: for an option that the factory lacks, or of the wrong type.
+        InvalidArgument: for an option that the factory lacks, or of the wrong type, and for one
+            that is missing.
     """
     name, positional, options = parse(text)
     factory = lookup(argument, name, table)
-    signature = inspect.signature(factory)
-    names = list(signature.parameters)
+    parameters = inspect.signature(factory).parameters
+    names = list(parameters)
     if len(positional) > len(names):
         raise InvalidArgument(f"{argument}={text!r}: {name} takes at most {len(names)} arguments.")
     given: dict[str, Any] = dict(zip(names, positional, strict=False))
@@ -78,7 +79,14 @@ def construct(argument: str, text: str, table: Mapping[str, Callable[..., T]]) -
         if key in given:
             raise InvalidArgument(f"{argument}={text!r}: the option {key!r} is given twice.")
         given[key] = value
-    return factory(**converted(argument, name, factory, given))
+    checked = converted(argument, name, factory, given)
+    for key, parameter in parameters.items():
+        wanted = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if wanted and parameter.default is parameter.empty and key not in given:
+            raise InvalidArgument(
+                f"{argument}={text!r}: the option {key!r} is missing: {name}:{key}=..."
+            )
+    return factory(**checked)
 
 
 def converted(
@@ -96,6 +104,8 @@ def converted(
             )
         try:
             result[key] = pydantic.TypeAdapter(hints.get(key, Any)).validate_python(value)
+        except pydantic.errors.PydanticSchemaGenerationError:
+            result[key] = value  # of a type that only the factory can check
         except pydantic.ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise InvalidArgument(f"{argument}: {name}:{key}={value!r}: {reason}.") from None

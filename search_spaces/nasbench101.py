@@ -14,7 +14,7 @@ from torch import nn
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.cell import CellGraph, Edge
 from search_spaces.counting import Counts, conv_counts, linear_counts
-from search_spaces.errors import InvalidArchitecture
+from search_spaces.errors import InvalidArchitecture, InvalidArgument
 from search_spaces.nasbench101_cell import OPERATIONS, CellMatrix, MatrixCell, cell_counts, md5
 from search_spaces.notation import Scanner
 from search_spaces.operations import ConvBNReLU, GlobalPoolClassifier
@@ -35,7 +35,8 @@ class NASBench101(SearchSpace):
     parameters, as in the benchmark.
 
     Args:
-        channels: channels of the stem and the first stack (128 in the benchmark).
+        channels: channels of the stem and the first stack (128 in the benchmark); at least one
+            for each vertex that can feed the output.
         modules: cells of each stack (3).
         vertices: vertices of a cell at most, input and output among them (7).
         edges: edges of a cell at most, those of vertices without effect apart (9).
@@ -52,6 +53,19 @@ class NASBench101(SearchSpace):
         "adjacency matrix row by row as 0 and 1, a colon, the vertices:"
         " 010001000:input,conv3x3-bn-relu,output; operations " + ", ".join(OPERATIONS)
     )
+
+    def __post_init__(self) -> None:
+        """Check what depends on several options.
+
+        Raises:
+            InvalidArgument: when there are too few channels to share.
+        """
+        sharing = min(self.vertices - 2, self.edges // 2)  # each has an edge in and one out
+        if self.channels < sharing:
+            raise InvalidArgument(
+                f"{self.name}: channels={self.channels}: up to {sharing} vertices of a cell share"
+                f" them; give at least {sharing}."
+            )
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:

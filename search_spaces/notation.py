@@ -7,6 +7,8 @@ from typing import NoReturn
 from search_spaces.errors import InvalidArchitecture
 from search_spaces.naming import closest
 
+_DIGITS = 18  # of the largest integers; Python refuses to read very long ones
+
 
 class Scanner:
     """What is left to read of a text; each method reads one thing, or raises.
@@ -22,6 +24,8 @@ class Scanner:
     """
 
     def __init__(self, space: str, text: str, spaces: bool = False):
+        if not isinstance(text, str):
+            raise InvalidArchitecture(f"{space}: {text!r:.80} is no text; give the notation.")
         self.space = space
         self.text = text.rstrip()
         self.position = len(self.text) - len(self.text.lstrip())
@@ -71,10 +75,10 @@ class Scanner:
         start, digits = self._match(r"[0-9]+")
         if not digits:
             self.fail("an integer", start)
-        number = int(digits)
-        if number < least or (most is not None and number > most):
+        largest = 10**_DIGITS if most is None else most
+        if len(digits) > _DIGITS or not least <= int(digits) <= largest:
             self.fail(f"an integer in {least}..{most if most is not None else ''}", start)
-        return number
+        return int(digits)
 
     def bit(self) -> int:
         """Read a 0 or a 1."""

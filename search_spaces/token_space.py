@@ -63,7 +63,7 @@ class TokenSpace(SearchSpace):
 
     def from_string(self, text: str) -> Architecture:
         """The inverse of `to_string`."""
-        words = self._token.findall(text)
+        words = self._token.findall(text) if isinstance(text, str) else []
         try:
             choices = [
                 known.index(words[place])

@@ -1,6 +1,7 @@
 """A user's own space, from a list of decisions and a build function."""
 
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -29,7 +30,8 @@ class UserSpace(SearchSpace):
         valid: tells of a configuration whether it is an architecture at all.
 
     Raises:
-        InvalidArgument: for a decision without choices, or with the same choice twice.
+        InvalidArgument: for a decision without choices, or with the same choice twice, or with
+            choices that the notation could not tell apart.
 
     Example:
         >>> from torch import nn
@@ -57,6 +59,7 @@ class UserSpace(SearchSpace):
         self._valid = valid
         self._decisions = tuple(Decision(key, tuple(values)) for key, values in decisions.items())
         for decision in self._decisions:
+            _check_notation(decision)
             pairs = itertools.combinations(decision.choices, 2)
             same = any(a == b or str(a) == str(b) for a, b in pairs)
             if same or not decision.choices:
@@ -106,3 +109,22 @@ class UserSpace(SearchSpace):
     ) -> nn.Module:
         """What the build function returns."""
         return self._build(self.to_config(self.check(arch)), input_shape, num_classes)
+
+
+def _check_notation(decision: Decision) -> None:
+    """Refuse what would not be read as it was written, in this process or another one."""
+    labels = [str(value) for value in decision.choices]
+    for value, label in zip(decision.choices, labels, strict=True):
+        if getattr(value, "ndim", 0):
+            reason = "is an array; choose between names, or between tuples of numbers"
+        elif label != label.strip():
+            reason = "begins or ends with a blank"
+        elif any(other.startswith(f"{label},") for other in labels):
+            reason = "is how another choice begins, up to a comma"
+        elif re.search(r" at 0x[0-9a-f]+", label):
+            reason = "is written with its place in memory; choose between names"
+        else:
+            continue
+        raise InvalidArgument(f"decisions: the choice {label!r} of {decision.name!r} {reason}.")
+    if decision.name != decision.name.strip():
+        raise InvalidArgument(f"decisions: the name {decision.name!r} begins or ends with a blank.")

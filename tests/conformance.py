@@ -36,6 +36,9 @@ from trials.data import load as load_data
 class SearcherSuite:
     """What every search algorithm must do; a subclass yields a factory from `searcher`."""
 
+    #: architectures that it asks for in all
+    most: float = math.inf
+
     @pytest.fixture
     def searcher(self) -> Callable[[], Searcher]:
         raise NotImplementedError
@@ -48,6 +51,14 @@ class SearcherSuite:
     def value(arch: Architecture) -> float:
         """A made-up accuracy that a search can climb."""
         return sum(choice == 3 for choice in arch.choices) / len(arch.choices)
+
+    @classmethod
+    def begin(cls, algorithm: Searcher, space: SearchSpace, seed: int) -> None:
+        """Start it, and tell the scores that it wants."""
+        algorithm.start(space, seed)
+        if algorithm.scoring is not None:
+            wanted = algorithm.scoring.architectures
+            algorithm.tell_scores({arch: cls.value(arch) for arch in wanted})
 
     def drive(
         self, searcher: Searcher, steps: int, delay: int = 0, budget: int = 4
@@ -65,7 +76,7 @@ class SearcherSuite:
 
     def test_stays_in_the_space(self, searcher, space):
         algorithm = searcher()
-        algorithm.start(space, 0)
+        self.begin(algorithm, space, 0)
         for choices in self.drive(algorithm, 60):
             space.architecture(choices)
 
@@ -73,7 +84,7 @@ class SearcherSuite:
         runs = []
         for seed in (5, 5, 6):
             algorithm = searcher()
-            algorithm.start(space, seed)
+            self.begin(algorithm, space, seed)
             runs.append(self.drive(algorithm, 60))
         assert runs[0] == runs[1]
         assert runs[0] != runs[2]
@@ -81,11 +92,11 @@ class SearcherSuite:
     def test_same_search_in_another_process(self, searcher, space):
         """Neither hash order nor process state may leak in."""
         algorithm = searcher()
-        algorithm.start(space, 5)
+        self.begin(algorithm, space, 5)
         here = self.drive(algorithm, 40)
         code = (
             "import pickle, sys; suite, algorithm, space = pickle.load(sys.stdin.buffer);"
-            "algorithm.start(space, 5); print(suite().drive(algorithm, 40))"
+            "suite.begin(algorithm, space, 5); print(suite().drive(algorithm, 40))"
         )
         there = subprocess.run(
             [sys.executable, "-c", code],
@@ -98,40 +109,42 @@ class SearcherSuite:
 
     def test_start_begins_anew(self, searcher, space):
         algorithm = searcher()
-        algorithm.start(space, 1)
+        self.begin(algorithm, space, 1)
         first = self.drive(algorithm, 30)
-        algorithm.start(space, 1)
+        self.begin(algorithm, space, 1)
         assert self.drive(algorithm, 30) == first
 
     def test_state_continues_the_same_sequence(self, searcher, space):
         original = searcher()
-        original.start(space, 2)
+        self.begin(original, space, 2)
         self.drive(original, 33, delay=3)
         state = json.loads(json.dumps(original.state()))
         copy = searcher()
-        copy.start(space, 9)
+        self.begin(copy, space, 9)
         copy.load_state(state)
         assert self.drive(copy, 30) == self.drive(original, 30)
 
     def test_results_may_be_late_or_never_come(self, searcher, space):
         algorithm = searcher()
-        algorithm.start(space, 3)
+        self.begin(algorithm, space, 3)
         assert self.drive(algorithm, 50, delay=17)
         silent = searcher()
-        silent.start(space, 3)
+        self.begin(silent, space, 3)
         assert any(silent.ask() is not None for _ in range(3))
 
     def test_survives_failures_only(self, searcher, space):
         algorithm = searcher()
-        algorithm.start(space, 4)
-        for _ in range(40):
+        self.begin(algorithm, space, 4)
+        for asked in range(40):
             arch = algorithm.ask()
+            if asked >= self.most:
+                break
             assert arch is not None
             algorithm.tell(arch, -math.inf, 1)
 
     def test_takes_results_that_it_did_not_ask_for(self, searcher, space):
         algorithm = searcher()
-        algorithm.start(space, 4)
+        self.begin(algorithm, space, 4)
         rng = np.random.default_rng(0)
         for _ in range(20):
             arch = space.sample(rng)
@@ -141,16 +154,18 @@ class SearcherSuite:
     def test_works_in_every_space(self, searcher):
         for name in search_spaces.names():
             algorithm = searcher()
-            algorithm.start(search_spaces.get(name), 0)
-            for _ in range(15):
+            self.begin(algorithm, search_spaces.get(name), 0)
+            for asked in range(15):
                 arch = algorithm.ask()
+                if asked >= self.most:
+                    break
                 assert arch is not None
                 algorithm.space.check(arch)
                 algorithm.tell(arch, 0.5, 1)
 
     def test_pickles(self, searcher, space):
         algorithm = searcher()
-        algorithm.start(space, 5)
+        self.begin(algorithm, space, 5)
         self.drive(algorithm, 20)
         copy = pickle.loads(pickle.dumps(algorithm))
         assert self.drive(copy, 20) == self.drive(algorithm, 20)
@@ -434,3 +449,109 @@ class SpaceSuite:
         some = list(itertools.islice(space, 200))
         assert some == sorted(set(some))
         assert all(map(space.is_valid, some))
+
+
+class ProxySuite:
+    """What every zero-cost proxy must do; a subclass yields its score function from `proxy`."""
+
+    @pytest.fixture
+    def proxy(self) -> Callable[..., float]:
+        raise NotImplementedError
+
+    @staticmethod
+    def network(channels: int = 3, width: int = 6) -> nn.Sequential:
+        """Convolutions, rectifiers (one in place), batch normalization, dropout."""
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(channels, width, 3, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.AvgPool2d(3, 1, 1),
+            nn.Dropout(0.3),
+            nn.Flatten(),
+            nn.Linear(width * 36, 4),
+        )
+
+    @staticmethod
+    def batch(channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        return torch.randn(12, channels, 8, 8, generator=generator), torch.arange(12) % 4
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_a_finite_number(self, proxy, channels):
+        value = proxy(self.network(channels), *self.batch(channels))
+        assert isinstance(value, float)
+        assert math.isfinite(value)
+
+    def test_deterministic(self, proxy):
+        """Whatever the state of the global generator, which is left where it was."""
+        values = set()
+        for seed in range(3):
+            network = self.network()
+            torch.manual_seed(seed)
+            before = torch.get_rng_state()
+            values.add(proxy(network, *self.batch()))
+            assert torch.equal(torch.get_rng_state(), before)
+        assert len(values) == 1
+
+    def test_other_networks_score_otherwise(self, proxy):
+        values = {proxy(self.network(width=width), *self.batch()) for width in (3, 6, 12)}
+        assert len(values) == 3
+
+    def test_leaves_the_network_as_it_was(self, proxy):
+        """Contents, strides, gradients, flags of training and of gradients, hooks."""
+        network = self.network()
+        network[1].eval()
+        network[3].weight.requires_grad = False
+        network[0].weight.grad = torch.ones_like(network[0].weight)
+        calls = []
+        handle = network[2].register_forward_hook(lambda *_: calls.append(1))
+        attributes = [self.attributes(module) for module in network.modules()]
+        tensors = [*network.parameters(), *network.buffers()]
+        found = [(t, t.clone(), t.stride(), t.requires_grad) for t in tensors]
+        proxy(network, *self.batch())
+        assert [self.attributes(module) for module in network.modules()] == attributes
+        for tensor, content, stride, trained in found:
+            assert torch.equal(tensor, content)
+            assert (tensor.stride(), tensor.requires_grad) == (stride, trained)
+        assert network[0].weight.grad.eq(1).all()
+        assert all(p.grad is None for p in list(network.parameters())[1:])
+        handle.remove()
+        calls.clear()
+        network(self.batch()[0])
+        assert not calls
+
+    def test_forgets_what_the_network_kept(self, proxy):
+        class Keeping(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                self.last = x
+                self.register_buffer("mean", x.mean())
+                self.register_forward_hook(lambda *_: None)
+                return x
+
+        keeping = Keeping()
+        attributes = self.attributes(keeping)
+        proxy(nn.Sequential(keeping, self.network()), *self.batch())
+        assert self.attributes(keeping) == attributes
+
+    @staticmethod
+    def attributes(module: nn.Module) -> dict[str, object]:
+        """With its tables of parameters, buffers and hooks."""
+        return {k: {**v} if isinstance(v, dict) else v for k, v in vars(module).items()}
+
+    def test_leaves_the_batch_as_it_was(self, proxy):
+        images, labels = self.batch()
+        network = nn.Sequential(nn.ReLU(inplace=True), *self.network())
+        proxy(network, images, labels)
+        assert torch.equal(images, self.batch()[0])
+        assert not images.requires_grad
+
+    @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
+    def test_without_gradients_around(self, proxy, guard):
+        expected = proxy(self.network(), *self.batch())
+        network, batch = self.network(), self.batch()
+        with guard():
+            assert proxy(network, *batch) == expected

@@ -1,10 +1,13 @@
 """The command line: the verbs on a finished run, and one clear line for every mistake."""
 
+import io
 import json
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -20,6 +23,7 @@ def fails(monkeypatch, capsys, tmp_path):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["raynas", *map(str, arguments)])
+        capsys.readouterr()  # what earlier calls said
         with pytest.raises(SystemExit) as exit_:
             main()
         assert exit_.value.code == 2
@@ -52,6 +56,10 @@ def run_fails(fails, tmp_path):
         (["--resume", "must"], "holds no run"),
         (["--storage-path", "s3://bucket"], "storage_path='s3://bucket'"),
         (["--name", "../up"], "name='../up'"),
+        (["--name", "n" * 300], "at most 200"),
+        (["--data", "folder"], "the option 'path' is missing"),
+        (["--data", "parquet"], "the option 'path' is missing"),
+        (["--cpus-per-trial", "0.00001"], "cpus_per_trial"),
     ],
 )
 def test_mistakes_are_named(run_fails, arguments, message):
@@ -85,6 +93,63 @@ def test_bad_images_are_counted_and_the_first_named(run_fails, image_folder):
 def test_images_of_mixed_size(run_fails, image_folder):
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(image_folder / "dark" / "big.png")
     assert "size=" in run_fails("--data", image_folder)
+
+
+def one_line(error):
+    assert error.startswith("raynas: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def small_parquet(path, labels):
+    """A Parquet file of small images with these labels."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(buffer, "PNG")
+    pq.write_table(pa.table({"image": [buffer.getvalue()] * len(labels), "label": labels}), path)
+    return path
+
+
+def test_unusable_data_is_one_line(run_fails, tmp_path):
+    gaps = small_parquet(tmp_path / "gaps.parquet", [0, 1, 3] * 8)
+    assert "not 0..n-1" in one_line(run_fails("--data", gaps))
+    one = small_parquet(tmp_path / "one.parquet", [0] * 24)
+    assert "one class" in one_line(run_fails("--data", one))
+    (tmp_path / "empty").mkdir()
+    assert "no class folders" in one_line(run_fails("--data", tmp_path / "empty"))
+    (tmp_path / "broken.parquet").write_bytes(gaps.read_bytes()[:-50])
+    assert "cannot be read as Parquet" in one_line(run_fails("--data", tmp_path / "broken.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"sampels: 3", "Did you mean 'samples'?"),
+        (b"3: 4", "no argument 3"),
+        (b"name: \xff\xfe", "cannot be read"),
+        (b"- a list", "must be a mapping"),
+    ],
+)
+def test_a_wrong_configuration_file_is_one_line(run_fails, tmp_path, content, message):
+    (tmp_path / "run.yaml").write_bytes(content)
+    assert message in one_line(run_fails("--config", tmp_path / "run.yaml"))
+
+
+def test_a_name_that_is_a_file(fails, tmp_path):
+    (tmp_path / "x").write_text("")
+    error = fails("run", "--storage-path", tmp_path, "--name", "x")
+    assert "is not a run folder" in one_line(error)
+
+
+def test_places_that_cannot_be_written(finished, fails, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in one_line(
+        fails("export", finished.path, "--to", tmp_path / "file" / "folder")
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nasbench201.png").mkdir()
+    architecture = "|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"
+    error = fails("spaces", "nasbench201", "--draw", architecture)
+    assert "nasbench201.png cannot be written" in one_line(error)
 
 
 def test_not_a_run_folder(fails, tmp_path):

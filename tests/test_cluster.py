@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from raynas.cluster import slots
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,6 +73,21 @@ def test_two_raylets_share_a_search(tmp_path):
     assert len(answer["nodes"]) == 2
     assert set(answer["used"]) == {str(node) for node in answer["nodes"]}
     assert sum(answer["used"].values()) == 8
+
+
+@pytest.mark.parametrize(
+    ("node", "cpus", "gpus", "expected"),
+    [
+        ({"CPU": 8, "GPU": 1.0}, 0.1, 0.2, 5),
+        ({"CPU": 8, "GPU": 1.0}, 1, 0.1, 8),
+        ({"CPU": 0.3}, 0.1, 0, 3),
+        ({"CPU": 8}, 3, 0, 2),
+        ({"CPU": 8, "GPU": 2.0}, 1, 0.3, 6),
+    ],
+)
+def test_slots_of_fractions(monkeypatch, node, cpus, gpus, expected):
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Resources": node, "Alive": True}])
+    assert slots(cpus, gpus) == (gpus, expected)
 
 
 def test_cluster_yaml_passes_rays_own_check():

@@ -17,7 +17,8 @@ from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
 from search_spaces.errors import InvalidArgument, UnknownName
-from trials.data import Augmentation, Data, DataError, Part, load, names
+from trials.data import Augmentation, Data, DataError, Part, absolute, load, names
+from trials.files import Folder
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -382,7 +383,7 @@ def test_folder(tmp_path):
     assert any(np.array_equal(image, stored) for stored in data.train.store.images)
 
 
-@pytest.mark.parametrize("validation", ["validation", "val", None])
+@pytest.mark.parametrize("validation", ["validation", "val", "valid", None])
 def test_folder_with_parts(tmp_path, validation):
     for number, name in enumerate(filter(None, ("train", validation, "test"))):
         make_folder(tmp_path / name, seed=number)
@@ -390,6 +391,15 @@ def test_folder_with_parts(tmp_path, validation):
     assert len(data.test) == 24
     assert len(data.train) + len(data.validation) == (48 if validation else 24)
     assert len(data.validation) == (24 if validation else 4)
+
+
+def test_a_class_called_train(tmp_path):
+    make_folder(tmp_path, classes=2)
+    (tmp_path / "c1").rename(tmp_path / "train")
+    (tmp_path / "__MACOSX").mkdir()
+    assert "holds no images" in refusal(tmp_path)  # a folder among classes is a class
+    (tmp_path / "__MACOSX").rmdir()
+    assert load(tmp_path).class_names == ("c0", "train")
 
 
 def test_streamed_images_equal_those_in_memory(tmp_path):
@@ -461,7 +471,17 @@ def test_parquet_of_hugging_face(tmp_path):
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
     data = load(tmp_path / "a.parquet")
     assert data.class_names == ("cat", "dog", "owl", "ant")
-    assert data.fingerprint == load((random_images(24), labels_for(24))).fingerprint
+    plain = load((random_images(24), labels_for(24)))
+    assert torch.equal(in_order(data.train)[0], in_order(plain.train)[0])
+    assert torch.equal(in_order(data.train)[1], in_order(plain.train)[1])
+
+
+@pytest.mark.parametrize("metadata", ["[]", "no JSON", '{"info": 3}', '{"info": {"features": []}}'])
+def test_parquet_with_other_metadata(tmp_path, metadata):
+    images = [encoded(x) for x in random_images(24)]
+    table = pa.table({"image": images, "label": labels_for(24)})
+    pq.write_table(table.replace_schema_metadata({"huggingface": metadata}), tmp_path / "a.parquet")
+    assert load(tmp_path / "a.parquet").class_names == tuple("0123")
 
 
 @pytest.mark.skipif(not (SHARED / "cifar10-test.parquet").exists(), reason="no CIFAR-10 here")
@@ -500,6 +520,16 @@ def test_options_out_of_range(digits):
     assert "validation_fraction=1.0" in refusal("digits:validation_fraction=1")
     assert "crop=-1" in refusal("digits:crop=-1")
     assert "crop=8" in refusal("digits:crop=8")
+    for option in ("size=-4", "size=0", "workers=-1", "limit_bytes=-1"):
+        name, value = option.split("=")
+        with pytest.raises(InvalidArgument, match=f"{name}='{value}'"):
+            load(f"folder:somewhere,{option}")
+    with pytest.raises(InvalidArgument, match="size=-4"):
+        load(Folder(Path("somewhere"), size=-4))
+    for name in ("folder", "parquet"):
+        with pytest.raises(InvalidArgument, match="the option 'path' is missing"):
+            load(name)
+    assert "same column" in refusal("parquet:x.parquet,image=label")
     with pytest.raises(InvalidArgument, match="seed=-1"):
         load("digits", seed=-1)
     with pytest.raises(InvalidArgument, match="takes no"):
@@ -616,6 +646,13 @@ def test_bad_images():
     labels = labels_for(24)
     holes = random_images(24) / 255
     holes[3, 1, 1, 1] = np.nan
+    assert "cannot be made one array" in refusal(([[[1, 2], [3]]] * 24, labels))
+    assert "cannot be made one array" in refusal((random_images(24), [[1], [1, 2]] * 12))
+    assert "of <U1" in refusal((np.full((24, 8, 8), "a"), labels))
+    assert "of complex128" in refusal((random_images(24).astype(complex), labels))
+    assert "of complex128" in refusal(Pictures(lambda x: x.astype(complex)))
+    assert "load(train, test=test)" in refusal((Pictures(len), Pictures(len)))
+    assert "not a pair" in refusal((random_images(24), labels), test=(labels,))
     assert "1 images hold NaN" in refusal((holes, labels))
     assert "shape (24, 8)" in refusal((np.zeros((24, 8)), labels))
     assert "(9, 9, 3)" in refusal(
@@ -652,3 +689,27 @@ def test_fingerprint_sees_pixels_labels_and_division(digits):
     ]
     assert all(isinstance(d, Data) and len(d.fingerprint) == 16 for d in prints)
     assert len({d.fingerprint for d in prints}) == len(prints)
+
+
+def test_fingerprint_sees_augmentation_and_class_names(tmp_path):
+    plain = load(make_folder(tmp_path))
+    prints = [
+        load(tmp_path, **options) for options in ({"flip": False}, {"crop": 2}, {"cutout": 3})
+    ]
+    (tmp_path / "c3").rename(tmp_path / "d3")
+    prints += [plain, load(tmp_path)]
+    assert len({d.fingerprint for d in prints}) == len(prints)
+
+
+def test_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits", "parquet", "img", "photos"):
+        (tmp_path / name).mkdir()
+    assert absolute("digits") == "digits"
+    assert absolute("digits:fraction=0.5") == "digits:fraction=0.5"
+    assert absolute("./digits") == str(tmp_path / "digits")
+    assert absolute("photos") == str(tmp_path / "photos")
+    assert absolute("folder:photos,size=8") == f"folder:{tmp_path / 'photos'},size=8"
+    text = "parquet:a.parquet,test=b.parquet,image=img,label=photos"
+    a, b = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    assert absolute(text) == f"parquet:{a},test={b},image=img,label=photos"

@@ -80,6 +80,77 @@ def test_killed_five_times_nothing_is_lost_or_repeated(tmp_path):
     assert (folder / "best" / "model.pt2").exists()
 
 
+FINAL = [
+    sys.executable, "-m", "raynas", "run", "--space", "nasbench201:channels=4,cells=1",
+    "--data", "digits:fraction=0.5", "--search", "random", "--scheduler", "fifo",
+    "--samples", "2", "--epochs", "1", "--retrain-epochs", "8", "--max-concurrent", "1",
+]  # fmt: skip
+
+
+def final_command(folder):
+    return [*FINAL, "--storage-path", folder.parent, "--name", folder.name]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run(final_command(folder), capture_output=True, check=True)
+    return folder
+
+
+def kill_at(folder, command, kind, count):
+    """Start a command and kill -9 its driver once the journal has `count` events of a kind."""
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while sum(e["event"] == kind for e in events(folder)) < count:
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+
+
+def truncate(folder, pattern):
+    files = list(folder.glob(f"checkpoints/{pattern}"))
+    assert files
+    for file in files:
+        os.truncate(file, file.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_killed_in_the_final_training(tmp_path, uninterrupted, damaged):
+    folder = tmp_path / "killed"
+    kill_at(folder, final_command(folder), "retraining", 2)
+    assert not any(e["event"] == "retrained" for e in events(folder)), "killed too late"
+    if damaged:
+        time.sleep(2)  # the worker notices and ends
+        truncate(folder, "final-*.pt")
+    again = subprocess.run(final_command(folder), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-3000:]
+    whole, killed = raynas.load(uninterrupted), raynas.load(folder)
+    assert killed.best.architecture == whole.best.architecture
+    for name in ("test_accuracy", "test_loss", "val_accuracy"):
+        assert killed.best.metrics[name] == whole.best.metrics[name]
+    epochs = [e["epoch"] for e in events(folder) if e["event"] == "retraining"]
+    assert epochs == list(range(1, 9))
+    assert not any(e["event"] == "retraining_failed" for e in events(folder))
+
+
+def test_damaged_checkpoints_are_trained_anew(tmp_path):
+    folder = tmp_path / "damaged"
+    command = [*COMMAND, "--storage-path", tmp_path, "--name", folder.name, "--samples", "4"]
+    kill_at(folder, command, "reported", 3)
+    time.sleep(2)  # the workers notice and end
+    truncate(folder, "*.pt")
+    before = events(folder)
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-3000:]
+    result = raynas.load(folder)
+    assert events(folder)[: len(before)] == before
+    assert set(result.trials["status"]) <= {"completed", "stopped"}
+    assert len(result.trials) == 4
+
+
 def rungs_of(folder):
     """ASHA's rungs as a driver that continues the run would have them."""
     copy = folder.parent / f"copy-{time.monotonic_ns()}"

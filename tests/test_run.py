@@ -1,11 +1,14 @@
 """`run()` from end to end, on one local Ray."""
 
+import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -16,10 +19,14 @@ from conftest import SMALL
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from typer.testing import CliRunner
 
 import raynas
 import search_spaces
+from raynas.cli import app
+from raynas.config import Config, resolve
 from raynas.journal import read_events
+from search_spaces import UserSpace
 from trials.data import load as load_data
 from trials.trial import derived_seed
 
@@ -126,7 +133,7 @@ def test_run_folder(finished):
         table.drop(columns="curve"), finished.trials.drop(columns="curve"), check_dtype=False
     )
     recorded = yaml.safe_load((finished.path / "run.yaml").read_text())
-    assert recorded["search"] == "evolution:population=10,sample=3"
+    assert recorded["search"] == "evolution:population=10,sample=3,candidates=20"
     assert recorded["space"] == "nasbench201:channels=4,cells=1,dead_edges=False"
     assert "torch" in recorded["recorded"]["versions"]
     with safe_open(finished.path / "best" / "weights.safetensors", "pt") as weights:
@@ -290,8 +297,8 @@ def test_a_users_own_arrays_and_scheduler_objects(run):
         scheduler=raynas.Asha(reduction=2),
         evaluate=raynas.Train(batch_size=16),
     )
-    assert result.config["search"] == "evolution:population=2,sample=2"
-    assert result.config["scheduler"] == "asha:grace=1,reduction=2"
+    assert result.config["search"] == "evolution:population=2,sample=2,candidates=20"
+    assert result.config["scheduler"] == "asha:grace=1,reduction=2,variant=stopping"
     assert result.best.metrics["test_accuracy"] > 0.5
 
 
@@ -299,3 +306,215 @@ def test_json_of_best(finished):
     made = json.loads((finished.path / "best" / "architecture.json").read_text())
     assert made["architecture"] == finished.best.architecture
     assert made["input_shape"] == [1, 8, 8]
+
+
+@dataclass(frozen=True)
+class Returning(raynas.Evaluator):
+    """Evaluation i returns `answers[i]` after every epoch."""
+
+    answers: tuple
+
+    def trial(self, space, arch, data, epochs, seed, device):
+        index = next(i for i in range(len(self.answers)) if derived_seed(0, i) == seed)
+        return Answering(self.answers[index])
+
+
+class Answering(raynas.Trial):
+    epochs = 1
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def step(self):
+        self.epoch += 1
+        return self.answer
+
+
+def test_imperfect_metrics_of_an_evaluator_fail_their_evaluation_only(run):
+    answers = (
+        {"val_accuracy": np.float32(0.5), "steps": np.int64(3), "loss": torch.tensor(0.25)},
+        {}, None, {"val_loss": 0.5}, torch.zeros(2), "0.5", [0.5], {"val_accuracy": None},
+        {"val_accuracy": 0.5, "by_class": [0.1, 0.2]}, {"val_accuracy": float("nan")},
+        {"val_accuracy": float("inf")},
+    )  # fmt: skip
+    result = run(
+        evaluate=Returning(answers), search="random", scheduler="fifo", samples=len(answers),
+        epochs=1,
+    )  # fmt: skip
+    trials = result.trials
+    assert list(trials["status"]) == ["completed", *["failed"] * 8, "diverged", "diverged"]
+    assert (trials["steps"][0], trials["loss"][0], trials["val_accuracy"][0]) == (3, 0.25, 0.5)
+    assert "no 'val_accuracy'" in trials["reason"][3]
+    assert "Tensor" in trials["reason"][4]
+    assert "'by_class': [0.1, 0.2]" in trials["reason"][8]
+    assert trials["reason"][9] == "Diverged: val_accuracy is nan after epoch 1"
+    trace = (result.path / "checkpoints" / "00002.error.txt").read_text()
+    assert "Traceback" in trace
+    assert raynas.load(result.path).best.architecture == trials["architecture"][0]
+
+
+@dataclass(frozen=True)
+class DivergingFinal(raynas.Train):
+    """The first architecture evaluates best, and its final training diverges."""
+
+    def trial(self, space, arch, data, epochs, seed, device):
+        return Answering({"val_accuracy": 0.9 - 0.1 * arch.choices[0]})
+
+    def retraining(self, space, arch, data, epochs, seed, device):
+        trial = super().retraining(space, arch, data, epochs, seed, device)
+        if arch.choices[0] == 0:
+            trial.network[-1].weight.data.fill_(float("nan"))
+        return trial
+
+
+def test_a_final_training_that_diverges_is_named_and_the_next_one_chosen(run):
+    space = Troubled(("fine", "fine2"))
+    result = run(space=space, evaluate=DivergingFinal(), search="random", samples=2, epochs=1)
+    assert result.best.architecture == "1"
+    (failed,) = [e for e in read_events(result.path) if e["event"] == "retraining_failed"]
+    index = list(result.trials["architecture"]).index("0")
+    assert failed["evaluation"] == index
+    assert failed["reason"].startswith("Diverged: training loss is nan")
+    assert f"final training of #{index} failed" in (result.path / "report.html").read_text()
+
+
+def test_the_final_training_does_not_choose_another_for_want_of_files(run):
+    with pytest.raises(raynas.StorageError, match="no more files"):
+        run(space=Troubled(("fine", "fine2")), evaluate=NoFiles(), samples=2, epochs=1)
+
+
+@dataclass(frozen=True)
+class NoFiles(DivergingFinal):
+    """The file system fails in the final training."""
+
+    def retraining(self, space, arch, data, epochs, seed, device):
+        raise OSError("no more files")
+
+
+def linear(config, input_shape, num_classes):
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(int(np.prod(input_shape)), config["width"]),
+        nn.BatchNorm1d(config["width"]),
+        nn.Linear(config["width"], num_classes),
+    )
+
+
+def own_space(*widths, name="own"):
+    return UserSpace(name, {"width": widths}, linear)
+
+
+class Constant(raynas.Evaluator):
+    """Not a dataclass."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def trial(self, space, arch, data, epochs, seed, device):
+        return Answering({"val_accuracy": self.value})
+
+
+def test_a_users_space_from_start_to_export(run, tmp_path):
+    result = run(space=own_space(2, 3), search="random", samples=2, epochs=1)
+    model = result.best.model()
+    assert model.eval() is model.train(False) is model
+    images, labels = next(load_data(SMALL["data"]).test.raw(500))
+    accuracy = (model(images).argmax(1) == labels).double().mean().item()
+    assert accuracy == pytest.approx(result.best.metrics["test_accuracy"])
+    with pytest.raises(raynas.InvalidArgument, match="evaluation mode"):
+        model.train()
+    to = tmp_path / "exported"
+    arguments = ["export", str(result.path), "--to", str(to), "--format", "pt2,safetensors"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    for file in ("model.pt2", "weights.safetensors"):
+        assert (to / file).read_bytes() == (result.path / "best" / file).read_bytes()
+    with pytest.raises(raynas.InvalidArgument, match="call run\\(\\) again"):
+        raynas.resume(result.path, samples=3)
+    assert len(raynas.resume(result.path, samples=2, space=own_space(2, 3)).trials) == 2
+    with pytest.raises(raynas.ConfigurationMismatch, match="space was"):
+        run(space=own_space(2, 4), search="random", samples=2, epochs=1)
+    with pytest.raises(raynas.InvalidArgument, match="'samples'"):
+        raynas.resume(result.path, sampels=3)
+
+
+def test_objects_are_told_apart():
+    def config(**arguments):
+        return resolve({"data": "digits", **arguments}).config
+
+    spaces = [config(space=own_space(2, w)) for w in (3, 4, 4)]
+    assert spaces[0].space != spaces[1].space == spaces[2].space
+    assert spaces[0].name != spaces[1].name == spaces[2].name
+    assert spaces[0].name.startswith("own-digits-evolution-")
+    evaluators = [config(evaluate=Constant(v)) for v in (0.1, 0.2, 0.2)]
+    assert evaluators[0].evaluate != evaluators[1].evaluate == evaluators[2].evaluate
+    images = np.zeros((2, 30, 4, 4), np.uint8) + np.arange(2, dtype=np.uint8)[:, None, None, None]
+    arrays = [config(data=(images[k], np.arange(30) % 2)) for k in (0, 1, 1)]
+    assert arrays[0].name != arrays[1].name == arrays[2].name
+    assert "at 0x" not in str(spaces + evaluators + arrays)
+
+
+def test_the_same_objects_after_a_run_are_the_same(run):
+    class Own(raynas.RandomSearch):
+        def __init__(self, note):
+            self.note = note
+
+    arguments = {"space": own_space(2, 3), "search": Own("a"), "evaluate": Constant(0.5)}
+    first = run(samples=1, epochs=1, **arguments)
+    assert run(samples=1, epochs=1, **arguments).config == first.config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"evaluate": raynas.Train(batch_size=0)}, "evaluate: train:batch_size=0"),
+        ({"search": raynas.Evolution(sample=0)}, "search: evolution:sample=0"),
+        ({"scheduler": raynas.Asha(reduction=1)}, "scheduler: asha:reduction=1"),
+        ({"evaluate": Constant(threading.Lock())}, "cannot be sent to the workers"),
+        ({"cpus_per_trial": 1e-5}, "cpus_per_trial=1e-05"),
+        ({"name": "n" * 300}, "at most 200"),
+        ({"storage_path": "a\0b"}, "storage_path='a\\\\x00b'"),
+        ({"sampels": 3}, "Did you mean 'samples'"),
+    ],
+)
+def test_wrong_objects_and_values_are_refused_at_once(arguments, message):
+    with pytest.raises(raynas.InvalidArgument, match=message):
+        resolve({"name": "x", **arguments})
+
+
+def test_defaults_of_run_are_those_of_its_configuration():
+    parameters = inspect.signature(raynas.run).parameters
+    assert {key: p.default for key, p in parameters.items()} == {
+        key: field.default for key, field in Config.model_fields.items()
+    }
+
+
+def test_best_is_whole_or_not_there(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.path, copy)
+    (copy / "best" / "metrics.json").unlink()  # an extension is exporting
+    result = raynas.load(copy)
+    assert result.best.architecture == finished.best.architecture
+    with pytest.raises(raynas.StorageError, match="no model yet"):
+        result.best.model()
+    before = raynas.load(finished.path).best
+    made = json.loads((copy / "best" / "architecture.json").read_text())
+    (copy / "best" / "architecture.json").write_text(json.dumps({**made, "architecture": "x"}))
+    (copy / "best" / "metrics.json").write_text("{}")
+    with pytest.raises(raynas.StorageError, match="another architecture"):
+        replace(before, folder=copy / "best").model()
+
+
+def test_fewer_samples_than_there_are_evaluations_are_not_written(run):
+    first = run(samples=3, epochs=1, search="random")
+    again = run(samples=2, epochs=1, search="random")
+    assert again.config["samples"] == first.config["samples"] == 3
+    assert len(again.trials) == 3
+
+
+def test_the_unit_of_images_beyond_0_to_1_is_written(run):
+    labels = np.arange(60) % 2
+    images = np.random.default_rng(0).normal(500 * labels[:, None, None], 20, (60, 4, 4))
+    result = run(data=(images, labels), space=own_space(2, 3), samples=1, epochs=1)
+    made = json.loads((result.path / "best" / "architecture.json").read_text())
+    assert "units of the training images" in made["input"]
+    assert "0..1" not in made["input"]

@@ -8,7 +8,8 @@ import pytest
 from conformance import SearcherSuite
 
 import search_spaces
-from raynas import Evolution, RandomSearch
+from raynas import Area, Auto, Evolution, LocalSearch, Naswot, RandomSearch
+from raynas.errors import UnknownName
 from search_spaces import Architecture
 
 
@@ -90,6 +91,133 @@ class TestEvolution(SearcherSuite):
             values.append(SearcherSuite.value(arch))
             evolution.tell(arch, values[-1], 1)
         assert np.mean(values[-50:]) > np.mean(values[:10]) + 0.3
+
+
+class TestArea(SearcherSuite):
+    @pytest.fixture
+    def searcher(self):
+        return lambda: Area(population=5, candidates=10)
+
+    def test_the_better_half_of_the_candidates_begins(self):
+        area = Area(population=4, candidates=8)
+        area.start(search_spaces.get("nasbench201"), 0)
+        proxy, candidates = area.scoring
+        assert proxy == "naswot"
+        assert len(candidates) == 8
+        scores = dict(zip(candidates, [3.0, -math.inf, 8.0, 1.0, 7.0, 2.0, 6.0, 5.0], strict=True))
+        area.tell_scores(scores)
+        assert [scores[area.ask()] for _ in range(4)] == [8.0, 7.0, 6.0, 5.0]
+        assert area.ask() not in candidates  # the fifth is drawn at random, as no result is known
+
+    def test_a_warm_start_is_a_proxy_or_a_naswot(self):
+        evolution = Evolution(population=3, warm_start=Naswot(candidates=40, proxy="synflow"))
+        assert (evolution.warm_start, evolution.candidates) == ("synflow", 40)
+        with pytest.raises(UnknownName, match="warm_start='nasw0t' is unknown. Did you mean"):
+            Evolution(warm_start="nasw0t")
+
+
+class TestNaswot(SearcherSuite):
+    most = 1
+
+    @pytest.fixture
+    def searcher(self):
+        return lambda: Naswot(candidates=30)
+
+    def test_the_best_score_wins_and_nothing_else_is_evaluated(self):
+        naswot = Naswot(candidates=30)
+        naswot.start(search_spaces.get("nasbench201"), 0)
+        scores = {arch: float(i % 17) for i, arch in enumerate(naswot.scoring.architectures)}
+        naswot.tell_scores(scores)
+        assert scores[naswot.ask()] == 16.0
+        assert naswot.ask() is None
+
+    def test_networks_that_cannot_be_ranked_never_win(self):
+        naswot = Naswot(candidates=3)
+        naswot.start(search_spaces.get("nasbench201"), 0)
+        naswot.tell_scores(dict.fromkeys(naswot.scoring.architectures, -math.inf))
+        assert naswot.ask() is None
+
+
+class TestLocalSearch(SearcherSuite):
+    @pytest.fixture
+    def searcher(self):
+        return LocalSearch
+
+    def start(self):
+        local = LocalSearch()
+        local.start(search_spaces.get("nasbench201"), 0)
+        return local
+
+    def test_the_first_better_neighbor_is_the_next_center(self):
+        local = self.start()
+        first = local.ask()
+        local.tell(first, 0.5, 1)
+        worse, better = local.ask(), local.ask()
+        local.tell(worse, 0.4, 1)
+        local.tell(better, 0.6, 1)
+        assert local.center == ((1, 0.6), better)
+        assert local.space.distance(better, local.ask()) == 1
+
+    def test_on_a_summit_it_starts_anew(self):
+        local = self.start()
+        summit = local.ask()
+        local.tell(summit, 0.5, 1)
+        for _ in range(24):
+            neighbor = local.ask()
+            assert local.space.distance(summit, neighbor) == 1
+            local.tell(neighbor, 0.1, 1)
+        restart = local.ask()
+        local.tell(restart, 0.2, 1)
+        assert local.space.distance(restart, local.ask()) == 1  # worse than the summit, and yet
+
+    def test_idle_workers_evaluate_the_starts_of_coming_climbs(self):
+        local = self.start()
+        summit = local.ask()
+        local.tell(summit, 0.5, 1)
+        neighbors = [local.ask() for _ in range(24)]
+        starts = [local.ask() for _ in range(2)]
+        local.tell(starts[0], 0.3, 1)
+        local.tell(starts[1], 0.4, 1)
+        for neighbor in neighbors:
+            local.tell(neighbor, -math.inf, 0)
+        assert local.space.distance(starts[1], local.ask()) == 1  # the better start
+
+
+class TestAuto(SearcherSuite):
+    @pytest.fixture
+    def searcher(self):
+        return lambda: Auto(initial=3, candidates=10)
+
+    def test_asks_for_everything_once_only(self):
+        space = search_spaces.get("micro64")
+        auto = Auto()
+        auto.start(space, 0)
+        auto.tell_scores({arch: 0.0 for arch in auto.scoring.architectures})
+        forms = {space.canonical(arch) for arch in space}
+        asked = []
+        for _ in range(len(forms)):
+            asked.append(auto.ask())
+            auto.tell(asked[-1], SearcherSuite.value(asked[-1]), 1)
+        assert len(set(asked)) == len(forms)
+
+    def test_many_workers_get_different_architectures(self):
+        auto = Auto(initial=3)
+        auto.start(search_spaces.get("darts"), 0)
+        auto.tell_scores({arch: 0.0 for arch in auto.scoring.architectures})
+        for _ in range(8):
+            arch = auto.ask()
+            auto.tell(arch, SearcherSuite.value(arch), 1)
+        assert len({auto.ask() for _ in range(16)}) == 16
+
+    def test_learns_from_failures_and_from_stopped_trials(self):
+        auto = Auto(initial=3)
+        auto.start(search_spaces.get("nasbench201"), 0)
+        auto.tell_scores({arch: 0.0 for arch in auto.scoring.architectures})
+        for step in range(30):
+            arch = auto.ask()
+            value = SearcherSuite.value(arch)
+            auto.tell(arch, -math.inf if step % 5 == 4 else value, 1 + 3 * (value > 0.3))
+        assert max(map(SearcherSuite.value, auto.known)) >= 5 / 6
 
 
 def test_mutation_of_nasbench201_picks_nodes_uniformly():

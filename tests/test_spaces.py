@@ -230,6 +230,48 @@ def test_a_space_without_cells_has_no_width():
         space.width(next(iter(space)))
 
 
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (("a", "a,y=1"), "up to a comma"),
+        (("a ", "b"), "blank"),
+        (("\na", "b"), "blank"),
+        ((np.zeros(2), np.ones(2)), "array"),
+        ((np.zeros(2),), "array"),
+        ((object(), object()), "place in memory"),
+    ],
+)
+def test_choices_that_the_notation_cannot_tell_are_refused(choices, message):
+    with pytest.raises(InvalidArgument, match=message):
+        UserSpace("mine", {"x": choices, "y": (1, 2)}, lambda *_: nn.Identity())
+
+
+def test_tuples_can_be_chosen():
+    space = UserSpace("mine", {"x": ((0, 1), (0, 1, 2)), "y": (1, 2)}, lambda *_: nn.Identity())
+    assert [space.from_string(space.to_string(arch)) for arch in space] == list(space)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_choice_blocks_are_built_as_well_without_gradients(mode):
+    class Net(nn.Module):
+        def __init__(self, input_shape, num_classes):
+            super().__init__()
+            size = int(np.prod(input_shape))
+            self.heads = nn.ModuleList(nn.Linear(size, num_classes) for _ in range(2))
+            self.choice = InputChoice("input", 2)
+
+        def forward(self, x):
+            return self.choice(*(head(x.flatten(1)) for head in self.heads))
+
+    space = from_module("net", Net)
+    arch = next(iter(space))
+    expected = [str(m) for m in space.build(arch, (1, 4, 4), 3).modules()]
+    with mode():
+        network = space.build(arch, (1, 4, 4), 3)
+    assert [str(m) for m in network.modules()] == expected
+    network(torch.rand(2, 1, 4, 4)).sum().backward()
+
+
 @pytest.mark.parametrize("name", ["space", "user_space", "choices"])
 def test_examples_in_docstrings(name):
     result = doctest.testmod(getattr(search_spaces, name))

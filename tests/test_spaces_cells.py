@@ -12,7 +12,7 @@ from search_spaces import Architecture
 from search_spaces.cell import Cell
 from search_spaces.cell_operations import OPERATIONS, operation, operation_counts
 from search_spaces.counting import Counts, count_macs, count_params
-from search_spaces.errors import InvalidArchitecture, UnknownName
+from search_spaces.errors import InvalidArchitecture, InvalidArgument, UnknownName
 from search_spaces.genotypes import Genotype, named, published
 
 torch.set_num_threads(1)
@@ -381,3 +381,50 @@ def test_both_readings_of_micro64(reading, joined):
     assert (space.width(space.from_string("434")), space.depth(space.from_string("434"))) == (
         *(1.5, 3),
     )
+
+
+@pytest.mark.parametrize("options", ["none=true,replacement=true", "none=true"])
+def test_where_an_edge_without_operation_starts_does_not_matter(options):
+    space = search_spaces.get(f"darts:{options}")
+    rng, compared = np.random.default_rng(0), 0
+    for _ in range(60):
+        arch = space.sample(rng)
+        edges = list(space.to_genotype(arch).normal.edges)
+        for i, (operation_, source) in enumerate(edges):
+            if operation_ != "none":
+                continue
+            partner = edges[i ^ 1][1]
+            for other in range(2 + i // 2):
+                if other == source or (other == partner and space.distinct):
+                    continue
+                moved = Cell((*edges[:i], ("none", other), *edges[i + 1 :]), (2, 3, 4, 5))
+                changed = Genotype(moved, space.to_genotype(arch).reduction)
+                assert space.canonical(space.from_genotype(changed)) == space.canonical(arch)
+                compared += 1
+        assert space.canonical(space.canonical(arch)) == space.canonical(arch)
+    assert compared > 50
+
+
+def test_too_few_channels_are_refused():
+    for text in ("darts:channels=1,stem=imagenet", "nasbench101:channels=3"):
+        with pytest.raises(InvalidArgument, match="give at least"):
+            search_spaces.get(text)
+    space = search_spaces.get("nasbench101:channels=4,modules=1")
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        assert space.build(space.sample(rng), (3, 8, 8), 4)(torch.rand(2, 3, 8, 8)).shape == (2, 4)
+
+
+def test_texts_that_denote_nothing():
+    space = search_spaces.get("darts")
+    text = space.to_string(space.sample(np.random.default_rng(0)))
+    with pytest.raises(InvalidArchitecture, match="wanted an integer"):
+        space.from_string(text.replace(", 1)", f", {'1' * 5000})", 1))
+    adapted = space.genotype("DARTS_V2_ADAPT")
+    assert space.genotype("DARTS_V2" + "_ADAPT" * 3000) == adapted
+    with pytest.raises(UnknownName, match="genotype='DARTS_V9_ADAPT"):
+        space.genotype("DARTS_V9" + "_ADAPT" * 3000)
+    for name in search_spaces.names():
+        for wrong in (5, None, ["DARTS_V2"]):
+            with pytest.raises(InvalidArchitecture, match="is no text"):
+                search_spaces.get(name).from_string(wrong)

@@ -9,13 +9,15 @@ process and augmented there. One that does not fit is read by a `DataLoader`, wi
 normalization and augmentation.
 """
 
+import inspect
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from search_spaces.errors import InvalidArgument, UnknownName
 from search_spaces.naming import construct, converted, parse, spell, suggestion
@@ -26,7 +28,7 @@ from trials.objects import Arrays, TorchDataset
 from trials.parts import Indices, Part, Store
 from trials.sources import CIFAR10, CIFAR100, MNIST, SVHN, Collection, Digits, FashionMNIST, Source
 
-__all__ = ["Augmentation", "Data", "DataError", "Part", "Source", "load", "names"]
+__all__ = ["Augmentation", "Data", "DataError", "Part", "Source", "absolute", "load", "names"]
 
 _SOURCES: dict[str, type[Source]] = {
     "digits": Digits,
@@ -45,6 +47,23 @@ def names() -> list[str]:
     return list(_SOURCES)
 
 
+def absolute(source: str) -> str:
+    """A name with arguments, or a path, written so that it means the same in every folder."""
+    name, positional, options = parse(source)
+    if name not in _SOURCES:
+        return str(Path(source).expanduser().absolute())
+    hints = get_type_hints(_SOURCES[name])
+
+    def spelled(option: str, value: str) -> str:
+        is_path = Path in (hints.get(option), *get_args(hints.get(option)))
+        return str(Path(value).expanduser().absolute()) if is_path else value
+
+    places = [*inspect.signature(_SOURCES[name]).parameters, *[""] * len(positional)]
+    arguments = [spelled(option, value) for option, value in zip(places, positional, strict=False)]
+    arguments += [f"{option}={spelled(option, value)}" for option, value in options.items()]
+    return f"{name}:{','.join(arguments)}" if arguments else name
+
+
 @dataclass(frozen=True, eq=False)
 class Data:
     """Labeled images for one search.
@@ -55,8 +74,8 @@ class Data:
         train: what networks are trained with.
         validation: what architectures are compared by.
         test: what nothing is chosen by.
-        fingerprint: 16 hexadecimal digits that depend on all images and labels and on the
-            division into parts.
+        fingerprint: 16 hexadecimal digits that depend on all images and labels, on the names of
+            the classes, on the division into parts and on the augmentation.
     """
 
     name: str
@@ -91,6 +110,13 @@ class Data:
     def std(self) -> tuple[float, ...]:
         """Standard deviation per channel, like `mean`; 1 for a channel without variation."""
         return self.train.store.std
+
+    @property
+    def unit(self) -> str:
+        """What the numbers of an image are before they are normalized, in words."""
+        if self.train.store.unit == 255:
+            return "0..1"
+        return "in the units of the training images"
 
     @property
     def augmentation(self) -> Augmentation:
@@ -139,6 +165,9 @@ def _kind(source: Any) -> str:
 def _source(source: Any, options: dict[str, Any]) -> Source:
     """What `source` denotes; see `load`."""
     if isinstance(source, Source):
+        if type(source) in _SOURCES.values():
+            given = {f.name: getattr(source, f.name) for f in fields(source) if f.init}
+            converted("data", type(source).__name__, type(source), given)
         return source
     if isinstance(source, (str, os.PathLike)):
         name = parse(source)[0] if isinstance(source, str) else ""
@@ -150,6 +179,11 @@ def _source(source: Any, options: dict[str, Any]) -> Source:
         return _path_source(Path(source).expanduser(), options)
     if isinstance(source, (tuple, list)) and len(source) == 2:
         images, labels = source
+        if isinstance(images, Dataset) or isinstance(labels, Dataset):
+            raise DataError(
+                "a pair is (images, labels). For a training and a test data set give"
+                " trials.data.load(train, test=test)."
+            )
         return Arrays(images, labels, **converted("data", "arrays", Arrays, options))
     if hasattr(source, "__getitem__") or hasattr(source, "__iter__"):
         checked = converted("data", "dataset", TorchDataset, options)
@@ -187,6 +221,7 @@ def _prepared(source: Source, seed: int) -> Data:
     augmentation = Augmentation(crop, usual if source.flip is None else source.flip, source.cutout)
     if crop >= min(height, width):
         raise DataError(f"crop={crop} is no less than the size of the images, {height}x{width}.")
+    digest.update(f"{class_names} {augmentation}".encode())
     store = Store(found.images, labels, mean, std, augmentation)
     return Data(
         name=source.name,

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import PositiveInt
 
 from trials.decoding import Files, Rows, read_encoded
 from trials.images import DataError
@@ -28,11 +29,17 @@ _IMAGE_SUFFIXES = (
 )
 
 
+#: what the folders of training, validation and test images may be called
+_PARTS: list[tuple[str, ...]] = [("train",), ("validation", "val", "valid"), ("test",)]
+
+
 @dataclass(frozen=True, eq=False)
 class Folder(LargeSource):
-    """A folder of class folders, or one with `train`, `validation` (or `val`), `test` of them.
+    """A folder of class folders, or one with `train`, `validation`, `test` of them.
 
-    The classes are numbered in the order of their sorted names; images may lie in subfolders.
+    The folders of the latter may also be called `val` or `valid`; where there are others beside
+    them, all are classes. The classes are numbered in the order of their sorted names; images may
+    lie in subfolders.
 
     Args:
         path: the folder.
@@ -40,7 +47,7 @@ class Folder(LargeSource):
     """
 
     path: Path
-    size: int | None = None
+    size: PositiveInt | None = None
 
     @property
     def name(self) -> str:
@@ -52,13 +59,12 @@ class Folder(LargeSource):
         root = self.path.expanduser()
         if not root.is_dir():
             raise DataError(f"there is no folder {root}.")
-        parts: list[tuple[str, ...]] = [("train",), ("validation", "val"), ("test",)]
-        whole = not (root / "train").is_dir()
+        whole = not {"train"} <= set(_folders(root)) <= {name for part in _PARTS for name in part}
         classes = _class_folders(root if whole else root / "train")
         paths: list[str] = []
         labels: list[int] = []
         sizes = [0, 0, 0]
-        for number, names in enumerate([("",)] if whole else parts):
+        for number, names in enumerate([("",)] if whole else _PARTS):
             folder = next((root / name for name in names if (root / name).is_dir()), None)
             if folder is not None:
                 found = list(_labeled_files(folder, classes))
@@ -71,12 +77,17 @@ class Folder(LargeSource):
 
 def _class_folders(folder: Path) -> list[str]:
     """The sorted names of the class folders in `folder`."""
-    classes = sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
+    classes = _folders(folder)
     if not classes:
         raise DataError(f"{folder} has no class folders; put images into {folder}/CLASS/.")
     return classes
+
+
+def _folders(folder: Path) -> list[str]:
+    """The sorted names of the folders in `folder`, hidden ones apart."""
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
 
 
 def _labeled_files(folder: Path, classes: list[str]) -> Iterator[tuple[str, int]]:
@@ -117,7 +128,7 @@ class Parquet(LargeSource):
     test: Path | None = None
     image: str = "image"
     label: str = "label"
-    size: int | None = None
+    size: PositiveInt | None = None
 
     @property
     def name(self) -> str:
@@ -126,6 +137,8 @@ class Parquet(LargeSource):
 
     def read(self) -> Collection:
         """See `Source`."""
+        if self.image == self.label:
+            raise DataError(f"image={self.image} and label={self.label} are the same column.")
         files = [path and path.expanduser() for path in (self.path, self.validation, self.test)]
         tables = [None if path is None else self._table(path) for path in files]
         train, validation, test = (0 if table is None else len(table) for table in tables)
@@ -172,6 +185,10 @@ class Parquet(LargeSource):
 
 def _huggingface_classes(table: pa.Table, label: str) -> Sequence[str]:
     """The class names that Hugging Face's `datasets` keeps in a file's metadata, if any."""
-    metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = metadata.get("info", {}).get("features", {}).get(label, {})
-    return tuple(feature.get("names", ()))
+    try:
+        feature = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        for key in ("info", "features", label):
+            feature = feature.get(key, {})
+        return tuple(feature.get("names", ()))
+    except (ValueError, AttributeError, TypeError):  # another program's; names are not needed
+        return ()

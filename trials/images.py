@@ -20,6 +20,7 @@ from search_spaces.errors import InvalidArgument
 
 Pixels = npt.NDArray[Any]
 
+_NUMBERS = "biuf"  # the kinds of NumPy types that pixels may have
 _GRAY_MODES = ("1", "L", "LA", "I", "F")
 #: images that are looked at together
 BLOCK = 256
@@ -113,13 +114,27 @@ def batch_array(images: Any) -> Pixels:
         DataError: for another number of axes, no pixels, or NaN or infinity among them.
     """
     is_tensor = isinstance(images, Tensor)
-    array = images.detach().cpu().numpy() if is_tensor else np.asarray(images)
-    if array.dtype == object or array.ndim not in (3, 4) or 0 in array.shape:
+    array = number_array(images)
+    if array.dtype.kind not in _NUMBERS or array.ndim not in (3, 4) or 0 in array.shape:
         raise DataError(
             f"images have shape {array.shape} of {array.dtype}; "
-            "give N x H x W, N x H x W x C or N x C x H x W numbers."
+            "give N x H x W, N x H x W x C or N x C x H x W real numbers."
         )
     return np.ascontiguousarray(as_pixels(channels_last(array, is_tensor)))
+
+
+def number_array(values: Any) -> npt.NDArray[Any]:
+    """An array, tensor or nested list as an array.
+
+    Raises:
+        DataError: for lists of different lengths, or a tensor of a type that NumPy lacks.
+    """
+    try:
+        if isinstance(values, Tensor):
+            return np.asarray(values.detach().cpu().numpy())
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"they cannot be made one array: {error}.") from None
 
 
 def channels_last(array: Pixels, is_tensor: bool) -> Pixels:
@@ -190,8 +205,8 @@ def image_array(image: Any) -> Pixels:
     """A Pillow image, array or tensor as height x width x channels numbers of its own type."""
     if isinstance(image, Image.Image):
         return pixels(image, 1 if is_gray(image) else 3)
-    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
-    if array.ndim not in (2, 3) or array.dtype == object:
+    array = number_array(image)
+    if array.ndim not in (2, 3) or array.dtype.kind not in _NUMBERS:
         raise DataError(f"an image of shape {array.shape} of {array.dtype} is no H x W x C.")
     batch = channels_last(array[None], isinstance(image, Tensor))
     return np.asarray(batch[0])

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from trials.images import (
@@ -19,6 +18,7 @@ from trials.images import (
     batch_array,
     check_one_size,
     image_array,
+    number_array,
     pixel_type,
     quantized,
 )
@@ -41,7 +41,13 @@ class Arrays(Source):
 
     def read(self) -> Collection:
         """See `Source`."""
-        pairs = [(self.images, self.labels)] + ([] if self.test is None else [tuple(self.test)])
+        pairs = [(self.images, self.labels)]
+        if self.test is not None:
+            if not (isinstance(self.test, tuple | list) and len(self.test) == 2):
+                raise DataError(
+                    f"test is a {type(self.test).__name__}, not a pair (images, labels)."
+                )
+            pairs.append((self.test[0], self.test[1]))
         images = [batch_array(images) for images, _ in pairs]
         labels = [_label_array(labels) for _, labels in pairs]
         for image, label in zip(images, labels, strict=True):
@@ -61,7 +67,7 @@ class Arrays(Source):
 
 
 def _label_array(labels: Any) -> npt.NDArray[Any]:
-    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    array = number_array(labels)
     if array.ndim != 1:
         raise DataError(f"labels have shape {array.shape}; give one class number per image.")
     return array

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import NonNegativeInt
 
 from trials.images import DataError, Pixels, Streamed, batch_array
 
@@ -100,8 +101,8 @@ class LargeSource(Source):
             threads but the first, at most 8.
     """
 
-    limit_bytes: int = 2 << 30
-    workers: int | None = None
+    limit_bytes: NonNegativeInt = 2 << 30
+    workers: NonNegativeInt | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from raynas.searchers.auto import Auto
 from raynas.searchers.evolution import Evolution
 from raynas.searchers.local_search import LocalSearch
 from raynas.searchers.naswot import Naswot
+from raynas.searchers.neighborhood import NeighborhoodAware, na_rs
 from raynas.searchers.random_search import RandomSearch
 from raynas.searchers.searcher import Scoring, Searcher
 
@@ -17,6 +18,7 @@ __all__ = [
     "Evolution",
     "LocalSearch",
     "Naswot",
+    "NeighborhoodAware",
     "RandomSearch",
     "Scoring",
     "Searcher",
@@ -29,4 +31,6 @@ SEARCHERS: dict[str, Callable[..., Searcher]] = {
     "local": LocalSearch,
     "naswot": Naswot,
     "random": RandomSearch,
+    "na-rs": na_rs,
+    "neighborhood": NeighborhoodAware,
 }

@@ -1,5 +1,6 @@
 """The recommended searcher: a prior, a surrogate, and neighborhood moves."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from search_spaces.naming import lookup
 from trials.proxies import PROXIES
 
 _FIT_EVERY = 3  # architectures between searches for the surrogate's parameters
-_RANDOM = 150  # candidates of one proposal that are drawn anew
+_POOL = 400  # random candidates that are kept from one proposal to the next
+_DRAWN = 30  # of them, drawn anew for each
+_NEAR = 30  # neighbors of an architecture that are looked at, where it has more
 _CENTERS = 3  # best architectures whose neighbors are candidates
 _CLIMB = 6  # steps from neighbor to neighbor after higher expected improvement
 _LEARNED = 150  # best architectures that the surrogate learns, and as many of the latest
@@ -48,6 +51,7 @@ class Auto(Searcher):
         default_factory=dict, init=False, repr=False
     )
     _first: list[Architecture] = field(default_factory=list, init=False, repr=False)
+    _drawn: list[Architecture] = field(default_factory=list, init=False, repr=False)
     _pending: list[Architecture] = field(default_factory=list, init=False, repr=False)
     _asked: int = field(default=0, init=False, repr=False)
 
@@ -59,7 +63,8 @@ class Auto(Searcher):
         super().start(space, seed)
         self.known, self._first, self._pending, self._asked = {}, [], [], 0
         drawn = (space.canonical(space.sample(self.rng)) for _ in range(self.candidates))
-        self.scoring = Scoring(self.proxy, list(dict.fromkeys(drawn)))
+        self._drawn = list(dict.fromkeys(drawn))
+        self.scoring = Scoring(self.proxy, list(self._drawn))
         self._description = Description.of(space)
         self._surrogate: Surrogate | None = None
 
@@ -112,14 +117,19 @@ class Auto(Searcher):
 
     def _pool(self, seen: set[Architecture]) -> list[Architecture]:
         """Candidates: random ones, and the neighbors of the best that are known."""
-        drawn = (self.space.canonical(self.space.sample(self.rng)) for _ in range(_RANDOM))
-        pool = [arch for arch in drawn if arch not in seen]
+        drawn = [self.space.canonical(self.space.sample(self.rng)) for _ in range(_DRAWN)]
+        kept = (arch for arch in dict.fromkeys([*drawn, *self._drawn]) if arch not in seen)
+        self._drawn = list(itertools.islice(kept, _POOL))
+        pool = list(self._drawn)
         for center in sorted(self.known, key=lambda a: self.known[a], reverse=True)[:_CENTERS]:
             pool += self._new_neighbors(center, seen)
         return list(dict.fromkeys(pool))
 
     def _new_neighbors(self, arch: Architecture, seen: set[Architecture]) -> list[Architecture]:
-        forms = (self.space.canonical(neighbor) for neighbor in self.space.neighbors(arch))
+        near = list(self.space.neighbors(arch))
+        if len(near) > _NEAR:
+            near = [near[i] for i in self.rng.choice(len(near), _NEAR, replace=False)]
+        forms = (self.space.canonical(neighbor) for neighbor in near)
         return [form for form in dict.fromkeys(forms) if form not in seen]
 
     def _fitted(self) -> Surrogate:
@@ -155,6 +165,7 @@ class Auto(Searcher):
             **super().state(),
             "known": [[list(a.choices), *known] for a, known in self.known.items()],
             "first": [list(arch.choices) for arch in self._first],
+            "drawn": [list(arch.choices) for arch in self._drawn],
             "pending": [list(arch.choices) for arch in self._pending],
             "asked": self._asked,
             "parameters": None if surrogate is None else surrogate.parameters.tolist(),
@@ -166,6 +177,7 @@ class Auto(Searcher):
         arch = self.space.architecture
         self.known = {arch(choices): (b, value) for choices, b, value in state["known"]}
         self._first = [arch(choices) for choices in state["first"]]
+        self._drawn = [arch(choices) for choices in state["drawn"]]
         self._pending = [arch(choices) for choices in state["pending"]]
         self._asked = state["asked"]
         self._surrogate = None

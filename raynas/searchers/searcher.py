@@ -70,6 +70,13 @@ class Searcher(ABC):
                 fewer than the others, and its value is not comparable with theirs.
         """
 
+    def merits(self) -> Mapping[Architecture, float]:
+        """What the outcome of the search is chosen by; only these architectures may be it.
+
+        Empty (the default): any may, each by its own value. More epochs come first either way.
+        """
+        return {}
+
     def state(self) -> dict[str, Any]:
         """All that changes, as JSON data."""
         return {"rng": copy.deepcopy(self.rng.bit_generator.state)}

@@ -208,7 +208,7 @@ class Surrogate:
         factor = np.linalg.cholesky(self._noisy(distances, parameters))
         weights = solve_triangular(factor, self.targets, lower=True)
         n = len(weights)
-        likelihood = 0.5 * n * np.log(weights @ weights / n) + np.log(np.diag(factor)).sum()
+        likelihood = 0.5 * n * np.log(weights @ weights / n + 1e-9) + np.log(np.diag(factor)).sum()
         spread = np.ones(len(parameters))
         spread[-1] = 2.0
         return float(likelihood + 0.5 * (((parameters - self._prior) / spread) ** 2).sum())

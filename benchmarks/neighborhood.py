@@ -1,0 +1,193 @@
+"""Neighborhood-aware search on a table: rank correlations, NA-RS, racing against random search.
+
+    python -m benchmarks.neighborhood --table nb201.parquet --metric c10_valid_12
+        --report c10_test_200 [--runs 500] [--only tau|na-rs|racing] [--quick] [--json]
+
+`tau`: Kendall's tau of an architecture's own value and of its neighborhood's mean (itself
+included) with what the table reports, over all its architectures. `na-rs`: what the best of T
+centers reports, judged by all their neighbors, and judged by themselves (random search with the
+same T; papers.md 5.4). `racing`: at equal numbers of evaluations, what the outcome of `na-rs` with
+its defaults reports and of random search, in pairs of runs with the same seed: the mean difference
+and its standard error; and how much flatter the outcome is: by how much less the mean of all its
+neighbors falls short of it, in the metric of the search.
+"""
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+
+from raynas.searchers import RandomSearch, Searcher
+from raynas.searchers.neighborhood import na_rs
+from raynas.simulate import Simulation
+from trials.table import Benchmark, Roles, read_benchmark
+
+CENTERS = (50, 100, 200, 1000)  # T of papers.md 5.4
+EVALUATIONS = (100, 500, 1000)
+
+Floats = NDArray[np.float64]
+Measures = dict[str, dict[str, float | str]]
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """A table, and who is beside whom in it."""
+
+    table: Benchmark
+
+    @cached_property
+    def rows(self) -> list[list[int]]:
+        """Of each row the rows of its neighbors."""
+        space, table = self.table.space, self.table
+        return [[table.row(near) for near in space.neighbors(arch)] for arch in table.rows]
+
+    @cached_property
+    def means(self) -> Floats:
+        """Of each row the mean over its neighborhood, itself included."""
+        values = self.table.finals
+        if len({len(row) for row in self.rows}) == 1:
+            return np.asarray(
+                (values[np.array(self.rows)].sum(1) + values) / (len(self.rows[0]) + 1)
+            )
+        return np.array([values[[i, *row]].mean() for i, row in enumerate(self.rows)])
+
+    def drop(self, row: int) -> float:
+        """How far the mean of its neighbors is below the value of a row."""
+        return float(self.table.finals[row] - self.table.finals[self.rows[row]].mean())
+
+
+def tau(neighbors: Neighbors) -> Measures:
+    """Rank correlations over the whole table."""
+    start = time.perf_counter()
+    reports = neighbors.table.reports
+    own = float(kendalltau(neighbors.table.finals, reports)[0])
+    mean = float(kendalltau(neighbors.means, reports)[0])
+    return {
+        "tau": {
+            "ours": round(mean, 4), "other": round(own, 4), "ratio": round(mean / own, 3),
+            "unit": "Kendall's tau", "seconds": round(time.perf_counter() - start, 2),
+        }
+    }  # fmt: skip
+
+
+def of_centers(table: Benchmark, centers: Sequence[int], seed: int) -> list[float]:
+    """What the outcome of NA-RS, without racing, reports after each number of centers."""
+    searcher = na_rs(racing=False)
+    searcher.start(table.space, seed)
+    begun, reported = searcher.centers, []
+    for wanted in centers:
+        while len(begun) < wanted or any(center.open for center in begun.values()):
+            arch = searcher.ask()
+            assert arch is not None
+            searcher.tell(arch, float(table.finals[table.row(arch)]), 1)
+        merits = searcher.merits()
+        best = max(merits, key=lambda arch: merits[arch])
+        reported.append(float(table.reports[table.row(best)]))
+    return reported
+
+
+def of_draws(table: Benchmark, centers: Sequence[int], seed: int) -> list[float]:
+    """What the best of the same centers by its own value reports."""
+    searcher = RandomSearch()
+    searcher.start(table.space, seed)
+    rows = [table.row(searcher.ask()) for _ in range(max(centers))]
+    best = [max(rows[:count], key=lambda row: table.finals[row]) for count in centers]
+    return [float(table.reports[row]) for row in best]
+
+
+def of_evaluations(
+    neighbors: Neighbors, searcher: Searcher, counts: Sequence[int], seed: int
+) -> list[tuple[float, float]]:
+    """(report, drop) of the outcome of a search after each number of evaluations."""
+    table = neighbors.table
+    simulation = Simulation(table, copy.deepcopy(searcher), seed=seed, queries=max(counts)).run()
+    found = []
+    for count in counts:
+        index = [i for _, ended, i in simulation.incumbents if ended <= count][-1]
+        row = table.row(simulation.search.evaluations[index].architecture)
+        found.append((float(table.reports[row]), neighbors.drop(row)))
+    return found
+
+
+def compared(ours: Floats, other: Floats, unit: str) -> dict[str, float | str]:
+    """Means of paired runs, and the mean difference with its standard error."""
+    difference = ours - other
+    return {
+        "ours": round(float(ours.mean()), 3),
+        "other": round(float(other.mean()), 3),
+        "ratio": round(float(ours.mean() / other.mean()), 4),
+        "unit": unit,
+        "ours_std": round(float(ours.std(ddof=1)), 3),
+        "difference": round(float(difference.mean()), 4),
+        "standard_error": round(float(difference.std(ddof=1) / len(difference) ** 0.5), 4),
+    }
+
+
+def measured(
+    neighbors: Neighbors, only: str, runs: int, centers: Sequence[int], jobs: int
+) -> Measures:
+    """All that was asked for."""
+    results = tau(neighbors) if only in ("", "tau") else {}
+    table = neighbors.table
+    with ProcessPoolExecutor(jobs) as pool:
+        each = partial(_each, pool, runs)
+        if only in ("", "na-rs"):
+            ours = np.array(each(partial(of_centers, table, centers)))
+            other = np.array(each(partial(of_draws, table, centers)))
+            for i, count in enumerate(centers):
+                name = f"na-rs, {count} centers"
+                results[name] = compared(ours[:, i], other[:, i], table.roles.report)
+        if only in ("", "racing"):
+            ours = np.array(each(partial(of_evaluations, neighbors, na_rs(), EVALUATIONS)))
+            base = np.array(each(partial(of_evaluations, neighbors, RandomSearch(), EVALUATIONS)))
+            for i, count in enumerate(EVALUATIONS):
+                for j, unit in enumerate((table.roles.report, f"drop in {table.roles.metric}")):
+                    name = f"racing, {count} evaluations, {('report', 'flatness')[j]}"
+                    results[name] = compared(ours[:, i, j], base[:, i, j], unit)
+    return results
+
+
+def _each(pool: ProcessPoolExecutor, runs: int, of: Callable[[int], Any]) -> list[Any]:
+    return list(pool.map(of, range(runs), chunksize=max(1, runs // 16)))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", required=True, help="Parquet file")
+    for role in ("architecture", "metric", "report", "space"):
+        parser.add_argument(f"--{role}", default="arch" if role == "architecture" else "")
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--only", default="", choices=["", "tau", "na-rs", "racing"])
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--quick", action="store_true", help="ten runs, T up to 100")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    roles = Roles(args.architecture, args.metric, "", args.report, args.space)
+    neighbors = Neighbors(read_benchmark(args.table, roles))
+    _ = neighbors.rows
+    runs, centers = (10, CENTERS[:2]) if args.quick else (args.runs, CENTERS)
+    results = measured(neighbors, args.only, runs, centers, args.jobs)
+    if args.json:
+        print(json.dumps(results))
+        return
+    for name, result in results.items():
+        error = (
+            f" {result['difference']:+} ± {result['standard_error']}"
+            if "difference" in result
+            else ""
+        )
+        print(f"{name:42} {result['ours']} against {result['other']}{error} ({result['unit']})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,550 @@
+"""Neighborhood-aware search: an architecture is judged by its neighborhood, not by itself.
+
+Wang, Cao, Li, Kitani: Neighborhood-Aware Neural Architecture Search (BMVC 2021), of which the
+abstract and the structure are known but no settings and no code; every choice of our own is
+marked [choice]. `na_rs` is their NA-RS, `NeighborhoodAware` the same around any searcher.
+"""
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from pydantic import InstanceOf, NonNegativeInt, PositiveInt
+
+from raynas.searchers.area import Area
+from raynas.searchers.auto import Auto
+from raynas.searchers.evolution import Evolution
+from raynas.searchers.local_search import LocalSearch
+from raynas.searchers.naswot import Naswot
+from raynas.searchers.random_search import RandomSearch
+from raynas.searchers.searcher import Searcher
+from search_spaces import Architecture, SearchSpace
+from search_spaces.architecture import Decision
+from search_spaces.errors import InvalidArgument
+from search_spaces.naming import construct, lookup, spell
+
+#: from the values of a neighborhood to the one that judges its center; larger is better
+Aggregate = Callable[[Sequence[float]], float]
+
+AGGREGATES: dict[str, Aggregate] = {
+    "mean": statistics.fmean,
+    "median": statistics.median,
+    "worst": min,
+    "mean-std": lambda values: statistics.fmean(values) - statistics.pstdev(values),  # [choice]
+}
+
+#: what can be wrapped by its name
+_INNER: dict[str, Callable[..., Searcher]] = {
+    "area": Area,
+    "auto": Auto,
+    "evolution": Evolution,
+    "local": LocalSearch,
+    "naswot": Naswot,
+    "random": RandomSearch,
+}
+
+# All [choice]; papers.md 5.5 knows none of them, and docs/neighborhood.md what they do.
+_SHARE = 0.5  # of all evaluations, at most, that are neighbors, while racing
+_PRIOR = 4  # neighbors that weigh as much as the architecture's own value, while racing
+_RACES = 8  # at the same time
+_SPREADS = 2  # standard deviations that a center may be better than known so far, while racing
+_ENUMERATED = 2000  # architectures of a neighborhood that are listed to draw from them
+_TRIES = 100  # for each draw from a larger one
+
+
+@dataclass(eq=False)
+class Center:
+    """An architecture whose neighborhood is, was or will be looked at.
+
+    Attributes:
+        architecture: as it was asked for.
+        queue: neighbors that are still to be drawn, in random order, with canonical forms.
+        drawn: canonical forms of those that were, evaluated or on their way.
+        asked: results of it that the inner searcher waits for.
+        owed: results that have come, of which the inner searcher was not told.
+        told: whether it was told of one.
+        open: whether its neighborhood is being evaluated.
+        budget: epochs behind its own value.
+        own: its own value; None while that is awaited.
+        values: of the drawn neighbors, as far as they are known and did not fail.
+        drop: how much lower than its own value the aggregate of `values` is.
+    """
+
+    architecture: Architecture
+    queue: list[tuple[Architecture, Architecture]] = field(default_factory=list)
+    drawn: list[Architecture] = field(default_factory=list)
+    asked: int = 0
+    owed: int = 0
+    told: bool = False
+    open: bool = False
+    budget: int = 0
+    own: float | None = None
+    values: list[float] = field(default_factory=list)
+    drop: float = 0.0
+
+
+@dataclass
+class NeighborhoodAware(Searcher):
+    """Judges what a searcher asks for by the neighborhoods of it (papers.md 5.1).
+
+    The inner searcher asks for a center. Neighbors of it are drawn, distinct and uniformly, from
+    all architectures within `distance` decisions, and evaluated like everything else, so each is
+    a trial of its own and none is paid for twice. When all results are in, the inner searcher is
+    told their aggregate, center included, in place of the center's value. The outcome of the
+    search is the center with the highest aggregate.
+
+    With `racing`, evaluations are spent where they can still change the outcome [choice]:
+
+    - Any architecture that was evaluated, a neighbor too, may become a center; so what was paid
+      for to judge one architecture also explores.
+    - An architecture is judged by v - k / (k + 4) * (d - D): v is its own value, d how much lower
+      the aggregate of its k neighbors is, D the same on average of all centers. That is the
+      aggregate itself (but for D, which is common to all) when k is large, and v when there are
+      no neighbors yet: neighborhoods are alike, and few neighbors say little.
+    - Of the centers that can still win, the best-judged gets the next neighbor. One is dropped
+      when it would lose even if its neighborhood were two standard deviations better than known so
+      far (by the spread of d over centers, shrunk with k), when eight others are ahead, or when a
+      scheduler has stopped it early. Then, or when `neighbors` have come, its race is over, and
+      an inner searcher that had asked for it is told how it was judged.
+    - At most half of the evaluations are neighbors, so a searcher that does not know how long it
+      will go on is never far from either exploring or judging.
+
+    A neighbor that fails is left out of the aggregate; a center that fails is told as failed and
+    no further neighbors are drawn. A neighbor that a scheduler stopped early counts with the
+    value it has: leaving out those that were stopped for being bad would make a sharp optimum
+    look flat. What the inner searcher is told has the center's budget.
+
+    Args:
+        inner: the searcher, or its name; arguments after the name are separated by `;`
+            (`evolution:population=20;sample=5`).
+        neighbors: of a center that are drawn, at most. 0: exactly the inner searcher. The default
+            is the whole neighborhood in NAS-Bench-201.
+        distance: number of decisions in which a neighbor may differ.
+        aggregate: `mean`, `median`, `worst`, `mean-std` (mean minus standard deviation), or a
+            function of a list of values.
+        racing: as above; else every center gets all its neighbors.
+        rewire: whether neighbors may differ in the wiring of a cell too, not only in operations.
+    """
+
+    inner: str | InstanceOf[Searcher] = "random"
+    neighbors: NonNegativeInt = 24
+    distance: PositiveInt = 1
+    aggregate: str | Aggregate = "mean"
+    racing: bool = True
+    rewire: bool = False
+    searcher: Searcher = field(init=False, repr=False)
+    #: {canonical form: (budget, value)}
+    known: dict[Architecture, tuple[int, float]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    centers: dict[Architecture, Center] = field(default_factory=dict, init=False, repr=False)
+    #: canonical forms that are being evaluated
+    _pending: dict[Architecture, None] = field(default_factory=dict, init=False, repr=False)
+    _races: list[Center] = field(default_factory=list, init=False, repr=False)
+    #: evaluations asked for: all, and of neighbors
+    _asked: int = field(default=0, init=False, repr=False)
+    _drawn: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.inner, str):
+            self.searcher = construct("inner", self.inner.replace(";", ","), _INNER)
+        else:
+            self.searcher = self.inner
+        if isinstance(self.searcher, NeighborhoodAware):
+            raise InvalidArgument("inner: a neighborhood-aware searcher cannot be wrapped again.")
+        self.inner = _spelled(self.searcher)
+        if isinstance(self.aggregate, str):
+            self._aggregate = lookup("aggregate", self.aggregate, AGGREGATES)
+        else:
+            self._aggregate = self.aggregate
+            self.aggregate = f"{self._aggregate.__module__}.{self._aggregate.__qualname__}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k != "_aggregate" or not self._named}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self._named:  # a lambda of ours cannot be pickled
+            self._aggregate = AGGREGATES[str(self.aggregate)]
+
+    @property
+    def _named(self) -> bool:
+        return self.aggregate in AGGREGATES
+
+    def start(self, space: SearchSpace, seed: int) -> None:
+        """Begin; the inner searcher has the random numbers that it would have by itself."""
+        super().start(space, seed)
+        self.rng = np.random.default_rng([seed, 1])
+        self.searcher.start(space, seed)
+        self.scoring = self.searcher.scoring
+        self.known, self.centers, self._pending, self._races = {}, {}, {}, []
+        self._asked = self._drawn = self._longest = 0
+        self._drawn_by: dict[Architecture, list[Center]] = {}
+        self._opened: dict[Architecture, Center] = {}
+        self._weigh()
+
+    def tell_scores(self, scores: Any) -> None:
+        """They are the inner searcher's."""
+        self.searcher.tell_scores(scores)
+
+    def ask(self) -> Architecture | None:
+        """A neighbor of a center, or a new center."""
+        if self.neighbors == 0:
+            return self.searcher.ask()
+        if not self.racing or self._drawn < _SHARE * self._asked:
+            neighbor = self._draw()
+            if neighbor is not None:
+                return neighbor
+        asked = self.searcher.ask()
+        return self._draw() if asked is None else self._begin(asked)
+
+    def tell(self, architecture: Architecture, value: float, budget: int) -> None:
+        """Take in a result, and tell the inner searcher of centers that are judged by now."""
+        if self.neighbors == 0:
+            self.searcher.tell(architecture, value, budget)
+            return
+        form = self.space.canonical(architecture)
+        self._pending.pop(form, None)
+        before = self.known.get(form)
+        if before is None or budget >= before[0]:
+            self.known[form] = (budget, value)
+        center = self.centers.get(architecture)
+        if center is None and self.racing:
+            center = Center(architecture)
+        if math.isfinite(value):
+            self._longest = max(self._longest, budget)
+        for nearby in self._drawn_by.get(form, ()):
+            self._update(nearby)
+        if center is not None:
+            self._arrived(center, *self.known[form])
+        self._settle()
+
+    def merits(self) -> dict[Architecture, float]:
+        """How the centers are judged, those that may be the outcome."""
+        if self.neighbors == 0:
+            return dict(self.searcher.merits())
+        return {c.architecture: self._merit(c) for c in self._opened.values() if self._judged(c)}
+
+    # Centers and their neighbors
+
+    def _begin(self, arch: Architecture) -> Architecture:
+        """Note a center that the inner searcher asks for."""
+        center = self.centers.get(arch)
+        if center is None:
+            center = self.centers[arch] = Center(arch)
+            if not self.racing:
+                self._open(center)
+        center.asked += 1
+        form = self.space.canonical(arch)
+        if form not in self.known and form not in self._pending:
+            self._pending[form] = None
+            self._asked += 1
+        return arch
+
+    def _open(self, center: Center) -> None:
+        center.open = True
+        self._races.append(center)
+        self._opened[center.architecture] = center
+        near = draw(
+            self.space, center.architecture, self.neighbors, self.rng, self.distance, self.rewire
+        )
+        center.queue = [(neighbor, self.space.canonical(neighbor)) for neighbor in near]
+
+    def _draw(self) -> Architecture | None:
+        """The next neighbor to evaluate, of the best center that lacks one."""
+        races = self._races
+        if self.racing:
+            races = sorted(races, key=self._merit, reverse=True)
+        for center in races:
+            for i, (neighbor, form) in enumerate(center.queue):
+                if form not in self._pending and form not in self.known:
+                    self._take(center, i)
+                    self._pending[form] = None
+                    self._asked += 1
+                    self._drawn += 1
+                    return neighbor
+        return None
+
+    def _take(self, center: Center, i: int) -> None:
+        """Move the i-th of the queue to those that are drawn."""
+        form = center.queue.pop(i)[1]
+        center.drawn.append(form)
+        self._drawn_by.setdefault(form, []).append(center)
+
+    def _arrived(self, center: Center, budget: int, value: float) -> None:
+        """A center's own result has come, for the first time or with more epochs."""
+        center.own, center.budget = value, budget
+        if center.asked:
+            center.asked -= 1
+            center.owed += 1
+        elif center.told:
+            center.owed += 1
+        self._update(center)
+        if not math.isfinite(value):
+            self._close(center)
+        elif self.racing and not center.drawn and not center.open and self._can_win(center):
+            self.centers[center.architecture] = center
+            self._open(center)
+        elif not center.open:
+            self._close(center)
+
+    def _settle(self) -> None:
+        """Take in neighbors that are known by now; end the races that are over."""
+        for center in list(self._races):
+            if center.own is not None and center.queue and center.queue[0][1] in self.known:
+                while center.queue and center.queue[0][1] in self.known:
+                    self._take(center, 0)
+                self._update(center)
+        self._weigh()
+        for center in list(self._races):
+            complete = not center.queue and all(form in self.known for form in center.drawn)
+            if center.own is not None and (complete or not self._can_win(center)):
+                self._close(center)
+        if self.racing and len(self._races) > _RACES:
+            self._close(min(self._races, key=self._merit))
+        self._weigh()
+
+    def _close(self, center: Center) -> None:
+        """The race is over; the inner searcher is told how the center was judged."""
+        if center.open:
+            center.open = False
+            self._races.remove(center)
+            center.queue = []
+        for _ in range(center.owed):
+            self.searcher.tell(center.architecture, self._merit(center), center.budget)
+            center.told = True
+        center.owed = 0
+        if self.racing and not center.asked and not center.drawn and not center.told:
+            self.centers.pop(center.architecture, None)
+        if self.racing and not center.drawn:
+            self._opened.pop(center.architecture, None)
+
+    # Judging
+
+    def _update(self, center: Center) -> None:
+        """Compute anew what the known neighbors say."""
+        if center.own is None or not math.isfinite(center.own):
+            center.values, center.drop = [], 0.0
+            return
+        results = (self.known.get(form) for form in center.drawn)
+        center.values = [value for _, value in filter(None, results) if math.isfinite(value)]
+        if self.racing and center.values:
+            center.drop = center.own - self._aggregate(center.values)
+
+    def _judged(self, center: Center) -> bool:
+        """Whether the center may be the outcome."""
+        if center.own is None or not math.isfinite(center.own):
+            return False
+        return bool(center.values) if self.racing else not center.open
+
+    def _merit(self, center: Center) -> float:
+        assert center.own is not None
+        if not math.isfinite(center.own):
+            return center.own
+        if not self.racing:
+            return self._aggregate([center.own, *center.values])
+        n = len(center.values)
+        return center.own - n / (n + _PRIOR) * (center.drop - self._usual)
+
+    def _weigh(self) -> None:
+        """Learn from all centers: their usual drop, its spread, and the merit to beat."""
+        self._usual, self._spread, self._lead = 0.0, math.inf, -math.inf
+        if not self.racing:
+            return
+        raced = [center for center in self._opened.values() if center.values]
+        if raced:
+            weights = np.array([len(center.values) for center in raced])
+            drops = np.array([center.drop for center in raced])
+            self._usual = float(weights @ drops / weights.sum())
+            if len(raced) > 2:
+                squares = (drops - self._usual) ** 2
+                self._spread = math.sqrt(float(weights @ squares / weights.sum()))
+        rivals = (c for c in raced if len(c.values) >= _PRIOR and c.budget == self._longest)
+        self._lead = max(map(self._merit, rivals), default=-math.inf)
+
+    def _can_win(self, center: Center) -> bool:
+        """Whether a center could still be the outcome; always, without racing."""
+        if not self.racing:
+            return True
+        spread = _SPREADS * self._spread * math.sqrt(_PRIOR / (len(center.values) + _PRIOR))
+        return center.budget == self._longest and self._merit(center) + spread >= self._lead
+
+    # State
+
+    def state(self) -> dict[str, Any]:
+        """What is known and awaited, all centers, and the inner searcher's state."""
+        return {
+            **super().state(),
+            "inner": self.searcher.state(),
+            "known": [[list(form.choices), *result] for form, result in self.known.items()],
+            "centers": [_plain(center) for center in self.centers.values()],
+            "opened": [list(arch.choices) for arch in self._opened],
+            "races": [list(center.architecture.choices) for center in self._races],
+            "pending": [list(form.choices) for form in self._pending],
+            "counts": [self._asked, self._drawn, self._longest],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from where `state` was taken."""
+        super().load_state(state)
+        self.searcher.load_state(state["inner"])
+        arch = self.space.architecture
+        self.known = {arch(choices): (budget, v) for choices, budget, v in state["known"]}
+        self._pending = {arch(choices): None for choices in state["pending"]}
+        self._asked, self._drawn, self._longest = state["counts"]
+        centers = [self._read(plain) for plain in state["centers"]]
+        self.centers = {center.architecture: center for center in centers}
+        self._races = [self.centers[arch(choices)] for choices in state["races"]]
+        opened = [arch(choices) for choices in state["opened"]]
+        self._opened = {a: self.centers[a] for a in opened}
+        self._drawn_by = {}
+        for center in centers:
+            center.open = center in self._races
+            for form in center.drawn:
+                self._drawn_by.setdefault(form, []).append(center)
+            self._update(center)
+        self._weigh()
+
+    def _read(self, plain: dict[str, Any]) -> Center:
+        arch, canonical = self.space.architecture, self.space.canonical
+        queue = [arch(choices) for choices in plain["queue"]]
+        return Center(
+            **{
+                **plain,
+                "architecture": arch(plain["architecture"]),
+                "queue": [(neighbor, canonical(neighbor)) for neighbor in queue],
+                "drawn": [arch(choices) for choices in plain["drawn"]],
+            }
+        )
+
+
+def na_rs(
+    neighbors: NonNegativeInt = 24,
+    distance: PositiveInt = 1,
+    aggregate: str = "mean",
+    racing: bool = True,
+    rewire: bool = False,
+) -> NeighborhoodAware:
+    """NA-RS (papers.md 5.2): random search whose draws are judged by their neighborhoods."""
+    return NeighborhoodAware(RandomSearch(), neighbors, distance, aggregate, racing, rewire)
+
+
+def draw(
+    space: SearchSpace,
+    arch: Architecture,
+    count: int,
+    rng: np.random.Generator,
+    distance: int = 1,
+    rewire: bool = False,
+) -> list[Architecture]:
+    """Up to `count` distinct neighbors, uniformly without replacement, in random order.
+
+    A neighbor is a valid architecture within `distance` changed decisions; `arch` is none.
+    Without `rewire` the decisions on the wiring of a cell stay as they are (papers.md 5.1).
+    """
+    decisions = _variable(space, rewire)
+    others = [len(space.decisions[i].choices) - 1 for i in decisions]
+    # sizes[k]: number of architectures with exactly k of the decisions changed
+    sizes = np.zeros(distance + 1)
+    sizes[0] = 1
+    for other in others:
+        sizes[1:] = sizes[1:] + other * sizes[:-1]
+    if sizes.sum() <= _ENUMERATED:
+        near = list(_ball(space, arch, decisions, distance))
+        return [near[i] for i in rng.permutation(len(near))[:count]]
+    found: dict[Architecture, None] = {}
+    for _ in range(_TRIES * count):
+        if len(found) == count:
+            break
+        neighbor = _changed(space, arch, decisions, others, sizes, rng)
+        if space.is_valid(neighbor):
+            found[neighbor] = None
+    return list(found)
+
+
+def _ball(
+    space: SearchSpace, arch: Architecture, decisions: list[int], distance: int
+) -> Iterator[Architecture]:
+    """All valid architectures within a distance, the nearest first."""
+    for changes in range(1, distance + 1):
+        for changed in itertools.combinations(decisions, changes):
+            options = [
+                [c for c in range(len(space.decisions[i].choices)) if c != arch.choices[i]]
+                for i in changed
+            ]
+            for choices in itertools.product(*options):
+                near = arch
+                for i, choice in zip(changed, choices, strict=True):
+                    near = space.replaced(near, i, choice)
+                if space.is_valid(near):
+                    yield near
+
+
+def _changed(
+    space: SearchSpace,
+    arch: Architecture,
+    decisions: list[int],
+    others: list[int],
+    sizes: "np.typing.NDArray[np.float64]",
+    rng: np.random.Generator,
+) -> Architecture:
+    """One of the architectures within a distance, valid or not, each with the same chance."""
+    distance = len(sizes) - 1
+    left = int(rng.choice(distance, p=sizes[1:] / sizes[1:].sum())) + 1
+    # ways[i, k]: ways to change exactly k of the decisions from the i-th on
+    ways = np.zeros((len(others) + 1, distance + 1))
+    ways[-1, 0] = 1
+    for i in reversed(range(len(others))):
+        ways[i] = ways[i + 1]
+        ways[i, 1:] += others[i] * ways[i + 1, :-1]
+    for i, decision in enumerate(decisions):
+        if left and rng.random() < others[i] * ways[i + 1, left - 1] / ways[i, left]:
+            arch = space.changed(arch, decision, rng)
+            left -= 1
+    return arch
+
+
+def _variable(space: SearchSpace, rewire: bool) -> list[int]:
+    """The decisions that neighbors may differ in: all, or all but the wiring.
+
+    The wiring is what chooses the source of an edge, or whether there is an edge.
+    """
+    free = [i for i, decision in enumerate(space.decisions) if len(decision.choices) > 1]
+    operations = [i for i in free if not _is_wiring(space.decisions[i])]
+    return free if rewire or not operations else operations
+
+
+def _is_wiring(decision: Decision) -> bool:
+    are_edges = all(isinstance(choice, bool) for choice in decision.choices)
+    return are_edges or "_source" in decision.name
+
+
+def _spelled(searcher: Searcher) -> str:
+    """The name of a searcher with what differs from its defaults; `_INNER` constructs it."""
+    name = next((name for name, factory in _INNER.items() if factory is type(searcher)), None)
+    if name is None:
+        return f"{type(searcher).__module__}.{type(searcher).__qualname__}"
+    options = {
+        f.name: getattr(searcher, f.name)
+        for f in fields(searcher)  # type: ignore[arg-type]  # all of them are dataclasses
+        if f.init and (f.default is MISSING or getattr(searcher, f.name) != f.default)
+    }
+    return spell(name, options).replace(",", ";")
+
+
+def _plain(center: Center) -> dict[str, Any]:
+    """As JSON data; what follows from the results is left out."""
+    return {
+        "architecture": list(center.architecture.choices),
+        "queue": [list(neighbor.choices) for neighbor, _ in center.queue],
+        "drawn": [list(form.choices) for form in center.drawn],
+        "asked": center.asked,
+        "owed": center.owed,
+        "told": center.told,
+        "budget": center.budget,
+        "own": center.own,
+    }
