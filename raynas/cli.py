@@ -20,12 +20,15 @@ from raynas.config import Config, read_yaml
 from raynas.errors import InvalidArgument, RaynasError, StorageError
 from raynas.export import export_again
 from raynas.journal import is_locked
+from raynas.monitor import shown
 from raynas.results import Result
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Neural architecture search on Ray Tune.",
 )  # fmt: skip
+
+_LABELS = {"val_accuracy": "validation accuracy"}
 
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
@@ -126,7 +129,7 @@ def status(
     print(f"{result.path}: {state}")
     print(f"{len(result.trials)} of {content['samples']} evaluations started: {counts}")
     if best:
-        print(f"best: {best['architecture']}, {best['val_accuracy']:.2%} validation accuracy")
+        print(f"best: {best['architecture']}, {shown(result.metric, best[result.metric])}")
 
 
 @app.command()
@@ -271,14 +274,14 @@ def _draw(name: str | None, text: str) -> None:
 
 
 def _print_result(result: Result, as_json: bool) -> None:
-    best = result.best
+    best, metric = result.best, result.metric
     if as_json:
         content = {"path": str(result.path), "architecture": best.architecture, **best.metrics}
         print(json.dumps(content, default=_plain))
         return
     lines = {
         "best architecture": best.architecture,
-        "validation accuracy": f"{best.metrics['val_accuracy']:.2%} (in the search)",
+        _LABELS.get(metric, metric): f"{shown(metric, best.metrics[metric])} (in the search)",
         "test accuracy": f"{best.metrics['test_accuracy']:.2%} (after the final training)",
         "model": best.folder / "model.pt2",
         "report": result.path / "report.html",

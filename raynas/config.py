@@ -29,7 +29,7 @@ from search_spaces.naming import construct, converted, parse, spell, suggestion
 from trials import EVALUATORS
 from trials import data as trial_data
 from trials.data import Data
-from trials.trial import Evaluator
+from trials.trial import Estimator, Evaluator
 
 T = TypeVar("T")
 
@@ -48,7 +48,9 @@ class Config(BaseModel):
     space: str = Field("nasbench201", description="search space: a name, with arguments")
     data: str = Field("digits", description="data set: a name, a folder, or a Parquet file")
     search: str = Field("evolution", description="search algorithm")
-    evaluate: str = Field("train", description="how an architecture is evaluated")
+    evaluate: str = Field(
+        "train", description="how an architecture is evaluated: train, table, proxy"
+    )
     scheduler: str = Field("asha", description="which trials are stopped early: asha, fifo")
     samples: Annotated[int, Field(ge=1)] = Field(32, description="architectures to evaluate")
     epochs: Annotated[int, Field(ge=1)] = Field(4, description="epochs of a full evaluation")
@@ -80,7 +82,7 @@ class Plan:
     space: SearchSpace
     data: Data
     searcher: Searcher
-    evaluator: Evaluator
+    evaluator: Evaluator | Estimator
     scheduler: Scheduler
 
     @property
@@ -102,7 +104,10 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     }
     space = _object("space", given, SearchSpace, search_spaces.SPACES)
     searcher = _object("search", given, Searcher, SEARCHERS)
-    evaluator = _object("evaluate", given, Evaluator, EVALUATORS)
+    evaluator: Evaluator | Estimator = _object(
+        "evaluate", given,
+        Estimator if isinstance(given["evaluate"], Estimator) else Evaluator, EVALUATORS,
+    )  # fmt: skip
     scheduler = _object("scheduler", given, Scheduler, SCHEDULERS)
     source = given["data"]
     texts = {
@@ -121,6 +126,8 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     if config.name is None:
         config = config.model_copy(update={"name": _default_name(config, space, data)})
     run_folder(config)
+    if isinstance(evaluator, Estimator):
+        space = evaluator.restricted(space)
     return Plan(config, space, data, searcher, evaluator, scheduler)
 
 

@@ -110,13 +110,18 @@ def flatness(run: str | Path | Result, space: SearchSpace | None = None) -> pd.D
             space = search_spaces.get(str(result.config["space"]))
         except UnknownName as error:
             raise UnknownName(f"{error} Give the run's own space: flatness(run, space).") from None
-    table = with_flatness(result.trials, space)
+    table = with_flatness(result.trials, space, metric=result.metric)
     known = table[table["neighbors"] > 0]
-    return known[["evaluation", "architecture", "epochs", METRIC, *COLUMNS]].reset_index(drop=True)
+    return known[["evaluation", "architecture", "epochs", result.metric, *COLUMNS]].reset_index(
+        drop=True
+    )
 
 
 def with_flatness(
-    trials: pd.DataFrame, space: SearchSpace, merits: Mapping[int, float] | None = None
+    trials: pd.DataFrame,
+    space: SearchSpace,
+    merits: Mapping[int, float] | None = None,
+    metric: str = METRIC,
 ) -> pd.DataFrame:
     """A table of trials with the columns `COLUMNS`; NaN where no neighbor was evaluated.
 
@@ -124,9 +129,10 @@ def with_flatness(
         trials: as `Result.trials`.
         space: the search space.
         merits: {evaluation: how the searcher judged it}, for another column `merit`.
+        metric: the column that the search maximized.
     """
     usable = trials[trials["status"].isin([Status.COMPLETED.value, Status.STOPPED.value])]
-    rows = zip(usable["evaluation"], usable["architecture"], usable[METRIC], strict=True)
+    rows = zip(usable["evaluation"], usable["architecture"], usable[metric], strict=True)
     known = collected(space, ((i, space.from_string(text), value) for i, text, value in rows))
     found = [known[i] for i in trials["evaluation"]]
     columns = {

@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from raynas.search import METRIC, Evaluation, Search, Status
+from raynas.search import Evaluation, Search, Status
 
 _LINE_SECONDS = 10.0  # between plain lines when nothing better was found
 _MAX_RUNNING = 8  # running trials shown
@@ -97,9 +97,13 @@ def describe(evaluation: Evaluation | None) -> str:
     """An evaluation in half a line."""
     if evaluation is None:
         return "none yet"
-    return (
-        f"{evaluation.value:.2%} {METRIC} after {evaluation.epochs} epochs, {evaluation.notation}"
-    )
+    value = shown(evaluation.metric, evaluation.value)
+    return f"{value} {evaluation.metric} after {evaluation.epochs} epochs, {evaluation.notation}"
+
+
+def shown(metric: str, value: float) -> str:
+    """A value for people: accuracies in percent, scores as they are."""
+    return f"{value:.2%}" if metric.endswith("accuracy") else f"{value:.6g}"
 
 
 def duration(seconds: float) -> str:

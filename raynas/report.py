@@ -1,6 +1,7 @@
 """`report.html`: what was found, how, and how far it can be trusted."""
 
 import base64
+import functools
 import io
 import math
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from matplotlib.figure import Figure
 
 from raynas.config import Config
 from raynas.flatness import Flatness, collected
-from raynas.search import METRIC, Evaluation, Search, Status
+from raynas.monitor import shown
+from raynas.search import Evaluation, Search, Status
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>raynas: {{ name }}</title>
@@ -32,7 +34,7 @@ code { font-size: .85rem; overflow-wrap: anywhere } img { max-width: 100% }
 <tr><th>test accuracy, after the final training</th><td>{{ percent(metrics.test_accuracy) }}
  (95 % interval {{ percent(low) }} to {{ percent(high) }},
  from {{ test_images }} images)</td></tr>
-<tr><th>validation accuracy, in the search</th><td>{{ percent(metrics.val_accuracy) }}
+<tr><th>{{ metric }}, in the search</th><td>{{ shown(best.value) }}
  after {{ best.epochs }} epochs</td></tr>
 <tr><th>parameters</th><td>{{ "{:,}".format(metrics.params) }}</td></tr>
 <tr><th>multiply-accumulates of one image</th><td>{{ "{:,}".format(metrics.macs) }}</td></tr>
@@ -48,7 +50,7 @@ neighbors. A flat optimum, to the left, is expected to lose less when it is trai
 {% endif %}
 <h2>How far to trust it</h2>
 <ul>
-<li>The validation accuracy of the best is the largest of {{ comparable }} that reached the same
+<li>The {{ metric }} of the best is the largest of {{ comparable }} that reached the same
 number of epochs, so it flatters; the test accuracy was measured once, on images that chose
 nothing.</li>
 <li>Each architecture was trained once, with one seed. Differences smaller than the spread between
@@ -60,8 +62,9 @@ architecture that learns slowly at first may be among them.</li>{% endif %}
 {% if failures %}<li>{{ failures|length }} evaluations failed; see below.</li>{% endif %}
 </ul>
 <h2>The ten best evaluations</h2>
-<table><tr><th>#</th><th>validation</th><th>epochs</th><th>parameters</th><th>architecture</th></tr>
-{% for e in top %}<tr><td>{{ e.index }}</td><td>{{ percent(e.value) }}</td>
+<table><tr><th>#</th><th>{{ metric }}</th><th>epochs</th><th>parameters</th>
+<th>architecture</th></tr>
+{% for e in top %}<tr><td>{{ e.index }}</td><td>{{ shown(e.value) }}</td>
 <td>{{ e.epochs }}</td><td>{{ "{:,}".format(e.history[-1].get("params", 0)) }}</td>
 <td><code>{{ e.notation }}</code></td></tr>{% endfor %}</table>
 {% if failures %}<h2>Failures</h2>
@@ -108,6 +111,8 @@ def write_report(
         .render(
             name=config.name,
             percent="{:.2%}".format,
+            shown=functools.partial(shown, search.metric),
+            metric=search.metric.replace("val_", "validation ").replace("_", " "),
             config=config,
             best=best,
             metrics=metrics,
@@ -152,7 +157,7 @@ def _flatness_figure(search: Search, best: Evaluation) -> bytes:
     if best.index in flat:
         _scatter(axes, [flat[best.index]], "tab:orange", "chosen")
     axes.set_xlabel("mean of the neighbors below it, in percentage points")
-    axes.set_ylabel(f"{METRIC.replace('_', ' ')} in %")
+    axes.set_ylabel(_label(search))
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return _png(figure)
@@ -180,11 +185,12 @@ def _figure(search: Search) -> bytes:
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    scale = 100 if search.metric.endswith("accuracy") else 1
     for status, color in ((Status.COMPLETED, "tab:blue"), (Status.STOPPED, "tab:gray")):
         found = [e for e in search.evaluations if e.status is status]
         axes.scatter(
             [e.index + 1 for e in found],
-            [100 * e.value for e in found],
+            [scale * e.value for e in found],
             s=18,
             color=color,
             label=status.value,
@@ -193,12 +199,18 @@ def _figure(search: Search) -> bytes:
     for evaluation in search.evaluations:
         if math.isfinite(evaluation.value):
             best = max(best, evaluation.rank)
-        running.append(100 * best[1])
+        running.append(scale * best[1])
     axes.step(
         range(1, len(running) + 1), running, where="post", color="tab:orange", label="best so far"
     )
     axes.set_xlabel("evaluation")
-    axes.set_ylabel(f"{METRIC.replace('_', ' ')} in %")
+    axes.set_ylabel(_label(search))
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return _png(figure)
+
+
+def _label(search: Search) -> str:
+    """What the axis of values is called."""
+    name = search.metric.replace("_", " ")
+    return f"{name} in %" if name.endswith("accuracy") else name

@@ -104,7 +104,9 @@ class Result:
         usable = self.trials[self.trials["status"].isin([Status.COMPLETED, Status.STOPPED])]
         if usable.empty:
             raise StorageError(f"{self.path}: no evaluation has ended well yet.")
-        row = usable.sort_values(["epochs", METRIC, "evaluation"], ascending=[False, False, True])
+        row = usable.sort_values(
+            ["epochs", self.metric, "evaluation"], ascending=[False, False, True]
+        )
         leading = [e for e in read_events(self.path) if e["event"] == "leading"]
         if leading:  # the searcher judges by more than the value
             row = row[row["evaluation"] == leading[-1]["evaluation"]]
@@ -116,6 +118,11 @@ class Result:
     def finished(self) -> bool:
         """Whether the best architecture of all that were asked for has been trained finally."""
         return any(event["event"] == "complete" for event in read_events(self.path)[-1:])
+
+    @property
+    def metric(self) -> str:
+        """What the search maximized: `val_accuracy`, or the name of a proxy."""
+        return _metric(read_events(self.path))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -137,6 +144,8 @@ def load(path: str | Path) -> Result:
 
 def trials_table(events: Iterable[Event]) -> pd.DataFrame:
     """The events of a journal as a table, one row per evaluation."""
+    events = list(events)
+    metric = _metric(events)
     rows: list[dict[str, Any]] = []
     for event in events:
         if event["event"] == "suggested":
@@ -152,9 +161,16 @@ def trials_table(events: Iterable[Event]) -> pd.DataFrame:
         elif event["event"] == "reported":
             row = rows[event["evaluation"]]
             row.update(event["metrics"], epochs=row["epochs"] + 1)
-            row["curve"].append(event["metrics"][METRIC])
+            row["curve"].append(event["metrics"][metric])
+        elif event["event"] == "promoted":
+            rows[event["evaluation"]].update(status=Status.RUNNING.value)
         elif event["event"] == "finished":
             rows[event["evaluation"]].update(status=event["status"], reason=event["reason"])
     table = pd.DataFrame(rows)
     extra = [column for column in table.columns if column not in _COLUMNS]
     return table.reindex(columns=[*_COLUMNS[:-2], *extra, *_COLUMNS[-2:]])
+
+
+def _metric(events: list[Event]) -> str:
+    named = (event.get("metric", METRIC) for event in events if event["event"] == "session")
+    return str(next(named, METRIC))

@@ -1,8 +1,8 @@
 """`run()`: from a data set to the best architecture, trained and exported.
 
-The stages, each of which reads and writes the run folder: search, final training of the best,
-export, report. What a stage has done is in the journal, so a run that was killed anywhere
-continues there.
+The stages, each of which reads and writes the run folder: scores for a warm start, search, final
+training of the best, export, report. What a stage has done is in the journal, so a run that was
+killed anywhere continues there.
 """
 
 import logging
@@ -10,6 +10,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,7 @@ from raynas.report import write_report
 from raynas.results import Result, load, trials_table
 from raynas.retrain import TrainingFailed, retrain
 from raynas.schedulers import Scheduler
+from raynas.scoring import EstimatorPool, search_by_estimates, warm_start
 from raynas.search import METRIC, Evaluation, Search
 from raynas.searchers import Searcher
 from raynas.tensorboard import TensorBoard
@@ -45,7 +47,7 @@ from raynas.tune_adapter import TuneCallback, TuneScheduler, TuneSearcher
 from search_spaces import SearchSpace
 from trials.deployed import ImageClassifier
 from trials.training import Train
-from trials.trial import Evaluator, derived_seed
+from trials.trial import Estimator, Evaluator, derived_seed
 
 _FINALISTS = 3  # tried in turn when a final training diverges
 _WORKER_DEATHS = 3  # before an evaluation whose worker keeps dying counts as failed
@@ -55,7 +57,7 @@ def run(
     space: str | SearchSpace = "nasbench201",
     data: Any = "digits",
     search: str | Searcher = "evolution",
-    evaluate: str | Evaluator = "train",
+    evaluate: str | Evaluator | Estimator = "train",
     scheduler: str | Scheduler = "asha",
     samples: int = 32,
     epochs: int = 4,
@@ -77,8 +79,9 @@ def run(
         space: a name (`search_spaces.names()`) or a `SearchSpace`.
         data: a name (`trials.data.names()`), a folder of class folders, a Parquet file, a pair
             (images, labels) of arrays, or a `torch.utils.data.Dataset`.
-        search: `evolution`, `random`, or a `Searcher`.
-        evaluate: `train`, or an `Evaluator`.
+        search: `auto`, `evolution`, `area`, `local`, `naswot`, `random`, `na-rs`, or a `Searcher`.
+        evaluate: `train`, `table:FILE`, `proxy`, or an `Evaluator` or `Estimator`. The last three
+            train nothing in the search; only its outcome is trained.
         scheduler: `asha`, `fifo`, or a `Scheduler`.
         samples: number of architectures to evaluate.
         epochs: epochs of an evaluation that is not stopped early.
@@ -107,10 +110,13 @@ def run(
         with Journal(plan.folder) as journal:
             evaluations = sum(event["event"] == "suggested" for event in journal.events)
             write_yaml(plan, _recorded(), evaluations)
-            config = plan.config
+            config, evaluator = plan.config, plan.evaluator
+            epochs, metric = config.epochs, METRIC
+            if isinstance(evaluator, Estimator):
+                epochs, metric = 1, evaluator.metric_name
             state = Search(
                 plan.space, plan.searcher, plan.scheduler,
-                config.samples, config.epochs, config.seed, journal,
+                config.samples, epochs, config.seed, journal, metric,
             )  # fmt: skip
             if not (_is_complete(journal) and state.exhausted):
                 _stages(plan, state, journal, resources)
@@ -154,7 +160,7 @@ def _stages(plan: Plan, search: Search, journal: Journal, resources: _Resources)
     for event in journal.events:
         tensorboard(event)
     journal.listeners.append(tensorboard)
-    journal.append("session", **_recorded())
+    journal.append("session", metric=search.metric, **_recorded())
     (plan.folder / "checkpoints").mkdir(exist_ok=True)
     threads = max(1, int(resources.cpus))
     job = Job(
@@ -163,7 +169,15 @@ def _stages(plan: Plan, search: Search, journal: Journal, resources: _Resources)
     with Monitor(search) as monitor:
         if journal.notice:
             monitor.say(journal.notice)
-        _search(search, job, resources, monitor)
+        make_pool = partial(
+            EstimatorPool, space=plan.space, data=job.data, seed=plan.config.seed,
+            actors=resources.concurrent, cpus=resources.cpus, gpus=resources.gpus,
+        )  # fmt: skip
+        warm_start(search, plan.data, make_pool)
+        if isinstance(plan.evaluator, Estimator):
+            search_by_estimates(search, plan.evaluator, plan.data, make_pool, monitor.update)
+        else:
+            _search(search, job, resources, monitor)
         _write_table(plan, search)
         _check_outcome(search, plan.folder)
     best, metrics = _retrain(plan, search, job, resources, journal, monitor)
@@ -244,7 +258,7 @@ def _retrain(
             journal.append("retraining_failed", evaluation=best.index, reason=str(error))
             monitor.say(f"The final training failed. {failures[-1]}")
             continue
-        metrics = {METRIC: best.value, "epochs": best.epochs, **trained}
+        metrics = {search.metric: best.value, "epochs": best.epochs, **trained}
         journal.append("retrained", evaluation=best.index, metrics=metrics)
         return best, metrics
     raise SearchFailed(f"The final training failed: {'; '.join(failures)}.")
@@ -301,7 +315,7 @@ def _write_table(plan: Plan, search: Search) -> None:
     path = folder / "trials.parquet"
     partial = path.with_suffix(".partial")
     trials = trials_table(read_events(folder))
-    with_flatness(trials, plan.space, search.merits).to_parquet(partial)
+    with_flatness(trials, plan.space, search.merits, search.metric).to_parquet(partial)
     partial.replace(path)
 
 

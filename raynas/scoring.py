@@ -18,12 +18,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+import torch
 from rich.console import Console
 from rich.progress import Progress
 
 import search_spaces
 from raynas.cluster import connected, slots
 from raynas.errors import ConfigurationMismatch, InvalidArgument, StorageError
+from raynas.search import Search, Status
 from raynas.trainable import prepare_process
 from search_spaces import Architecture, SearchSpace
 from trials.data import Data
@@ -33,6 +35,7 @@ from trials.trial import Estimator, derived_seed
 
 _SECONDS = 0.5  # that a batch should take
 _MOST = 256  # architectures of a batch
+_BATCHES = 20  # at least, that the evaluations of a search are divided into
 _RESTARTS = 3  # of an actor that dies
 _SAVE_SECONDS = 5.0
 
@@ -57,11 +60,12 @@ class EstimatorPool:
         actors: how many.
         cpus: of each.
         gpus: of each.
+        most: architectures of a batch.
     """
 
     def __init__(
         self, estimator: Estimator, space: SearchSpace, data: "ray.ObjectRef[Data]", seed: int,
-        actors: int, cpus: float = 1, gpus: float = 0,
+        actors: int, cpus: float = 1, gpus: float = 0, most: int = _MOST,
     ):  # fmt: skip
         actor: Any = ray.remote(_EstimatorActor).options(
             num_cpus=cpus, num_gpus=gpus, max_restarts=_RESTARTS, max_task_retries=_RESTARTS
@@ -70,6 +74,7 @@ class EstimatorPool:
         # The reference goes in a list: Ray warns of restarts with references as arguments.
         self._idle = [actor.remote(estimator, space, [data], seed, threads) for _ in range(actors)]
         self._actors = list(self._idle)
+        self._most = min(_MOST, max(1, most))
         self._busy: dict[Any, tuple[Any, list[Architecture]]] = {}
         self._seconds = _SECONDS  # of one architecture, as seen lately
 
@@ -111,20 +116,109 @@ class EstimatorPool:
 
     def _batch(self, next_one: Callable[[], Architecture | None]) -> list[Architecture]:
         batch: list[Architecture] = []
-        wanted = min(_MOST, max(1, int(_SECONDS / self._seconds)))
+        wanted = min(self._most, max(1, int(_SECONDS / self._seconds)))
         while len(batch) < wanted and (arch := next_one()) is not None:
             batch.append(arch)
         return batch
 
     def _estimates(self, done: Any, batch: list[Architecture]) -> Iterator[Estimate]:
         try:
-            seconds, results = ray.get(done)
+            seconds, estimates = ray.get(done)
         except ray.exceptions.RayActorError as error:
             yield from (Estimate(arch, None, f"worker died: {error}") for arch in batch)
             return
         self._seconds = max(seconds / len(batch), 1e-6)
-        for arch, (metrics, reason) in zip(batch, results, strict=True):
-            yield Estimate(arch, metrics, reason)
+        yield from estimates
+
+
+#: makes a pool for an estimator, with a largest number of architectures in a batch
+MakePool = Callable[..., EstimatorPool]
+
+
+def warm_start(search: Search, data: Data, make_pool: MakePool) -> None:
+    """Score what the searcher of a search wants to have scored before it begins."""
+    scoring = search.searcher.scoring
+    if scoring is None or not search.unscored:
+        return
+    proxy = Proxy(scoring.proxy, min(Proxy.batch_size, len(data.train)))
+    form = search.space.canonical
+    found: dict[Architecture, Estimate] = {}
+    forms = list(dict.fromkeys(map(form, search.unscored)))
+    for estimate in _estimates(search, proxy, forms, data, make_pool):
+        found[estimate.architecture] = estimate
+        while search.unscored and form(search.unscored[0]) in found:
+            first = found[form(search.unscored[0])]
+            value = -math.inf if first.metrics is None else first.metrics[scoring.proxy]
+            search.score(search.unscored[0], value, first.reason)
+
+
+def _estimates(
+    search: Search, proxy: Proxy, archs: list[Architecture], data: Data, make_pool: MakePool
+) -> Iterator[Estimate]:
+    """Scores of architectures; where they only need counting, without any worker."""
+    if proxy.proxy in ("params", "macs") and search.space.counts_fast:
+        estimate = proxy.open(search.space, data, search.seed, torch.device("cpu"))
+        yield from (Estimate(arch, estimate(arch)) for arch in archs)
+        return
+    with make_pool(proxy) as pool:
+        yield from pool.map(archs)
+
+
+def search_by_estimates(
+    search: Search,
+    estimator: Estimator,
+    data: Data,
+    make_pool: MakePool,
+    on_step: Callable[[], None],
+) -> None:
+    """Evaluate what a search suggests until it has enough, one batch after another.
+
+    An estimator that is instant (a table) is asked here, for one architecture after the other.
+    """
+    running: dict[Architecture, int] = {}
+
+    def next_one() -> Architecture | None:
+        evaluation = search.suggest()
+        if evaluation is None:
+            return None
+        running[evaluation.architecture] = evaluation.index
+        return evaluation.architecture
+
+    if search.exhausted:
+        return
+    for estimate in _suggested(search, estimator, data, make_pool, next_one):
+        index = running.pop(estimate.architecture)
+        if estimate.metrics is None:
+            search.finish(index, Status.FAILED, estimate.reason)
+        else:
+            search.report(index, estimate.metrics)
+            search.finish(index, Status.COMPLETED)
+        on_step()
+
+
+def _suggested(
+    search: Search,
+    estimator: Estimator,
+    data: Data,
+    make_pool: MakePool,
+    next_one: Callable[[], Architecture | None],
+) -> Iterator[Estimate]:
+    if estimator.instant:
+        estimate = estimator.open(search.space, data, search.seed, torch.device("cpu"))
+        while (arch := next_one()) is not None:
+            yield _estimated(estimate, arch)
+        return
+    with make_pool(estimator, most=search.samples // _BATCHES) as pool:
+        yield from pool.run(next_one)
+
+
+def _estimated(
+    estimate: Callable[[Architecture], dict[str, float]], arch: Architecture
+) -> Estimate:
+    try:
+        return Estimate(arch, estimate(arch))
+    except Exception as error:  # whatever the network raises
+        return Estimate(arch, None, f"{type(error).__name__}: {error}")
 
 
 class _EstimatorActor:
@@ -141,19 +235,11 @@ class _EstimatorActor:
         device = prepare_process(threads)
         self.estimate_one = estimator.open(space, ray.get(data[0]), seed, device)
 
-    def estimate(
-        self, archs: list[Architecture]
-    ) -> tuple[float, list[tuple[dict[str, float] | None, str | None]]]:
-        """(seconds, for each its metrics or the reason why it has none)."""
+    def estimate(self, archs: list[Architecture]) -> tuple[float, list[Estimate]]:
+        """(seconds, what came of each)."""
         start = time.perf_counter()
-        results = [self._result(arch) for arch in archs]
-        return time.perf_counter() - start, results
-
-    def _result(self, arch: Architecture) -> tuple[dict[str, float] | None, str | None]:
-        try:
-            return self.estimate_one(arch), None
-        except Exception as error:
-            return None, f"{type(error).__name__}: {error}"
+        estimates = [_estimated(self.estimate_one, arch) for arch in archs]
+        return time.perf_counter() - start, estimates
 
 
 def score(

@@ -188,6 +188,7 @@ class Search:
         elif self._duplicates > duplicates:
             self._record("waited")
         if evaluation is None and not self._running:
+            self._record("exhausted")
             self.samples = len(self.evaluations)  # nothing new is to be had: this is the end
         return evaluation
 
@@ -228,6 +229,8 @@ class Search:
                 self._promote(event["evaluation"])
             elif event["event"] == "scored":
                 self._score(event["score"])
+            elif event["event"] == "exhausted":
+                self.samples = len(self.evaluations)
             elif event["event"] == "waited":
                 self._new_evaluation()
             elif event["event"] == "reported":

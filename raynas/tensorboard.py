@@ -49,11 +49,13 @@ class TensorBoard:
         self._notation: dict[int, str] = {}
         self._history: dict[int, list[Mapping[str, float]]] = {}
         self._writers = {
+            "session": self._session,
             "suggested": self._suggested,
             "reported": self._reported,
             "finished": self._ended,
             "retraining": self._retraining,
         }
+        self._metric = METRIC
         self._finished = 0
         self._neighborhoods = Neighborhoods(space)
         self._best = (0, -math.inf)
@@ -63,6 +65,9 @@ class TensorBoard:
         writer = self._writers.get(event["event"])
         if writer is not None:
             writer(event)
+
+    def _session(self, event: Event) -> None:
+        self._metric = event.get("metric", METRIC)
 
     def _suggested(self, event: Event) -> None:
         self._notation[event["evaluation"]] = event["architecture"]
@@ -77,24 +82,24 @@ class TensorBoard:
     def _ended(self, event: Event) -> None:
         """One row of the HParams table, and the progress of the search."""
         index, time = event["evaluation"], event["time"]
-        history = self._history.pop(index)
+        history = self._history[index]
         arch = self.space.from_string(self._notation[index])
         chosen = {key: str(value) for key, value in self.space.to_config(arch).items()}
         metrics = _tagged(history[-1]) if history else {}
         row = hparams(  # type: ignore[no-untyped-call]
-            {"architecture": self._notation.pop(index), **chosen}, metrics
+            {"architecture": self._notation[index], **chosen}, metrics
         )
         self._file("trials", f"{index:05d}").append(
             *(Record(wall_time=time, summary=summary) for summary in row)
         )
         self._finished += 1
         if history and event["status"] in ("completed", "stopped"):
-            self._best = max(self._best, (len(history), history[-1][METRIC]))
-            for changed in self._neighborhoods.add(index, arch, history[-1][METRIC]):
+            self._best = max(self._best, (len(history), history[-1][self._metric]))
+            for changed in self._neighborhoods.add(index, arch, history[-1][self._metric]):
                 self._flatness(changed, time)
         progress = {
             "search/evaluations": float(self._finished),
-            f"search/best_{METRIC}": self._best[1],
+            f"search/best_{self._metric}": self._best[1],
         }
         self._file("search").append(_scalars(self._finished, time, progress))
 

@@ -19,7 +19,7 @@ from raynas.errors import StorageError
 from raynas.search import METRIC, Status
 from search_spaces import SearchSpace
 from trials.data import Data
-from trials.trial import Diverged, Evaluator, Trial
+from trials.trial import Diverged, Estimator, Evaluator, Trial
 
 _STATE = "state.pt"
 
@@ -31,7 +31,7 @@ class Job:
     """What all trials of a run share; put into the object store once."""
 
     space: SearchSpace
-    evaluator: Evaluator
+    evaluator: Evaluator | Estimator
     #: reference to the `Data`, mapped by every trial of a node
     data: "ray.ObjectRef[Data]"
     epochs: int
@@ -114,6 +114,7 @@ class TrialActor(tune.Trainable):
     def _new(self, config: dict[str, Any]) -> Trial:
         job = self.job
         arch = job.space.from_string(config["architecture"])
+        assert isinstance(job.evaluator, Evaluator)
         trial = job.evaluator.trial(
             job.space, arch, self.data, job.epochs, config["seed"], self.device
         )

@@ -95,11 +95,11 @@ class TestNeighbors:
         arch, rng = space.sample(np.random.default_rng(2)), np.random.default_rng(3)
         ball = [a for a in space if 1 <= space.distance(a, arch) <= distance]
         counts: Counter = Counter()
-        for _ in range(3000):
+        for _ in range(1500):
             near = draw(space, arch, 4, rng, distance)
             assert len(set(near)) == 4
             counts.update(near)
-        expected = 3000 * 4 / len(ball)
+        expected = 1500 * 4 / len(ball)
         assert set(counts) <= set(ball)
         # 6 sigma: a false alarm in 1e6 runs
         assert all(abs(counts[a] - expected) < 6 * math.sqrt(expected) for a in ball)
@@ -162,11 +162,16 @@ def chosen(searcher):
 
 class TestJudging:
     @pytest.mark.parametrize("racing", [True, False])
-    @pytest.mark.parametrize("aggregate", [*AGGREGATES, max])
+    @pytest.mark.parametrize("aggregate", AGGREGATES)
     def test_flat_optimum_wins_over_the_sharp_one(self, aggregate, racing):
         searcher = NeighborhoodAware(Given(SHARP, FLAT), aggregate=aggregate, racing=racing)
         driven(searcher)
-        assert chosen(searcher) == (SHARP if aggregate is max and not racing else FLAT)
+        assert chosen(searcher) == FLAT
+
+    def test_by_itself_the_sharp_one_wins(self):
+        searcher = NeighborhoodAware(Given(SHARP, FLAT), aggregate=max, racing=False)
+        driven(searcher)
+        assert chosen(searcher) == SHARP
 
     @pytest.mark.parametrize(
         ("aggregate", "expected"),
@@ -326,7 +331,7 @@ class TestSearch:
         "text", ["na-rs:aggregate=mode", "na-rs:neighbors=-1", "neighborhood:inner=evolutoin"]
     )
     def test_wrong_arguments_are_named(self, text):
-        with pytest.raises(raynas.InvalidArgument, match="aggregate|neighbors|evolution"):
+        with pytest.raises(raynas.InvalidArgument, match=r"aggregate|neighbors|evolution"):
             construct("search", text, SEARCHERS)
 
     def test_a_function_as_aggregate_survives(self):
@@ -348,7 +353,9 @@ class TestFlatness:
         flat = known[0]
         assert (flat.own, flat.neighbors, flat.worst) == (0.9, 1, 0.5)
         assert (flat.mean, flat.std, flat.drop) == pytest.approx((0.7, 0.2, 0.4))
-        assert known[1].drop == pytest.approx(-0.4)
+        # Behind the edge without operation, two others may have any: eight compute the same.
+        assert known[1].neighbors == 9
+        assert known[1].drop == pytest.approx(-0.4 / 9)
         assert known[2] is None
 
     def test_as_the_searcher_judged_it(self):
@@ -369,7 +376,7 @@ class TestFlatness:
 @pytest.fixture(scope="module")
 def made(local_ray, tmp_path_factory):
     return raynas.run(
-        space="nasbench201:channels=4,cells=1", data="digits:fraction=0.3", samples=14, epochs=2,
+        space="nasbench201:channels=4,cells=1", data="digits:fraction=0.3", samples=10, epochs=1,
         search="na-rs:neighbors=4", scheduler="fifo", name="flat",
         storage_path=tmp_path_factory.mktemp("runs"),
     )  # fmt: skip
@@ -383,7 +390,7 @@ class TestRun:
 
     def test_flatness_is_in_the_table(self, made):
         table = pd.read_parquet(made.path / "trials.parquet")
-        assert len(table) == 14
+        assert len(table) == 10
         flat = raynas.flatness(made)
         assert len(flat) >= 2
         joined = table.loc[flat["evaluation"]].reset_index(drop=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -67,12 +67,17 @@ class Table(Estimator):
         space: see `Roles`.
     """
 
+    instant: ClassVar[bool] = True
+
     file: str
     architecture: str = ""
     metric: str = ""
     cost: str = ""
     report: str = ""
     space: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", str(Path(self.file).expanduser().absolute()))
 
     def open(
         self, space: SearchSpace, data: Data, seed: int, device: torch.device

@@ -10,7 +10,7 @@ another orchestrator can drive it just as well:
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -74,6 +74,9 @@ class Evaluator(ABC):
 
 class Estimator(ABC):
     """Tells the metrics of an architecture in milliseconds and at once: a table, a proxy."""
+
+    #: whether a look-up takes microseconds, so that no worker is needed
+    instant: ClassVar[bool] = False
 
     @property
     def metric_name(self) -> str:
