@@ -20,6 +20,7 @@ from raynas.flatness import flatness
 from raynas.results import Best, Result, load
 from raynas.run import resume, run
 from raynas.schedulers import Asha, Fifo, Scheduler
+from raynas.scoring import score
 from raynas.searchers import (
     Area,
     Auto,
@@ -30,7 +31,7 @@ from raynas.searchers import (
     RandomSearch,
     Searcher,
 )
-from trials import Evaluator, Train, Trial
+from trials import Estimator, Evaluator, Proxy, Table, Train, Trial
 
 __all__ = [
     "Area",
@@ -39,6 +40,7 @@ __all__ = [
     "Best",
     "ConfigurationMismatch",
     "DataError",
+    "Estimator",
     "Evaluator",
     "Evolution",
     "Fifo",
@@ -48,6 +50,7 @@ __all__ = [
     "LocalSearch",
     "Naswot",
     "NeighborhoodAware",
+    "Proxy",
     "RandomSearch",
     "RaynasError",
     "Result",
@@ -55,6 +58,7 @@ __all__ = [
     "SearchFailed",
     "Searcher",
     "StorageError",
+    "Table",
     "Train",
     "Trial",
     "UnknownName",
@@ -63,4 +67,5 @@ __all__ = [
     "load",
     "resume",
     "run",
+    "score",
 ]

@@ -22,6 +22,7 @@ from raynas.export import export_again
 from raynas.journal import is_locked
 from raynas.monitor import shown
 from raynas.results import Result
+from trials.proxies import PROXIES
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -180,6 +181,39 @@ def spaces(
     if name:
         for decision in found[0].decisions:
             print(f"{decision.name}: {', '.join(map(str, decision.choices))}")
+
+
+@app.command()
+def score(
+    space: Annotated[str, typer.Option(help="search space")] = "nasbench201",
+    data: Annotated[str, typer.Option(help="data set")] = "digits",
+    samples: Annotated[int, typer.Option(help="architectures drawn at random")] = 100,
+    architecture: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="one to score instead; may be repeated"),
+    ] = None,
+    proxy: Annotated[str, typer.Option(help=f"one of {', '.join(PROXIES)}")] = "naswot",
+    batch_size: Annotated[int, typer.Option(help="images of the mini-batch")] = 128,
+    seed: Annotated[int, typer.Option(help="of weights, mini-batch and draws")] = 0,
+    to: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Parquet file of the scores; what is in it is not scored again"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score architectures without training, the best first."""
+    frame = raynas.score(
+        space, data, architecture or samples, proxy, batch_size, seed, path=to
+    ).sort_values(proxy, ascending=False)
+    if as_json:
+        rows = [
+            {key: _finite(v) if isinstance(v, float) else v for key, v in row.items()}
+            for row in frame.to_dict("records")
+        ]
+        print(json.dumps({"proxy": proxy, "scores": rows}))
+        return
+    for row in frame.itertuples(index=False):
+        print(f"{row[1]:>12.6g}  {row[0]}{f'  {row[2]}' if row[2] else ''}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ for by `score`, by a warm start or by a whole search, go this way.
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,14 +68,15 @@ class EstimatorPool:
         self, estimator: Estimator, space: SearchSpace, data: "ray.ObjectRef[Data]", seed: int,
         actors: int, cpus: float = 1, gpus: float = 0, most: int = _MOST,
     ):  # fmt: skip
-        actor: Any = ray.remote(_EstimatorActor).options(
-            num_cpus=cpus, num_gpus=gpus, max_restarts=_RESTARTS, max_task_retries=_RESTARTS
-        )
+        actor: Any = ray.remote(_EstimatorActor).options(num_cpus=cpus, num_gpus=gpus)
         threads = max(1, int(cpus))
-        # The reference goes in a list: Ray warns of restarts with references as arguments.
-        self._idle = [actor.remote(estimator, space, [data], seed, threads) for _ in range(actors)]
-        self._actors = list(self._idle)
+        self._new_actor: Callable[[], Any] = lambda: actor.remote(
+            estimator, space, data, seed, threads
+        )
+        self._idle = [self._new_actor() for _ in range(actors)]
         self._most = min(_MOST, max(1, most))
+        self._deaths: Counter[Architecture] = Counter()
+        self._retried: list[Architecture] = []
         self._busy: dict[Any, tuple[Any, list[Architecture]]] = {}
         self._seconds = _SECONDS  # of one architecture, as seen lately
 
@@ -87,7 +89,7 @@ class EstimatorPool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for actor in self._actors:
+        for actor in (*self._idle, *(actor for actor, _ in self._busy.values())):
             ray.kill(actor)
 
     def map(self, archs: Iterable[Architecture]) -> Iterator[Estimate]:
@@ -111,24 +113,33 @@ class EstimatorPool:
                 return
             (done, *_), _ = ray.wait(list(self._busy), num_returns=1)
             actor, batch = self._busy.pop(done)
+            try:
+                seconds, estimates = ray.get(done)
+            except ray.exceptions.RayActorError as error:
+                yield from self._give_again(batch, error)
+                continue
             self._idle.append(actor)
-            yield from self._estimates(done, batch)
+            self._seconds = max(seconds / len(batch), 1e-6)
+            yield from estimates
 
     def _batch(self, next_one: Callable[[], Architecture | None]) -> list[Architecture]:
+        if self._retried:
+            return [self._retried.pop()]  # alone, so that it takes no others with it
         batch: list[Architecture] = []
         wanted = min(self._most, max(1, int(_SECONDS / self._seconds)))
         while len(batch) < wanted and (arch := next_one()) is not None:
             batch.append(arch)
         return batch
 
-    def _estimates(self, done: Any, batch: list[Architecture]) -> Iterator[Estimate]:
-        try:
-            seconds, estimates = ray.get(done)
-        except ray.exceptions.RayActorError as error:
-            yield from (Estimate(arch, None, f"worker died: {error}") for arch in batch)
-            return
-        self._seconds = max(seconds / len(batch), 1e-6)
-        yield from estimates
+    def _give_again(self, batch: list[Architecture], error: Exception) -> Iterator[Estimate]:
+        """Start another actor for what a dead one had; give up what has killed several."""
+        self._idle.append(self._new_actor())
+        for arch in batch:
+            self._deaths[arch] += 1
+            if self._deaths[arch] > _RESTARTS:
+                yield Estimate(arch, None, f"worker died: {error}")
+            else:
+                self._retried.append(arch)
 
 
 #: makes a pool for an estimator, with a largest number of architectures in a batch
@@ -228,12 +239,12 @@ class _EstimatorActor:
         self,
         estimator: Estimator,
         space: SearchSpace,
-        data: "list[ray.ObjectRef[Data]]",
+        data: Data,
         seed: int,
         threads: int,
     ):
         device = prepare_process(threads)
-        self.estimate_one = estimator.open(space, ray.get(data[0]), seed, device)
+        self.estimate_one = estimator.open(space, data, seed, device)
 
     def estimate(self, archs: list[Architecture]) -> tuple[float, list[Estimate]]:
         """(seconds, what came of each)."""

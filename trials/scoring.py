@@ -64,7 +64,7 @@ class Scorer:
         if self.proxy == "macs":
             return float(self.space.macs(arch, shape, classes))
         with torch.random.fork_rng([]):
-            torch.manual_seed(derived_seed(self.seed, _WEIGHTS))
+            torch.default_generator.manual_seed(derived_seed(self.seed, _WEIGHTS))
             network = self.space.build(arch, shape, classes).to(self.device)
         return PROXIES[self.proxy](network, *self._batch)
 
