@@ -1,12 +1,16 @@
 """Tabular benchmarks: what is read, what is refused."""
 
+import sys
+import types
+
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 import search_spaces
-from search_spaces.errors import InvalidArchitecture, InvalidArgument, UnknownName
+from search_spaces.errors import InvalidArchitecture, InvalidArgument, RaynasError, UnknownName
+from trials.nats_bench import convert
 from trials.table import Roles, read_benchmark
 
 MICRO = search_spaces.get("micro64")
@@ -146,3 +150,56 @@ def test_curves_are_lists_and_the_last_epoch_counts():
 def test_names_of_expressions_are_checked_like_columns():
     with pytest.raises(UnknownName, match="Did you mean 'hours'"):
         read(table(), cost="houres * 2")
+
+
+class OfficialApi:
+    """What `nats_bench.create` returns, as far as its documentation promises: three cells."""
+
+    archs = (
+        "|none~0|+|none~0|none~1|+|nor_conv_1x1~0|none~1|none~2|",
+        "|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|",
+        "|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|",
+    )
+    avaliable_hps = ("12", "200")
+
+    def __len__(self):
+        return len(self.archs)
+
+    def arch(self, index):
+        return self.archs[index]
+
+    def get_cost_info(self, index, dataset):
+        return {"params": 0.1 + index, "flops": 2.5}
+
+    def get_more_info(self, index, dataset, hp, is_random):
+        assert is_random is False
+        info = {"train-all-time": 10.0 * int(hp), "test-accuracy": 50.0 + index + int(hp) / 1000}
+        if dataset != "cifar10":  # trained on all images, it has no validation part
+            info["valid-accuracy"] = 40.0 + index
+        return info
+
+
+def test_official_files_become_a_table_with_roles(tmp_path, monkeypatch):
+    package = types.ModuleType("nats_bench")
+    package.create = lambda *arguments, **options: OfficialApi()
+    monkeypatch.setitem(sys.modules, "nats_bench", package)
+    source = tmp_path / "NATS-tss-v1_0-3ffb9-simple"
+    source.mkdir()
+    path = convert(source, tmp_path / "nats.parquet")
+    benchmark = read_benchmark(path, Roles())
+    assert benchmark.space.name == "nasbench201"
+    assert benchmark.finals.tolist() == [40.0, 41.0, 42.0]
+    assert benchmark.reports.tolist() == [50.2, 51.2, 52.2]
+    assert benchmark.costs.tolist() == [120.0] * 3
+    assert benchmark.frame["cifar10_params"].tolist() == pytest.approx([1e5, 1.1e6, 2.1e6])
+    with pytest.raises(InvalidArgument, match="does not exist"):
+        convert(tmp_path / "nowhere-tss", path)
+    (tmp_path / "NATS").mkdir()
+    with pytest.raises(InvalidArgument, match=r"say tss \(topology\) or sss"):
+        convert(tmp_path / "NATS", path)
+
+
+def test_without_the_package_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nats_bench", None)
+    with pytest.raises(RaynasError, match="pip install nats_bench"):
+        convert(tmp_path, tmp_path / "x.parquet")
