@@ -4,6 +4,7 @@ A Ray Tune trial costs more than such an evaluation takes; so proxies and tables
 for by `score`, by a warm start or by a whole search, go this way.
 """
 
+import contextlib
 import json
 import math
 import time
@@ -155,7 +156,7 @@ def warm_start(search: Search, data: Data, make_pool: MakePool) -> None:
     form = search.space.canonical
     found: dict[Architecture, Estimate] = {}
     forms = list(dict.fromkeys(map(form, search.unscored)))
-    for estimate in _estimates(search, proxy, forms, data, make_pool):
+    for estimate in _scores(search.space, proxy, forms, data, search.seed, make_pool):
         found[estimate.architecture] = estimate
         while search.unscored and form(search.unscored[0]) in found:
             first = found[form(search.unscored[0])]
@@ -163,16 +164,26 @@ def warm_start(search: Search, data: Data, make_pool: MakePool) -> None:
             search.score(search.unscored[0], value, first.reason)
 
 
-def _estimates(
-    search: Search, proxy: Proxy, archs: list[Architecture], data: Data, make_pool: MakePool
+def _only_counts(proxy: Proxy, space: SearchSpace) -> bool:
+    """Whether it needs neither a network nor a worker."""
+    return proxy.proxy in ("params", "macs") and space.counts_fast
+
+
+def _scores(
+    space: SearchSpace,
+    proxy: Proxy,
+    archs: list[Architecture],
+    data: Data,
+    seed: int,
+    make_pool: MakePool,
 ) -> Iterator[Estimate]:
-    """Scores of architectures; where they only need counting, without any worker."""
-    if proxy.proxy in ("params", "macs") and search.space.counts_fast:
-        estimate = proxy.open(search.space, data, search.seed, torch.device("cpu"))
+    """Scores of architectures, as they come."""
+    if _only_counts(proxy, space):
+        estimate = proxy.open(space, data, seed, torch.device("cpu"))
         yield from (Estimate(arch, estimate(arch)) for arch in archs)
-        return
-    with make_pool(proxy) as pool:
-        yield from pool.map(archs)
+    elif archs:
+        with make_pool(proxy) as pool:
+            yield from pool.map(archs)
 
 
 def search_by_estimates(
@@ -298,20 +309,20 @@ def score(
     known = _read(None if path is None else Path(path), kind)
     forms = dict.fromkeys(space.canonical(arch) for arch in archs)
     missing = [form for form in forms if space.to_string(form) not in known]
+
+    def make_pool(estimator: Estimator) -> EstimatorPool:
+        gpus, held = slots(cpus_per_actor, gpus_per_actor)
+        actors = min(held, len(missing))
+        return EstimatorPool(estimator, space, ray.put(loaded), seed, actors, cpus_per_actor, gpus)
+
     book = _Book(None if path is None else Path(path), kind, known)
-    if missing:
-        with connected():
-            gpus, held = slots(cpus_per_actor, gpus_per_actor)
-            actors = min(held, len(missing))
-            reference = ray.put(loaded)
-            with (
-                EstimatorPool(
-                    estimator, space, reference, seed, actors, cpus_per_actor, gpus
-                ) as pool,
-                book,
-            ):
-                for estimate in _shown(pool.map(missing), len(missing), f"scoring by {proxy}"):
-                    book.add(space.to_string(estimate.architecture), estimate, proxy)
+    with contextlib.ExitStack() as stack:
+        if not _only_counts(estimator, space):
+            stack.enter_context(connected())
+        stack.enter_context(book)
+        estimates = _scores(space, estimator, missing, loaded, seed, make_pool)
+        for estimate in _shown(estimates, len(missing), f"scoring by {proxy}"):
+            book.add(space.to_string(estimate.architecture), estimate, proxy)
     rows = [known[space.to_string(space.canonical(arch))] for arch in archs]
     frame = pd.DataFrame(rows, columns=["architecture", proxy, "reason"])
     frame["architecture"] = [space.to_string(arch) for arch in archs]

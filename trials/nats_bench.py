@@ -84,7 +84,7 @@ def _results(api: Any, index: int, dataset: str, prefix: str, schedule: str) -> 
 
 def _roles(frame: pd.DataFrame, space: str) -> dict[str, str]:
     """Search by 12 epochs on CIFAR-10, report the longest schedule, as the paper does."""
-    tests = [c for c in frame if c.startswith("cifar10_test_")]
+    tests = [c for c in map(str, frame) if c.startswith("cifar10_test_")]
     roles = {
         "architecture": "architecture",
         "metric": "cifar10_valid_12",
@@ -92,7 +92,7 @@ def _roles(frame: pd.DataFrame, space: str) -> dict[str, str]:
         "report": max(tests, key=lambda c: int(c.rpartition("_")[2]), default=""),
         "space": {"tss": "nasbench201", "sss": "natsbench_size"}[space],
     }
-    missing = [name for name in (roles["metric"], roles["cost"]) if name not in frame]
+    missing = [roles[role] for role in ("metric", "cost") if roles[role] not in frame]
     if missing:
         warnings.warn(f"the files lack {', '.join(missing)}: mend the YAML file.", stacklevel=2)
     return roles

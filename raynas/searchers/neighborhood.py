@@ -8,7 +8,7 @@ marked [choice]. `na_rs` is their NA-RS, `NeighborhoodAware` the same around any
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -47,7 +47,7 @@ _INNER: dict[str, Callable[..., Searcher]] = {
     "random": RandomSearch,
 }
 
-# All [choice]; papers.md 5.5 knows none of them, and docs/neighborhood.md what they do.
+# All [choice]: the paper has none of them. docs/neighborhood.md says what they bring.
 _SHARE = 0.5  # of all evaluations, at most, that are neighbors, while racing
 _PRIOR = 4  # neighbors that weigh as much as the architecture's own value, while racing
 _RACES = 8  # at the same time
@@ -187,7 +187,7 @@ class NeighborhoodAware(Searcher):
         self._opened: dict[Architecture, Center] = {}
         self._weigh()
 
-    def tell_scores(self, scores: Any) -> None:
+    def tell_scores(self, scores: Mapping[Architecture, float]) -> None:
         """They are the inner searcher's."""
         self.searcher.tell_scores(scores)
 
@@ -300,13 +300,15 @@ class NeighborhoodAware(Searcher):
                     self._take(center, 0)
                 self._update(center)
         self._weigh()
-        for center in list(self._races):
-            complete = not center.queue and all(form in self.known for form in center.drawn)
-            if center.own is not None and (complete or not self._can_win(center)):
-                self._close(center)
+        over = [center for center in self._races if self._is_over(center)]
+        for center in over:
+            self._close(center)
         if self.racing and len(self._races) > _RACES:
             self._close(min(self._races, key=self._merit))
-        self._weigh()
+
+    def _is_over(self, center: Center) -> bool:
+        complete = not center.queue and all(form in self.known for form in center.drawn)
+        return center.own is not None and (complete or not self._can_win(center))
 
     def _close(self, center: Center) -> None:
         """The race is over; the inner searcher is told how the center was judged."""
