@@ -108,6 +108,8 @@ class Search:
         #: the searcher judges
         self.best: Evaluation | None = None
         self._best_by_value: Evaluation | None = None
+        #: the last that was recorded as the best by how the searcher judges
+        self._leading: int | None = None
         #: set when the search as a whole has failed: the reason common to all
         self.failure: str | None = None
         #: what the searcher wants to have scored before the first evaluation
@@ -200,10 +202,10 @@ class Search:
     def finish(self, index: int, status: Status, reason: str | None = None) -> None:
         """Record that an evaluation has ended."""
         self._record("finished", evaluation=index, status=status.value, reason=reason)
-        before = self.best
         self._finish(index, status, reason)
-        if self.best is not None and self.best is not before and self.merits:
-            self._record("leading", evaluation=self.best.index)
+        if self.best is not None and self.best.index != self._leading and self.merits:
+            self._leading = self.best.index
+            self._record("leading", evaluation=self._leading)
 
     def replay(self, events: Iterable[Event]) -> None:
         """Take the path that the journal describes.
@@ -227,6 +229,8 @@ class Search:
                         f" has {event['evaluation']}: it is not the same as then."
                     )
                 self._promote(event["evaluation"])
+            elif event["event"] == "leading":
+                self._leading = event["evaluation"]
             elif event["event"] == "scored":
                 self._score(event["score"])
             elif event["event"] == "exhausted":
@@ -325,7 +329,7 @@ class Search:
         for arch in (evaluation.architecture, *self._followers.pop(index, [])):
             self.searcher.tell(arch, evaluation.value, evaluation.epochs)
         judged = self._judged()
-        best = max(judged, key=lambda index: (judged[index], -index), default=None)
+        best = max(judged, key=lambda i: (judged[i], self.evaluations[i].rank, -i), default=None)
         self.best = self._best_by_value if best is None else self.evaluations[best]
         if len(self._finished) == _FIRST_FAILURES:
             self._notice_failure()

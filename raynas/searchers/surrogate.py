@@ -8,13 +8,14 @@ unit of a metric nor the long tail of bad architectures matters.
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
+from scipy.spatial.distance import cdist
 from scipy.stats import norm, rankdata
 
 from search_spaces import Architecture, SearchSpace
@@ -178,7 +179,7 @@ class Surrogate:
 
     def _distances(self, features: Features) -> list[Floats]:
         """Per component: from everything learned (rows) to each of `features` (columns)."""
-        return [_DISTANCES[name](self.features[name], features[name]) for name in self.components]
+        return [_distance(name, self.features[name], features[name]) for name in self.components]
 
     def _kernel(self, distances: list[Floats], parameters: Floats) -> Floats:
         n = len(distances)
@@ -214,17 +215,9 @@ class Surrogate:
         return float(likelihood + 0.5 * (((parameters - self._prior) / spread) ** 2).sum())
 
 
-def _hamming(a: Floats, b: Floats) -> Floats:
-    return np.asarray((a[:, None, :] != b[None, :, :]).mean(-1))
-
-
-def _absolute(a: Floats, b: Floats) -> Floats:
-    return np.asarray(np.abs(a[:, None, :] - b[None, :, :]).sum(-1))
-
-
-_DISTANCES: dict[str, Callable[[Floats, Floats], Floats]] = {
-    "choices": _hamming,
-    "sizes": lambda a, b: _absolute(a, b) / a.shape[1],
-    "paths": lambda a, b: _absolute(a, b) / 4,
-    "costs": _absolute,
-}
+def _distance(name: str, a: Floats, b: Floats) -> Floats:
+    """From each row of `a` to each of `b`, in units in which lengths around 1 are plausible."""
+    if name == "choices":
+        return np.asarray(cdist(a, b, "hamming"))
+    unit = {"sizes": a.shape[1], "paths": 4, "costs": 1}[name]
+    return np.asarray(cdist(a, b, "cityblock") / unit)
