@@ -6,7 +6,7 @@
 `tau`: Kendall's tau of an architecture's own value and of its neighborhood's mean (itself
 included) with what the table reports, over all its architectures. `na-rs`: what the best of T
 centers reports, judged by all their neighbors, and judged by themselves (random search with the
-same T; papers.md 5.4). `racing`: at equal numbers of evaluations, what the outcome of `na-rs` with
+same T). `racing`: at equal numbers of evaluations, what the outcome of `na-rs` with
 its defaults reports and of random search, in pairs of runs with the same seed: the mean difference
 and its standard error; and how much flatter the outcome is: by how much less the mean of all its
 neighbors falls short of it, in the metric of the search.
@@ -29,7 +29,7 @@ from raynas.searchers.neighborhood import na_rs
 from search_spaces import Architecture
 from trials.table import Benchmark, Roles, read_benchmark
 
-CENTERS = (50, 100, 200, 1000)  # T of papers.md 5.4
+CENTERS = (50, 100, 200, 1000)
 EVALUATIONS = (100, 500, 1000)
 
 Floats = NDArray[np.float64]

@@ -1,6 +1,6 @@
 """How flat the surroundings of architectures are: the values of what was evaluated beside them.
 
-A flat optimum stays good when one decision changes (papers.md 5.1). This is computed from whatever
+A flat optimum stays good when one decision changes. This is computed from whatever
 a run has evaluated, by any searcher; `raynas.searchers.neighborhood` searches for it.
 """
 

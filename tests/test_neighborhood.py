@@ -1,4 +1,4 @@
-"""Neighborhood-aware search: papers.md 5.5, the tables of 5.4, and real runs."""
+"""Neighborhood-aware search: its properties, real tables, and real runs."""
 
 import json
 import math
@@ -108,7 +108,7 @@ class TestNeighbors:
         space, rng = search_spaces.get("darts"), np.random.default_rng(4)
         arch = space.sample(rng)
         operations = [i for i, d in enumerate(space.decisions) if "operation" in d.name]
-        assert len(draw(space, arch, 999, rng)) == 16 * 6  # papers.md 5.1
+        assert len(draw(space, arch, 999, rng)) == 16 * 6
         for near in draw(space, arch, 20, rng):
             (changed,) = [i for i, c in enumerate(near.choices) if c != arch.choices[i]]
             assert changed in operations
@@ -250,7 +250,7 @@ class TestJudging:
 
 
 class TestNothingChanges:
-    """Without neighbors it is the inner searcher, bit for bit (papers.md 5.5, 4)."""
+    """Without neighbors it is the inner searcher, bit for bit."""
 
     @pytest.mark.parametrize("racing", [True, False])
     @pytest.mark.parametrize("inner", [RandomSearch, LocalSearch, lambda: Evolution(5, 3)])
@@ -418,7 +418,7 @@ class TestRun:
 
 @pytest.mark.parametrize("data", ["c10", "c100"])
 def test_rank_correlation_gain_on_nasbench201(data):
-    """papers.md 5.4: .594 -> .651 and .645 -> .696, over all 15,625 architectures."""
+    """.594 -> .651 and .645 -> .696, over all 15,625 architectures."""
     found = tau(nb201(data))["tau"]
     own, mean = {"c10": (0.594, 0.651), "c100": (0.645, 0.696)}[data]
     assert found["other"] == pytest.approx(own, abs=0.001)
@@ -430,7 +430,7 @@ def test_rank_correlation_gain_on_nasbench201(data):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_na_rs_on_nasbench201():
-    """papers.md 5.4, C10: within three standard errors, of 100 runs here and 500 there."""
+    """C10: within three standard errors, of 100 runs here and 500 there."""
     published = {50: (93.40, 0.59), 100: (93.65, 0.45), 200: (93.84, 0.34), 1000: (94.08, 0.22)}
     runs = np.array([of_centers(nb201("c10").table, list(published), seed) for seed in range(100)])
     for i, (mean, std) in enumerate(published.values()):

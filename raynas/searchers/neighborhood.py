@@ -89,7 +89,7 @@ class Center:
 
 @dataclass
 class NeighborhoodAware(Searcher):
-    """Judges what a searcher asks for by the neighborhoods of it (papers.md 5.1).
+    """Judges what a searcher asks for by the neighborhoods of it.
 
     The inner searcher asks for a center. Neighbors of it are drawn, distinct and uniformly, from
     all architectures within `distance` decisions, and evaluated like everything else, so each is
@@ -431,7 +431,7 @@ def na_rs(
     racing: bool = True,
     rewire: bool = False,
 ) -> NeighborhoodAware:
-    """NA-RS (papers.md 5.2): random search whose draws are judged by their neighborhoods."""
+    """NA-RS: random search whose draws are judged by their neighborhoods."""
     return NeighborhoodAware(RandomSearch(), neighbors, distance, aggregate, racing, rewire)
 
 
@@ -446,7 +446,7 @@ def draw(
     """Up to `count` distinct neighbors, uniformly without replacement, in random order.
 
     A neighbor is a valid architecture within `distance` changed decisions; `arch` is none.
-    Without `rewire` the decisions on the wiring of a cell stay as they are (papers.md 5.1).
+    Without `rewire` the decisions on the wiring of a cell stay as they are.
     """
     decisions = _variable(space, rewire)
     others = [len(space.decisions[i].choices) - 1 for i in decisions]

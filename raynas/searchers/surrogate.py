@@ -33,12 +33,13 @@ _described: "WeakKeyDictionary[SearchSpace, Description]" = WeakKeyDictionary()
 
 
 class Description:
-    """What of an architecture the model sees: up to four vectors, each with its own distance.
+    """What of an architecture the model sees: a few vectors, each with its own distance.
 
-    `choices`: the choices of the canonical form; the distance is the part of the decisions in
-    which two differ. `sizes`: the choices of decisions between numbers, on a logarithmic scale.
-    `paths`: how many paths through its cells carry which operations (White et al.: BANANAS, AAAI
-    2021). `costs`: logarithms of parameters and MACs, where a space has them in closed form.
+    `choices`: the choices of the canonical form, where a space has no cells; the distance is the
+    part of the decisions in which two differ. `sizes`: the choices of decisions between numbers,
+    on a logarithmic scale. `paths`: how many paths through its cells carry which operations
+    (White et al.: BANANAS, AAAI 2021). `costs`: logarithms of parameters and MACs, where a space
+    has them in closed form.
     """
 
     def __init__(self, space: SearchSpace):
@@ -61,15 +62,14 @@ class Description:
     def _row(self, arch: Architecture) -> dict[str, Floats]:
         row = self._rows.get(arch)
         if row is None:
-            choices = np.array(arch.choices, dtype=np.float64)
+            graphs = self.space.cell_graphs(arch)
             row = {}
-            if not self._numeric.all():
-                row["choices"] = choices[~self._numeric]
+            if not graphs and not self._numeric.all():
+                row["choices"] = np.array(arch.choices, dtype=np.float64)[~self._numeric]
             if self._numeric.any():
                 row["sizes"] = np.array(
                     [scale[c] for scale, c in zip(self._scales, arch.choices, strict=True)]
                 )[self._numeric]
-            graphs = self.space.cell_graphs(arch)
             if graphs:
                 row["paths"] = np.concatenate([_paths(graph) for graph in graphs.values()])
             if self.space.counts_fast:
@@ -121,18 +121,18 @@ def _paths(graph: CellGraph) -> Floats:
 
 
 class Surrogate:
-    """A Gaussian process whose kernel is a weighted sum of exponentials, one per component.
+    """A Gaussian process; its kernel is a weighted sum of one kernel per component and of all.
 
-    k(a, b) = sum_i w_i exp(-d_i(a, b) / l_i), plus noise on the diagonal. Lengths l, weights w
-    and noise maximize the marginal likelihood times a broad prior, by random steps from those of
-    the last fit.
+    k_i(a, b) = exp(-d_i(a, b) / l_i), k = sum_i w_i k_i + w_0 prod_i k_i, plus noise on the
+    diagonal. Lengths l, weights w (of sum 1) and noise maximize the marginal likelihood times a
+    broad prior, by random steps from those of the last fit.
     """
 
     def __init__(self, components: Sequence[str], rng: np.random.Generator):
         self.components, self.rng = list(components), rng
         n = len(self.components)
-        #: logarithms of n lengths, n weights and the noise
-        self.parameters: Floats = np.array([0.5] * n + [0.0] * n + [-4.0])
+        #: logarithms of n lengths, n + 1 weights and the noise
+        self.parameters: Floats = np.array([0.5] * n + [0.0] * (n + 1) + [-4.0])
         self._prior = self.parameters.copy()
 
     def fit(self, features: Features, values: Floats, search: bool) -> None:
@@ -183,12 +183,15 @@ class Surrogate:
 
     def _kernel(self, distances: list[Floats], parameters: Floats) -> Floats:
         n = len(distances)
-        lengths, weights = np.exp(parameters[:n]), np.exp(parameters[n : 2 * n])
+        lengths, weights = np.exp(parameters[:n]), np.exp(parameters[n : 2 * n + 1])
         weights = weights / weights.sum()
-        kernel: Floats = np.zeros_like(distances[0])
-        for distance, length, weight in zip(distances, lengths, weights, strict=True):
-            kernel += weight * np.exp(distance / -length)
-        return kernel
+        total: Floats = np.zeros_like(distances[0])
+        product: Floats = np.full_like(total, weights[-1])
+        for distance, length, weight in zip(distances, lengths, weights, strict=False):
+            kernel = np.exp(distance / -length)
+            total += weight * kernel
+            product *= kernel
+        return total + product
 
     def _noisy(self, distances: list[Floats], parameters: Floats) -> Floats:
         kernel = self._kernel(distances, parameters)
