@@ -218,6 +218,7 @@ def test_best_of_n_rows_of_the_papers():
 
 @real
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_auto_finds_the_best_cell_in_few_queries():
     """Median at most 22, 90th percentile at most 55 of 200 seeds; 94.365 after 100 queries."""
     arguments = {**PUBLISHED, "metric": "c10_valid_200", "cost": "", "time_budget": None}
@@ -230,6 +231,7 @@ def test_auto_finds_the_best_cell_in_few_queries():
 
 @real
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("file", "metric"), [("nasbench_macro", "mean_acc"), ("nats_sss", "c10_valid_90")]
 )

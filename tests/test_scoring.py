@@ -81,6 +81,7 @@ def test_bad_input_is_named_before_anything_starts(arguments, message):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_what_kills_its_worker_fails_alone_and_the_search_goes_on(local_ray, tmp_path):
     result = raynas.run(
         **{**SMALL, "samples": 24, "epochs": 1}, search="random", evaluate=Deadly(),
