@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from ray import cloudpickle
 
 from raynas.errors import InvalidArchitecture, InvalidArgument
 from raynas.schedulers import SCHEDULERS, Scheduler
@@ -91,12 +92,16 @@ def bench(
     for name, value in {"queries": queries, "runs": runs, "workers": workers, "jobs": jobs}.items():
         if value is not None and value < 1:
             raise InvalidArgument(f"{name}={value} must be at least 1.")
-    if time_budget is not None and not time_budget > 0:
-        raise InvalidArgument(f"time_budget={time_budget} must be positive.")
+    if time_budget is not None and not (0 < time_budget < math.inf):
+        raise InvalidArgument(f"time_budget={time_budget} must be positive and finite.")
+    if seed < 0:
+        raise InvalidArgument(f"seed={seed} must not be negative.")
     searchers = _searchers(search)
     benchmark = _benchmark(table, Roles(architecture, metric, cost, report), space)
+    if time_budget is not None and not benchmark.costs.any():
+        raise InvalidArgument(f"cost={benchmark.roles.cost!r} is 0 everywhere: give queries.")
     known = _known_scores(benchmark, scores)
-    notes = _stand_ins(searchers, benchmark.space, known)
+    notes = _stand_ins(searchers, benchmark, known)
     limits = {
         "queries": queries,
         "time_budget": math.inf if time_budget is None else time_budget,
@@ -136,14 +141,12 @@ class Contest:
         if jobs == 1:
             yield from (self.result(label, searcher, run) for run in range(runs))
             return
+        sent = cloudpickle.dumps((self, label, searcher))  # type: ignore[no-untyped-call]
         with ProcessPoolExecutor(jobs) as pool:
             chunks = [range(i, min(i + _CHUNK, runs)) for i in range(0, runs, _CHUNK)]
-            futures = [pool.submit(self._chunk, label, searcher, chunk) for chunk in chunks]
+            futures = [pool.submit(_chunk, sent, chunk) for chunk in chunks]
             for future in futures:
                 yield from future.result()
-
-    def _chunk(self, label: str, searcher: Searcher, runs: range) -> list[Outcome]:
-        return [self.result(label, searcher, run) for run in runs]
 
     def result(self, label: str, searcher: Searcher, run: int) -> Outcome:
         """Of one run."""
@@ -157,17 +160,16 @@ class Contest:
             **self.limits,
         ).run()
         evaluations = simulation.search.evaluations
-        found: float = math.nan
-        for position, evaluation in enumerate(evaluations[: simulation.ended], start=1):
-            if benchmark.space.canonical(evaluation.architecture) == benchmark.best:
-                found = position
-                break
         best = simulation.search.best
         reported = math.nan if best is None else benchmark.reports[benchmark.row(best.architecture)]
         row = {
-            "search": label, "run": run, "report": float(reported), "queries": simulation.ended,
-            "queries_to_best": found, "seconds": simulation.seconds,
-        }  # fmt: skip
+            "search": label,
+            "run": run,
+            "report": float(reported),
+            "queries": simulation.search.finished,
+            "queries_to_best": float(simulation.found_best or math.nan),
+            "seconds": simulation.seconds,
+        }
         curve = [(s, n, evaluations[index].value) for s, n, index in simulation.incumbents]
         return row, curve
 
@@ -182,15 +184,25 @@ class Contest:
         return float(counts.params if proxy == "params" else counts.macs)
 
 
+def _chunk(sent: bytes, runs: range) -> list[Outcome]:
+    """Some runs of one searcher, in a process of their own."""
+    contest, label, searcher = cloudpickle.loads(sent)
+    return [contest.result(label, searcher, run) for run in runs]
+
+
 def _searchers(search: Sequence[str | Searcher] | str) -> dict[str, Searcher]:
     """{label: searcher}."""
+    if not isinstance(search, str | Sequence):
+        raise InvalidArgument(f"search={search!r}: give names, or a list of names and objects.")
     items = split_names(search) if isinstance(search, str) else search
     found: dict[str, Searcher] = {}
     for item in items:
         if isinstance(item, str):
             found[item] = construct("search", item, SEARCHERS)
         elif isinstance(item, Searcher):
-            found[repr(item)] = item
+            label = type(item).__name__.lower()
+            same = sum(name.split("#")[0] == label for name in found)
+            found[f"{label}#{same + 1}" if same else label] = item
         else:
             raise InvalidArgument(f"search={item!r} is neither a name nor a Searcher.")
     if not found:
@@ -202,7 +214,7 @@ def split_names(text: str) -> list[str]:
     """`a,b:x=1,y=2,c` as [`a`, `b:x=1,y=2`, `c`]: options belong to the name before them."""
     names: list[str] = []
     for piece in filter(None, text.split(",")):
-        if "=" in piece and ":" not in piece and names:
+        if "=" in piece.partition(":")[0] and names:
             names[-1] += f",{piece}"
         else:
             names.append(piece.strip())
@@ -212,12 +224,16 @@ def split_names(text: str) -> list[str]:
 def _scheduler(scheduler: str | Scheduler) -> Scheduler:
     if isinstance(scheduler, str):
         return construct("scheduler", scheduler, SCHEDULERS)
+    if not isinstance(scheduler, Scheduler):
+        raise InvalidArgument(f"scheduler={scheduler!r} is neither a name nor a Scheduler.")
     return scheduler
 
 
 def _benchmark(
     table: str | Path | pd.DataFrame | None, roles: Roles, space: SearchSpace | str | None
 ) -> Benchmark:
+    if space is not None and not isinstance(space, str | SearchSpace):
+        raise InvalidArgument(f"space={space!r} is neither a name nor a SearchSpace.")
     if isinstance(space, str):
         roles, space = Roles(**{**vars(roles), "space": space}), None
     if table is not None:
@@ -232,8 +248,9 @@ def _known_scores(
     """{proxy: {canonical form: score}}, from the table's own columns and from `scores`."""
     space = benchmark.space
     archs = list(benchmark.rows)
+    forms = [space.canonical(arch) for arch in archs]
     known = {
-        str(name): dict(zip(map(space.canonical, archs), benchmark.frame[name], strict=True))
+        str(name): _numbers(str(name), forms, benchmark.frame[name])
         for name in benchmark.frame
         if name in PROXIES
     }
@@ -253,19 +270,39 @@ def _known_scores(
         forms = [space.canonical(space.from_string(text)) for text in frame["architecture"]]
     except InvalidArchitecture as error:
         raise InvalidArgument(f"scores: {error}") from None
-    return known | {name: dict(zip(forms, frame[name], strict=True)) for name in proxies}
+    return known | {name: _numbers(name, forms, frame[name]) for name in proxies}
+
+
+def _numbers(
+    proxy: str, forms: list[Architecture], scores: "pd.Series[Any]"
+) -> dict[Architecture, float]:
+    try:
+        numbers = pd.to_numeric(scores).astype(float)
+    except (ValueError, TypeError):
+        raise InvalidArgument(f"scores: {proxy} must be numbers.") from None
+    return dict(zip(forms, numbers, strict=True))
 
 
 def _stand_ins(
-    searchers: Mapping[str, Searcher], space: SearchSpace, known: Mapping[str, Any]
+    searchers: Mapping[str, Searcher], benchmark: Benchmark, known: Mapping[str, Any]
 ) -> list[str]:
     """What the user should know of proxies of which there are no scores."""
     notes = []
+    space = benchmark.space
+    forms = {space.canonical(arch) for arch in benchmark.rows}
     for label, searcher in searchers.items():
         probe = copy.deepcopy(searcher)
         probe.start(space, 0)
         scoring = probe.scoring
-        if scoring is None or scoring.proxy in known:
+        if scoring is None:
+            continue
+        if scoring.proxy in known:
+            lacking = sum(form not in known[scoring.proxy] for form in forms)
+            if lacking:
+                notes.append(
+                    f"{label}: {lacking} of {len(forms)} architectures have no score by"
+                    f" {scoring.proxy}; they rank last."
+                )
             continue
         if not space.counts_fast:
             stand_in = "all architectures count as equal"
@@ -296,6 +333,8 @@ def _draw(
     axes = picture.subplots()
     for label in frame["search"].unique():
         chosen = [c for c, name in zip(curves, frame["search"], strict=True) if name == label and c]
+        if not chosen:
+            continue  # nothing ended within the budget
         values = np.stack([_on(grid, curve, timed) for curve in chosen])
         low, high = np.percentile(values, (25, 75), axis=0)
         axes.fill_between(grid, low, high, alpha=0.2, linewidth=0)

@@ -111,10 +111,10 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     scheduler = _object("scheduler", given, Scheduler, SCHEDULERS)
     source = given["data"]
     texts = {
-        "space": _described(space, search_spaces.SPACES),
-        "search": _described(searcher, SEARCHERS),
-        "evaluate": _described(evaluator, EVALUATORS),
-        "scheduler": _described(scheduler, SCHEDULERS),
+        "space": described(space, search_spaces.SPACES),
+        "search": described(searcher, SEARCHERS),
+        "evaluate": described(evaluator, EVALUATORS),
+        "scheduler": described(scheduler, SCHEDULERS),
         "data": trial_data.absolute(source) if isinstance(source, str) else _kind(source),
     }
     config = _validated({**given, **texts})
@@ -302,7 +302,7 @@ def _fields(value: Any) -> dict[str, Any]:
     return {name: option for name, option in given.items() if option is not None}
 
 
-def _described(value: object, table: Mapping[str, Callable[..., Any]]) -> str:
+def described(value: object, table: Mapping[str, Callable[..., Any]]) -> str:
     """An object as text, equal for equal ones: a name with arguments, all defaults spelled out.
 
     Where only the user can make such an object: its type and what it was made with.

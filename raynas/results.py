@@ -109,7 +109,8 @@ class Result:
         )
         leading = [e for e in read_events(self.path) if e["event"] == "leading"]
         if leading:  # the searcher judges by more than the value
-            row = row[row["evaluation"] == leading[-1]["evaluation"]]
+            first = row["evaluation"] == leading[-1]["evaluation"]
+            row = row[first] if first.any() else row  # it may be going on, or have failed since
         first = row.iloc[0].drop("curve").dropna()
         metrics = {str(key): value for key, value in first.items()}
         return Best(metrics["architecture"], metrics, folder)

@@ -26,6 +26,7 @@ from rich.progress import Progress
 
 import search_spaces
 from raynas.cluster import connected, slots
+from raynas.config import described
 from raynas.errors import ConfigurationMismatch, InvalidArgument, StorageError
 from raynas.search import Search, Status
 from raynas.trainable import prepare_process
@@ -210,10 +211,11 @@ def search_by_estimates(
         return
     for estimate in _suggested(search, estimator, data, make_pool, next_one):
         index = running.pop(estimate.architecture)
-        if estimate.metrics is None:
-            search.finish(index, Status.FAILED, estimate.reason)
+        metrics = estimate.metrics
+        if metrics is None or math.isnan(metrics[search.metric]):
+            search.finish(index, Status.FAILED, estimate.reason or "no value")
         else:
-            search.report(index, estimate.metrics)
+            search.report(index, metrics)
             search.finish(index, Status.COMPLETED)
         on_step()
 
@@ -301,14 +303,25 @@ def score(
         ConfigurationMismatch: when `path` holds scores of another kind.
     """
     space = search_spaces.get(space) if isinstance(space, str) else space
+    if not isinstance(space, SearchSpace):
+        raise InvalidArgument(f"space={space!r} is neither a name nor a SearchSpace.")
+    if path is not None and not Path(path).parent.is_dir():
+        raise InvalidArgument(f"path={str(path)!r}: the folder does not exist.")
     loaded = load_data(data, seed=seed)
     Scorer(space, loaded, proxy, batch_size)  # complains before anything starts
     estimator = Proxy(proxy, batch_size)
     archs = _chosen(space, architectures, seed)
-    kind = {**asdict(estimator), "space": space.name, "data": loaded.fingerprint, "seed": seed}
+    kind = {
+        **asdict(estimator),
+        "space": described(space, search_spaces.SPACES),
+        "data": loaded.fingerprint,
+        "seed": seed,
+    }
     known = _read(None if path is None else Path(path), kind)
     forms = dict.fromkeys(space.canonical(arch) for arch in archs)
-    missing = [form for form in forms if space.to_string(form) not in known]
+    missing = [
+        form for form in forms if known.get(space.to_string(form), {"reason": "none yet"})["reason"]
+    ]
 
     def make_pool(estimator: Estimator) -> EstimatorPool:
         gpus, held = slots(cpus_per_actor, gpus_per_actor)
@@ -388,7 +401,7 @@ def _read(path: Path | None, kind: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _chosen(
     space: SearchSpace, architectures: int | Sequence[Architecture | str], seed: int
 ) -> list[Architecture]:
-    if not isinstance(architectures, int):
+    if not isinstance(architectures, int | np.integer):
         chosen = [space.from_string(a) if isinstance(a, str) else a for a in architectures]
         if not chosen:
             raise InvalidArgument("architectures: none are given.")

@@ -124,12 +124,14 @@ class Search:
         self._finished: dict[int, Evaluation] = {}
         self._stopping: set[int] = set()
         self._duplicates = 0
+        self._all_seen = False
         searcher.start(space, derived_seed(seed))
         scheduler.start(epochs)
         if searcher.scoring is not None:
             self.unscored = list(searcher.scoring.architectures)
         self.replay(journal.events if journal else [])
         self._interrupted = self._close_decided()
+        self._note_leading()  # the driver may have died before it could
 
     @property
     def finished(self) -> int:
@@ -203,6 +205,10 @@ class Search:
         """Record that an evaluation has ended."""
         self._record("finished", evaluation=index, status=status.value, reason=reason)
         self._finish(index, status, reason)
+        self._note_leading()
+
+    def _note_leading(self) -> None:
+        """Record which evaluation is the best, where its value alone does not tell."""
         if self.best is not None and self.best.index != self._leading and self.merits:
             self._leading = self.best.index
             self._record("leading", evaluation=self._leading)
@@ -247,7 +253,7 @@ class Search:
             self.journal.append(event, **fields)
 
     def _score(self, score: float) -> None:
-        self._scores[self.unscored.pop(0)] = score
+        self._scores[self.unscored.pop(0)] = -math.inf if math.isnan(score) else score
         if not self.unscored:
             self.searcher.tell_scores(self._scores)
 
@@ -281,6 +287,8 @@ class Search:
     def _new_evaluation(self) -> Evaluation | None:
         """Ask until something new comes; what is known already is told at once, unpaid."""
         arch: Architecture | None = None
+        if self._all_seen:
+            return None
         for _ in range(_MAX_DUPLICATES):
             asked = self.searcher.ask()
             if asked is None:
@@ -297,6 +305,7 @@ class Search:
         else:
             unseen = (a for a in self.space if self.space.canonical(a) not in self._by_form)
             arch = next(unseen, None)
+            self._all_seen = arch is None
         return None if arch is None else self._add(arch)
 
     def _add(self, arch: Architecture) -> Evaluation:
@@ -307,7 +316,9 @@ class Search:
         )  # fmt: skip
         self.evaluations.append(evaluation)
         self._running += 1
-        self._by_form[self.space.canonical(arch)] = evaluation
+        form = self.space.canonical(arch)
+        if form not in self._by_form:  # else it is a repetition; it counts when it has ended
+            self._by_form[form] = evaluation
         return evaluation
 
     def _report(self, index: int, metrics: dict[str, float]) -> bool:
@@ -322,10 +333,9 @@ class Search:
         evaluation.status, evaluation.reason = status, reason
         self._finished[index] = evaluation
         self._running -= 1
-        if math.isfinite(evaluation.value) and (
-            self._best_by_value is None or evaluation.rank > self._best_by_value.rank
-        ):
-            self._best_by_value = evaluation
+        if not self.unique:
+            self._by_form[self.space.canonical(evaluation.architecture)] = evaluation
+        self._note_best(evaluation)
         for arch in (evaluation.architecture, *self._followers.pop(index, [])):
             self.searcher.tell(arch, evaluation.value, evaluation.epochs)
         judged = self._judged()
@@ -333,6 +343,15 @@ class Search:
         self.best = self._best_by_value if best is None else self.evaluations[best]
         if len(self._finished) == _FIRST_FAILURES:
             self._notice_failure()
+
+    def _note_best(self, ended: Evaluation) -> None:
+        """Keep the best by value; one that was promoted and failed is it no longer."""
+        best = self._best_by_value
+        if math.isfinite(ended.value) and (best is None or ended.rank > best.rank):
+            self._best_by_value = ended
+        elif best is ended:
+            valued = [e for e in self._finished.values() if math.isfinite(e.value)]
+            self._best_by_value = max(valued, key=lambda e: (*e.rank, -e.index), default=None)
 
     def _judged(self) -> dict[int, tuple[int, float]]:
         """{evaluation: (epochs, merit)}, where the searcher judges by more than the value."""

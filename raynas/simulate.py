@@ -39,7 +39,9 @@ class Simulation:
     Attributes:
         search: the search, with all its evaluations.
         seconds: the virtual clock.
-        ended: number of evaluations that ended within the budget.
+        ended: number of times that a worker was done with one, within the budget.
+        found_best: evaluations that had ended when the best architecture of the table was
+            among them, fully evaluated; None before that.
         incumbents: (seconds, evaluations ended, index of the evaluation that is the best now),
             from every moment at which that changed.
     """
@@ -56,6 +58,7 @@ class Simulation:
     search: Search = field(init=False)
     seconds: float = field(default=0.0, init=False)
     ended: int = field(default=0, init=False)
+    found_best: int | None = field(default=None, init=False)
     incumbents: list[tuple[float, int, int]] = field(default_factory=list, init=False)
 
     def run(self) -> "Simulation":
@@ -119,5 +122,12 @@ class Simulation:
         before = self.search.best
         self.search.finish(evaluation.index, status, reason)
         self.ended += 1
+        form = self.benchmark.space.canonical
+        if (
+            self.found_best is None
+            and status is Status.COMPLETED
+            and form(evaluation.architecture) == self.benchmark.best
+        ):
+            self.found_best = self.search.finished
         if self.search.best is not None and self.search.best is not before:
             self.incumbents.append((self.seconds, self.ended, self.search.best.index))

@@ -52,11 +52,11 @@ class TensorBoard:
             "session": self._session,
             "suggested": self._suggested,
             "reported": self._reported,
-            "finished": self._ended,
+            "finished": self._finished,
             "retraining": self._retraining,
         }
         self._metric = METRIC
-        self._finished = 0
+        self._ended: set[int] = set()
         self._neighborhoods = Neighborhoods(space)
         self._best = (0, -math.inf)
 
@@ -79,7 +79,7 @@ class TensorBoard:
         scalars = _scalars(len(self._history[index]), event["time"], _tagged(metrics))
         self._file("trials", f"{index:05d}").append(scalars)
 
-    def _ended(self, event: Event) -> None:
+    def _finished(self, event: Event) -> None:
         """One row of the HParams table, and the progress of the search."""
         index, time = event["evaluation"], event["time"]
         history = self._history[index]
@@ -92,16 +92,16 @@ class TensorBoard:
         self._file("trials", f"{index:05d}").append(
             *(Record(wall_time=time, summary=summary) for summary in row)
         )
-        self._finished += 1
+        self._ended.add(index)
         if history and event["status"] in ("completed", "stopped"):
             self._best = max(self._best, (len(history), history[-1][self._metric]))
             for changed in self._neighborhoods.add(index, arch, history[-1][self._metric]):
                 self._flatness(changed, time)
         progress = {
-            "search/evaluations": float(self._finished),
+            "search/evaluations": float(len(self._ended)),
             f"search/best_{self._metric}": self._best[1],
         }
-        self._file("search").append(_scalars(self._finished, time, progress))
+        self._file("search").append(_scalars(len(self._ended), time, progress))
 
     def _flatness(self, index: int, time: float) -> None:
         """How flat an evaluation's surroundings are, over the number of neighbors known."""

@@ -185,8 +185,8 @@ def read_benchmark(
         space = search_spaces.get(roles.space) if roles.space else space_of(texts)
     rows = _rows(space, texts)
     finals = _column(frame, "metric", roles.metric)
-    curves = [np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in finals]
-    if all(np.isnan(curve[-1]) if len(curve) else True for curve in curves):
+    curves = [_curve(roles.metric, row, value) for row, value in enumerate(finals)]
+    if all(np.isnan(curve[-1]) for curve in curves):
         raise InvalidArgument(f"metric={roles.metric!r}: the table has no number there.")
     costs = np.ones(len(frame)) if not roles.cost else _numbers(frame, "cost", roles.cost)
     if np.isnan(costs).any() or (costs < 0).any():
@@ -295,15 +295,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 def _completed(roles: Roles, path: Path | None, frame: pd.DataFrame) -> Roles:
     """The roles given, and where they are silent those of the YAML file beside the table."""
-    beside: dict[str, str] = {}
-    if path is not None and path.with_suffix(".yaml").is_file():
-        beside = yaml.safe_load(path.with_suffix(".yaml").read_text()) or {}
-        for key in beside:
-            if key not in asdict(roles):
-                raise InvalidArgument(
-                    f"{path.with_suffix('.yaml')}: {key!r} is no role of a column."
-                    f" {suggestion(key, asdict(roles))}"
-                )
+    beside = {} if path is None else _read_roles(path.with_suffix(".yaml"))
     given = {key: value or beside.get(key, "") for key, value in asdict(roles).items()}
     for role in ("architecture", "metric"):
         if not given[role]:
@@ -312,6 +304,26 @@ def _completed(roles: Roles, path: Path | None, frame: pd.DataFrame) -> Roles:
                 f" Columns: {', '.join(map(str, frame))}."
             )
     return Roles(**given)
+
+
+def _read_roles(path: Path) -> dict[str, str]:
+    """The roles in a YAML file, if it is there."""
+    if not path.is_file():
+        return {}
+    try:
+        roles = yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidArgument(f"{path} cannot be read: {error}") from None
+    if not isinstance(roles, dict):
+        raise InvalidArgument(f"{path} must be a mapping of roles to columns.")
+    for key, value in roles.items():
+        if key not in asdict(Roles()):
+            raise InvalidArgument(
+                f"{path}: {key!r} is no role of a column. {suggestion(str(key), asdict(Roles()))}"
+            )
+        if not isinstance(value, str):
+            raise InvalidArgument(f"{path}: {key} must be a text, not {value!r}.")
+    return roles
 
 
 def _texts(frame: pd.DataFrame, column: str) -> list[str]:
@@ -347,6 +359,21 @@ def _covers(space: SearchSpace, rows: Mapping[Architecture, int]) -> bool:
     return all(space.canonical(arch) in forms for arch in space)
 
 
+def _curve(metric: str, row: int, value: Any) -> Floats:
+    """The values of one architecture; NaN where it has none."""
+    try:
+        missing = value is None or value is pd.NA
+        curve = np.atleast_1d(np.asarray(np.nan if missing else value, dtype=np.float64))
+    except (ValueError, TypeError, OverflowError):
+        curve = np.full((1, 1), np.nan)
+    if curve.ndim != 1 or np.isinf(curve).any():
+        raise InvalidArgument(
+            f"metric={metric!r} is {value!r} in row {row}: wanted is a finite number, or a list of"
+            " them, one an epoch; NaN for an evaluation that failed."
+        )
+    return curve if len(curve) else np.array([np.nan])
+
+
 def _column(frame: pd.DataFrame, role: str, expression: str) -> "pd.Series[Any]":
     """The values of a column, or of an expression of columns."""
     if expression in frame:
@@ -358,7 +385,7 @@ def _column(frame: pd.DataFrame, role: str, expression: str) -> "pd.Series[Any]"
         raise UnknownName(
             f"{role}={expression!r}: {name!r} is no column. {suggestion(name, map(str, frame))}"
         ) from None
-    except (SyntaxError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # pandas raises all kinds
         raise InvalidArgument(f"{role}={expression!r} is no expression: {error}") from None
     if not isinstance(values, pd.Series):
         raise InvalidArgument(f"{role}={expression!r} is a constant, not a column of the table.")

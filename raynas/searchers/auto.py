@@ -92,11 +92,11 @@ class Auto(Searcher):
         self.known[form] = max(self.known.get(form, (0, -math.inf)), (budget, value))
 
     def _most_promising(self) -> Architecture:
-        surrogate = self._fitted()
         seen = {*self.known, *self._pending}
         pool = self._pool(seen)
         if not pool:
             return self.space.canonical(self.space.sample(self.rng))
+        surrogate = self._fitted()
         best, promise = self._best_of(surrogate, pool)
         for _ in range(_CLIMB):
             near = self._new_neighbors(best, seen)
@@ -121,7 +121,7 @@ class Auto(Searcher):
         kept = (arch for arch in dict.fromkeys([*drawn, *self._drawn]) if arch not in seen)
         self._drawn = list(itertools.islice(kept, _POOL))
         pool = list(self._drawn)
-        for center in sorted(self.known, key=lambda a: self.known[a], reverse=True)[:_CENTERS]:
+        for center in sorted(self.known, key=self._rank, reverse=True)[:_CENTERS]:
             pool += self._new_neighbors(center, seen)
         return list(dict.fromkeys(pool))
 

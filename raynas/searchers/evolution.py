@@ -59,6 +59,8 @@ class Evolution(Searcher):
     #: {birth: member}, the `population` youngest
     members: dict[int, Member] = field(default_factory=dict, init=False, repr=False)
     _births: int = field(default=0, init=False, repr=False)
+    #: {architecture: its latest birth}
+    _born: dict[Architecture, int] = field(default_factory=dict, init=False, repr=False)
     #: {architecture: births whose result is awaited, oldest first}
     _pending: dict[Architecture, list[int]] = field(default_factory=dict, init=False, repr=False)
 
@@ -72,6 +74,7 @@ class Evolution(Searcher):
         """Begin with an empty population."""
         super().start(space, seed)
         self.members, self._births, self._pending, self._first = {}, 0, {}, []
+        self._born = {}
         self.scoring = None
         if isinstance(self.warm_start, str):
             drawn = [space.sample(self.rng) for _ in range(self.candidates)]
@@ -96,6 +99,7 @@ class Evolution(Searcher):
             except RaynasError:  # it has no valid neighbor
                 arch = self.space.sample(self.rng)
         self._pending.setdefault(arch, []).append(self._births)
+        self._born[arch] = self._births
         self._births += 1
         return arch
 
@@ -111,13 +115,12 @@ class Evolution(Searcher):
     def _birth(self, architecture: Architecture) -> int:
         """When the architecture was asked for; now, if it never was.
 
-        A member that was promoted is told of again and keeps its age.
+        One that was promoted is told of again and keeps its age.
         """
         births = self._pending.get(architecture)
         if not births:
-            for birth, member in self.members.items():
-                if member.architecture == architecture:
-                    return birth
+            if architecture in self._born:
+                return self._born[architecture]
             self._births += 1
             return self._births - 1
         birth = births.pop(0)
@@ -131,6 +134,7 @@ class Evolution(Searcher):
             **super().state(),
             "first": [list(arch.choices) for arch in self._first],
             "births": self._births,
+            "born": [[list(arch.choices), birth] for arch, birth in self._born.items()],
             "members": [
                 [birth, m.budget, m.value, list(m.architecture.choices)]
                 for birth, m in self.members.items()
@@ -143,6 +147,7 @@ class Evolution(Searcher):
         super().load_state(state)
         self._births = state["births"]
         self._first = [self.space.architecture(choices) for choices in state["first"]]
+        self._born = {self.space.architecture(c): birth for c, birth in state["born"]}
         self.members = {
             birth: Member(budget, value, self.space.architecture(choices))
             for birth, budget, value, choices in state["members"]

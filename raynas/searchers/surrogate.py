@@ -6,7 +6,9 @@ et al.: A Quantile-based Approach for Hyperparameter Transfer Learning, ICML 202
 unit of a metric nor the long tail of bad architectures matters.
 """
 
+import math
 import re
+import sys
 import zlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -83,7 +85,10 @@ class Description:
         """Which decisions are between positive numbers."""
         return np.array(
             [
-                all(isinstance(c, int | float) and c > 0 for c in decision.choices)
+                all(
+                    isinstance(c, int | float) and 0 < c < sys.float_info.max
+                    for c in decision.choices
+                )
                 and len(decision.choices) > 2
                 for decision in self.space.decisions
             ]
@@ -94,7 +99,7 @@ class Description:
         """For every decision the place of each choice between its smallest, 0, and largest, 1."""
         scales = []
         for decision, numeric in zip(self.space.decisions, self._numeric, strict=True):
-            logs = np.log(decision.choices) if numeric else np.zeros(len(decision.choices))
+            logs = np.array([math.log(c) if numeric else 0.0 for c in decision.choices])
             scales.append((logs - logs.min()) / (np.ptp(logs) or 1.0))
         return scales
 
