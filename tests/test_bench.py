@@ -111,6 +111,16 @@ def test_queries_to_best_counts_until_the_best_of_the_table(macro):
         ({"scheduler": "ashen"}, "Did you mean 'asha'"),
         ({"scores": pd.DataFrame({"arch": []})}, "wanted are a column 'architecture'"),
         ({"figure": "nowhere/at/all.png"}, "cannot be written"),
+        ({"queries": None, "time_budget": math.inf}, "positive and finite"),
+        ({"queries": None, "time_budget": 9, "cost": "value * 0"}, "is 0 everywhere"),
+        ({"search": 5}, "search=5: give names"),
+        ({"scheduler": 5}, "scheduler=5 is neither"),
+        ({"space": 5}, "space=5 is neither"),
+        ({"seed": -1}, "seed=-1 must not be negative"),
+        (
+            {"scores": pd.DataFrame({"architecture": ["0" * 8], "naswot": ["much"]})},
+            "naswot must be numbers",
+        ),
     ],
 )
 def test_bad_input_is_named(macro, change, message):
@@ -122,6 +132,45 @@ def test_bad_input_is_named(macro, change, message):
 def test_options_belong_to_the_searcher_before_them():
     text = "random,evolution:population=30,sample=10,area"
     assert split_names(text) == ["random", "evolution:population=30,sample=10", "area"]
+    text = "neighborhood:neighbors=8,inner=evolution:population=20;sample=2,random"
+    assert split_names(text) == [text.removesuffix(",random"), "random"]
+
+
+def test_objects_of_one_kind_are_told_apart(macro):
+    searchers = [Evolution(population=4), Evolution(population=40), RandomSearch()]
+    frame = raynas.bench(macro, "architecture", searchers, "value", queries=5, runs=2)
+    assert list(frame["search"].unique()) == ["evolution", "evolution#2", "randomsearch"]
+
+
+def test_a_budget_in_which_nothing_ends_is_shown_as_such(macro, tmp_path):
+    frame = raynas.bench(
+        macro.assign(cost=10.0), "architecture", "random", "value", "cost", time_budget=5, runs=2,
+        figure=tmp_path / "empty.png",
+    )  # fmt: skip
+    assert frame["report"].isna().all()
+    assert (frame["queries"] == 0).all()
+
+
+def test_a_promotion_is_no_further_query_and_only_a_full_evaluation_finds():
+    value = pd.Series([[i / 7000, i / 7000, i / 7000] for i in range(6561)])
+    frame = raynas.bench(
+        macro_table(value=value).head(60), "architecture", "random", "value",
+        queries=60, runs=20, scheduler="asha:reduction=2,variant=promotion",
+    )  # fmt: skip
+    assert (frame["queries"] <= 60).all()
+    best = frame["report"].max()
+    assert (frame["report"][frame["queries_to_best"].notna()] == best).all()
+    assert frame["queries_to_best"].notna().any()
+
+
+def test_scores_that_are_nan_rank_last_and_missing_ones_are_noted(macro):
+    scores = macro[["architecture"]].assign(naswot=macro["value"])
+    scores.loc[scores.index[::2], "naswot"] = np.nan
+    arguments = ("architecture", "naswot:candidates=200", "value")
+    frame = raynas.bench(macro, *arguments, scores=scores, queries=3, runs=5)
+    assert frame["report"].notna().all()
+    frame = raynas.bench(macro, *arguments, scores=scores.head(9), queries=3, runs=1)
+    assert "architectures have no score by naswot" in frame.attrs["notes"][0]
 
 
 def test_scores_come_from_the_table_from_a_file_or_macs_stand_in(macro):

@@ -57,6 +57,14 @@ def test_scores_are_those_of_the_scorer_and_equal_cells_are_scored_once(local_ra
     assert by_macs["macs"][2] == space.macs(space.from_string(texts[2]), (1, 8, 8), 10)
 
 
+def test_scores_of_one_space_are_not_taken_for_those_of_another(tmp_path):
+    texts = ["|nor_conv_3x3~0|+|none~0|none~1|+|none~0|nor_conv_3x3~1|none~2|"]
+    path = tmp_path / "scores.parquet"
+    raynas.score(SPACE, "digits", texts, "params", path=path)
+    with pytest.raises(ConfigurationMismatch, match="space was 'nasbench201:channels=2"):
+        raynas.score("nasbench201:channels=4,cells=1", "digits", texts, "params", path=path)
+
+
 def test_draws_are_different_and_repeat_with_the_seed(local_ray):
     one, two = (raynas.score(SPACE, "digits", 12, "macs", seed=1) for _ in range(2))
     pd.testing.assert_frame_equal(one, two)
@@ -73,6 +81,8 @@ def test_draws_are_different_and_repeat_with_the_seed(local_ray):
         ({"architectures": []}, "none are given"),
         ({"architectures": ["|x|"]}, "nasbench201"),
         ({"data": "digitz"}, "Did you mean 'digits'"),
+        ({"space": 5}, "space=5 is neither a name nor"),
+        ({"path": "no/such/folder.parquet"}, "the folder does not exist"),
     ],
 )
 def test_bad_input_is_named_before_anything_starts(arguments, message):

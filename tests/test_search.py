@@ -11,6 +11,8 @@ import search_spaces
 from raynas import Asha, Evolution, Fifo, JournalError, RandomSearch, Searcher
 from raynas.journal import Journal, read_events
 from raynas.search import Search, Status
+from raynas.searchers import SEARCHERS
+from search_spaces.naming import construct
 
 SPACE = search_spaces.get("nasbench201")
 
@@ -216,3 +218,74 @@ def test_journal_is_written_before_anything_else(tmp_path):
     search.report(evaluation.index, {"val_accuracy": 0.5})
     lines = (tmp_path / "journal" / "events.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["suggested", "reported"]
+
+
+PROMOTION = {"reduction": 2, "variant": "promotion"}
+
+
+@given(
+    cut=st.integers(0, 60),
+    searcher=st.sampled_from(
+        ["area:population=3,candidates=6", "auto:initial=2", "local", "na-rs"]
+    ),
+    variant=st.sampled_from(["stopping", "promotion"]),
+)
+@settings(max_examples=12, deadline=None)
+def test_every_searcher_goes_on_from_where_it_was_killed(tmp_path_factory, cut, searcher, variant):
+    """Scores, promotions and races are replayed like everything else."""
+
+    def started(folder):
+        search = searching(
+            folder, construct("search", searcher, SEARCHERS), Asha(reduction=2, variant=variant)
+        )
+        for arch in list(search.unscored):
+            search.score(arch, float(sum(arch.choices)))
+        return search
+
+    folder = tmp_path_factory.mktemp("uncut")
+    drive(started(folder))
+    events = story(folder)
+    cut = min(cut, len(events))
+    other = tmp_path_factory.mktemp("cut")
+    (other / "journal").mkdir()
+    lines = (folder / "journal" / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (other / "journal" / "events.jsonl").write_bytes(b"".join(lines[:cut]))
+    drive(started(other))
+    assert story(other) == events
+
+
+def test_one_that_was_promoted_and_failed_is_not_the_best(tmp_path):
+    search = searching(tmp_path, RandomSearch(), Asha(**PROMOTION), samples=2)
+    for result in (0.9, 0.5):
+        index = search.suggest().index
+        assert not search.report(index, {"val_accuracy": result})
+        search.finish(index, Status.STOPPED)
+    promoted = search.suggest()
+    assert promoted.index == 0
+    search.finish(0, Status.FAILED, "no reason")
+    assert search.best.index == 1
+    assert [e.index for e in search.ranked] == [1]
+
+
+@pytest.mark.parametrize("searcher", ["auto:initial=2", "local", "evolution", "random"])
+def test_waiting_for_the_last_of_a_small_space_costs_nothing(tmp_path, searcher):
+    space = search_spaces.UserSpace("tiny", {"a": (1, 2, 3, 4), "b": ("x", "y")}, lambda *_: None)
+    algorithm = construct("search", searcher, SEARCHERS)
+    search = searching(tmp_path, algorithm, Fifo(), samples=32, epochs=1, space=space)
+    for arch in list(search.unscored):
+        search.score(arch, 0.0)
+    running = [search.suggest() for _ in range(8)]
+    assert None not in running
+    for evaluation in running[1:]:
+        search.report(evaluation.index, {"val_accuracy": 0.5})
+        search.finish(evaluation.index, Status.COMPLETED)
+    assert search.suggest() is None
+    recorded = len(read_events(tmp_path))
+    for _ in range(100):
+        assert search.suggest() is None  # one is still running
+    assert len(read_events(tmp_path)) == recorded
+    assert not search.exhausted
+    search.report(running[0].index, {"val_accuracy": 0.5})
+    search.finish(running[0].index, Status.COMPLETED)
+    assert search.suggest() is None
+    assert search.exhausted

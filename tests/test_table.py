@@ -41,6 +41,8 @@ def test_space_is_found_from_the_notation_and_expressions_are_evaluated():
     [
         ({"metric": "valeu"}, "metric='valeu': 'valeu' is no column. Did you mean 'value'?"),
         ({"metric": "value +"}, "metric='value \\+' is no expression"),
+        ({"metric": "value.foo"}, "metric='value.foo' is no expression"),
+        ({"metric": "lambda x: x"}, "is no expression"),
         ({"metric": "3"}, "is a constant, not a column"),
         ({"metric": ""}, "metric: say which column of the table that is. Columns: arch, value"),
         ({"architecture": "arc"}, "architecture='arc' is no column. Did you mean 'arch'?"),
@@ -73,6 +75,23 @@ def test_nan_is_a_failed_evaluation_and_only_nan_is_an_error():
         read(table(value=np.nan))
 
 
+@pytest.mark.parametrize(
+    "value", ["text", {"a": 1}, 10**400, np.inf, [[1.0], [2.0]], pd.Timestamp(0)]
+)
+def test_what_is_no_number_is_named_with_its_row(value):
+    values = pd.Series([0.5] * 64, dtype=object)
+    values[9] = value
+    with pytest.raises(InvalidArgument, match=r"metric='value' is .* in row 9"):
+        read(table(value=values))
+
+
+@pytest.mark.parametrize("value", [None, pd.NA, [], float("nan")])
+def test_nothing_is_a_failed_evaluation(value):
+    values = pd.Series([0.5] * 64, dtype=object)
+    values[9] = value
+    assert read(table(value=values)).finals[9] == -np.inf
+
+
 def test_empty_tables_and_files_that_are_none_are_refused(tmp_path):
     with pytest.raises(InvalidArgument, match="no rows"):
         read(table().head(0))
@@ -92,6 +111,17 @@ def test_roles_in_a_yaml_beside_the_table(tmp_path):
     (tmp_path / "t.yaml").write_text("metrik: value")
     with pytest.raises(InvalidArgument, match="'metrik' is no role of a column"):
         read_benchmark(tmp_path / "t.parquet", Roles())
+    for text in (
+        "[1, 2]",
+        "5",
+        "metric: [a]",
+        "5: 6",
+        "metric: {",
+        b"\xff\xfe\x00".decode("latin1"),
+    ):
+        (tmp_path / "t.yaml").write_text(text, encoding="latin1")
+        with pytest.raises(InvalidArgument, match=r"t\.yaml"):
+            read_benchmark(tmp_path / "t.parquet", Roles())
 
 
 def test_of_an_incomplete_table_only_what_it_has_is_searched():
