@@ -58,8 +58,9 @@ class UserSpace(SearchSpace):
         self._build = build
         self._valid = valid
         self._decisions = tuple(Decision(key, tuple(values)) for key, values in decisions.items())
-        for decision in self._decisions:
-            _check_notation(decision)
+        following = [f",{decision.name}=" for decision in self._decisions[1:]]
+        for decision, next_one in itertools.zip_longest(self._decisions, following):
+            _check_notation(decision, next_one)
             pairs = itertools.combinations(decision.choices, 2)
             same = any(a == b or str(a) == str(b) for a, b in pairs)
             if same or not decision.choices:
@@ -111,16 +112,21 @@ class UserSpace(SearchSpace):
         return self._build(self.to_config(self.check(arch)), input_shape, num_classes)
 
 
-def _check_notation(decision: Decision) -> None:
-    """Refuse what would not be read as it was written, in this process or another one."""
+def _check_notation(decision: Decision, next_one: str | None) -> None:
+    """Refuse what would not be read as it was written, in this process or another one.
+
+    Args:
+        decision: whose choices are written.
+        next_one: what is written after a choice; None: nothing, it is the last decision.
+    """
     labels = [str(value) for value in decision.choices]
     for value, label in zip(decision.choices, labels, strict=True):
         if getattr(value, "ndim", 0):
             reason = "is an array; choose between names, or between tuples of numbers"
         elif label != label.strip():
             reason = "begins or ends with a blank"
-        elif any(other.startswith(f"{label},") for other in labels):
-            reason = "is how another choice begins, up to a comma"
+        elif next_one and any(_confusing(other, label, next_one) for other in labels):
+            reason = f"followed by {next_one!r} could be taken for another choice"
         elif re.search(r" at 0x[0-9a-f]+", label):
             reason = "is written with its place in memory; choose between names"
         else:
@@ -128,3 +134,11 @@ def _check_notation(decision: Decision) -> None:
         raise InvalidArgument(f"decisions: the choice {label!r} of {decision.name!r} {reason}.")
     if decision.name != decision.name.strip():
         raise InvalidArgument(f"decisions: the name {decision.name!r} begins or ends with a blank.")
+
+
+def _confusing(other: str, label: str, next_one: str) -> bool:
+    """Whether `label` and what follows it begins like `other`, or the other way round."""
+    rest = other.removeprefix(label)
+    return other.startswith(f"{label},") and (
+        rest.startswith(next_one) or next_one.startswith(rest)
+    )

@@ -130,7 +130,9 @@ def test_run_folder(finished):
     }  # fmt: skip
     table = pd.read_parquet(finished.path / "trials.parquet")
     pd.testing.assert_frame_equal(
-        table.drop(columns="curve"), finished.trials.drop(columns="curve"), check_dtype=False
+        table[finished.trials.columns].drop(columns="curve"),
+        finished.trials.drop(columns="curve"),
+        check_dtype=False,
     )
     recorded = yaml.safe_load((finished.path / "run.yaml").read_text())
     assert recorded["search"] == "evolution:population=10,sample=3,candidates=20"

@@ -233,7 +233,7 @@ def test_a_space_without_cells_has_no_width():
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        (("a", "a,y=1"), "up to a comma"),
+        (("a", "a,y=1"), "could be taken for another choice"),
         (("a ", "b"), "blank"),
         (("\na", "b"), "blank"),
         ((np.zeros(2), np.ones(2)), "array"),
