@@ -341,7 +341,8 @@ def _draw(
         axes.plot(grid, values.mean(axis=0), label=label)
     axes.set_xlabel("seconds (virtual)" if timed else "evaluations")
     axes.set_ylabel(f"best {metric} so far")
-    axes.legend()
+    if firsts:
+        axes.legend()
     try:
         picture.savefig(path)
     except (OSError, ValueError) as error:

@@ -48,7 +48,8 @@ def kill_after_some_events(folder, rng):
     return events(folder)
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_five_times_nothing_is_lost_or_repeated(tmp_path):
     folder, rng = tmp_path / "killed", random.Random(time.time())
     seen = []
@@ -117,7 +118,7 @@ def truncate(folder, pattern):
         os.truncate(file, file.stat().st_size // 2)
 
 
-@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("damaged", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_killed_in_the_final_training(tmp_path, uninterrupted, damaged):
     folder = tmp_path / "killed"
     kill_at(folder, final_command(folder), "retraining", 2)
@@ -136,6 +137,7 @@ def test_killed_in_the_final_training(tmp_path, uninterrupted, damaged):
     assert not any(e["event"] == "retraining_failed" for e in events(folder))
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_are_trained_anew(tmp_path):
     folder = tmp_path / "damaged"
     command = [*COMMAND, "--storage-path", tmp_path, "--name", folder.name, "--samples", "4"]

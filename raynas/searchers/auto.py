@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from raynas.searchers.searcher import Scoring, Searcher
-from raynas.searchers.surrogate import Description, Surrogate
+from raynas.searchers.surrogate import Surrogate, description_of
 from search_spaces import Architecture, SearchSpace
 from search_spaces.naming import lookup
 from trials.proxies import PROXIES
@@ -65,7 +65,7 @@ class Auto(Searcher):
         drawn = (space.canonical(space.sample(self.rng)) for _ in range(self.candidates))
         self._drawn = list(dict.fromkeys(drawn))
         self.scoring = Scoring(self.proxy, list(self._drawn))
-        self._description = Description.of(space)
+        self._description = description_of(space)
         self._surrogate: Surrogate | None = None
 
     def tell_scores(self, scores: Mapping[Architecture, float]) -> None:

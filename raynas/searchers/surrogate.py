@@ -11,8 +11,7 @@ import re
 import sys
 import zlib
 from collections.abc import Sequence
-from functools import cached_property
-from weakref import WeakKeyDictionary
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +30,6 @@ _PATHS = 64  # numbers that describe the paths of a cell
 _MAX_PATHS = 200  # of one cell, that are looked at
 _TRIES = 40  # for better lengths and weights, at each fit
 
-_described: "WeakKeyDictionary[SearchSpace, Description]" = WeakKeyDictionary()
-
 
 class Description:
     """What of an architecture the model sees: a few vectors, each with its own distance.
@@ -47,14 +44,6 @@ class Description:
     def __init__(self, space: SearchSpace):
         self.space = space
         self._rows: dict[Architecture, dict[str, Floats]] = {}
-
-    @classmethod
-    def of(cls, space: SearchSpace) -> "Description":
-        """The description of a space, kept as long as the space is."""
-        try:
-            return _described.setdefault(space, cls(space))
-        except TypeError:  # not hashable
-            return cls(space)
 
     def rows(self, archs: Sequence[Architecture]) -> Features:
         """The vectors of architectures in canonical form."""
@@ -102,6 +91,19 @@ class Description:
             logs = np.array([math.log(c) if numeric else 0.0 for c in decision.choices])
             scales.append((logs - logs.min()) / (np.ptp(logs) or 1.0))
         return scales
+
+
+def description_of(space: SearchSpace) -> Description:
+    """The description of a space; those used last are kept, for the next search."""
+    try:
+        return _kept_description(space)
+    except TypeError:  # a user's space that is not hashable
+        return Description(space)
+
+
+@lru_cache(maxsize=8)
+def _kept_description(space: SearchSpace) -> Description:
+    return Description(space)
 
 
 def _paths(graph: CellGraph) -> Floats:
