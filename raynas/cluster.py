@@ -42,8 +42,9 @@ def connected() -> Iterator[None]:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except ConnectionError as error:
         raise RaynasError(
-            f"The Ray cluster cannot be reached: {error}. Is RAY_ADDRESS right? A cluster that was"
-            " started with a token needs RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN here."
+            f"The Ray cluster cannot be reached: {error}. Is RAY_ADDRESS right? RAY_ADDRESS=local"
+            " starts one here instead. A cluster that was started with a token needs"
+            " RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN here."
         ) from error
     try:
         yield

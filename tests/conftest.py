@@ -20,6 +20,10 @@ SMALL = {
 }
 
 
+#: No test joins a cluster that runs on the machine, or one that Ray's notes still name.
+os.environ["RAY_ADDRESS"] = "local"
+
+
 @pytest.fixture(scope="session")
 def local_ray():
     """One Ray with two CPUs for all tests of the process."""

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -64,15 +65,34 @@ if __name__ == "__main__":
 def test_two_raylets_share_a_search(tmp_path):
     script = tmp_path / "two_raylets.py"
     script.write_text(TWO_RAYLETS)
-    done = subprocess.run(
-        [sys.executable, script, tmp_path], capture_output=True, text=True, timeout=240,
-        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
-    )  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as own:  # paths of sockets are short
+        done = subprocess.run(
+            [sys.executable, script, tmp_path], capture_output=True, text=True, timeout=240,
+            env=environment | {"RAY_TMPDIR": own},
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads(done.stdout.splitlines()[-1])
     assert len(answer["nodes"]) == 2
     assert set(answer["used"]) == {str(node) for node in answer["nodes"]}
     assert sum(answer["used"].values()) == 8
+
+
+@pytest.mark.slow  # Ray tries for 30 s
+def test_a_cluster_that_is_gone_is_named_with_the_remedy(tmp_path):
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as own:
+        Path(own, "ray").mkdir()
+        Path(own, "ray", "ray_current_cluster").write_text("127.0.0.1:1")
+        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        done = subprocess.run(
+            [sys.executable, "-m", "raynas", "run", "--samples", "1", "--storage-path", tmp_path],
+            capture_output=True, text=True, timeout=120,
+            env=environment | {"RAY_TMPDIR": own, "RAY_gcs_rpc_server_connect_timeout_s": "1",
+                 "RAY_NUM_REDIS_GET_RETRIES": "1"},
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "cannot be reached" in done.stderr
+    assert "RAY_ADDRESS=local" in done.stderr
 
 
 @pytest.mark.parametrize(
