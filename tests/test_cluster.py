@@ -66,7 +66,7 @@ def test_two_raylets_share_a_search(tmp_path):
     script = tmp_path / "two_raylets.py"
     script.write_text(TWO_RAYLETS)
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as own:  # paths of sockets are short
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as own:  # short, for sockets
         done = subprocess.run(
             [sys.executable, script, tmp_path], capture_output=True, text=True, timeout=240,
             env=environment | {"RAY_TMPDIR": own},
