@@ -112,12 +112,12 @@ class CellModule(nn.Module):
         )
         read = {0, 1} if dead_edges else {source for _, source in self.wiring}
         self.inputs = sorted(read & {0, 1})
-        first = FactorizedReduce if place.reduced else _preprocess
+        first = FactorizedReduce if place.reduced else preprocess
         self.preprocess = nn.ModuleDict()
         if 0 in self.inputs:
             self.preprocess["0"] = first(place.before, c)
         if 1 in self.inputs:
-            self.preprocess["1"] = _preprocess(place.last, c)
+            self.preprocess["1"] = preprocess(place.last, c)
 
     def forward(self, inputs: Sequence[Tensor | None], drop_path: float = 0.0) -> Tensor:
         """Outputs of the cell before the last and of the last cell to the output of this one.
@@ -153,7 +153,7 @@ class CellNetwork(nn.Module):
         self.drop_path = 0.0
         self.auxiliary_logits: Tensor | None = None
         places = list(skeleton.places(genotype))
-        self.stem = _stem(skeleton, input_shape[0])
+        self.stem = stem(skeleton, input_shape[0])
         cells = {len(places) - 1: CellModule(places[-1], skeleton.dead_edges)}
         head = skeleton.auxiliary_cell if skeleton.auxiliary else None
         for k in range(len(places) - 2, -1, -1):
@@ -214,7 +214,8 @@ class AuxiliaryHead(nn.Module):
         return logits
 
 
-def _preprocess(in_channels: int, out_channels: int) -> nn.Module:
+def preprocess(in_channels: int, out_channels: int) -> nn.Module:
+    """What brings a cell's input to the cell's channels."""
     return ReLUConvBN(in_channels, out_channels, 1)
 
 
@@ -231,7 +232,8 @@ def _stem_plan(skeleton: Skeleton, image_channels: int) -> list[list[tuple[int, 
     return [[(image_channels, 3 * c, 2 if skeleton.stem == "tiny_imagenet" else 1)]]
 
 
-def _stem(skeleton: Skeleton, image_channels: int) -> nn.ModuleList:
+def stem(skeleton: Skeleton, image_channels: int) -> nn.ModuleList:
+    """The parts in front of the first cell, each of which gives one of its inputs."""
     parts = nn.ModuleList()
     for i, plan in enumerate(_stem_plan(skeleton, image_channels)):
         layers: list[nn.Module] = []

@@ -13,12 +13,14 @@ from torch import nn
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.cell import Cell, CellGraph, loose_ends
 from search_spaces.cell_network import CellNetwork, Skeleton, Stem
+from search_spaces.cell_supernet import CellSupernet
 from search_spaces.counting import Counts
 from search_spaces.errors import InvalidArchitecture, InvalidArgument
 from search_spaces.genotypes import Genotype, named, read_genotype
 from search_spaces.naming import closest
 from search_spaces.notation import Scanner
 from search_spaces.space import SearchSpace
+from search_spaces.supernet import Supernet
 
 CELLS = ("normal", "reduction")
 
@@ -258,3 +260,14 @@ class CellSpace(SearchSpace, ABC):
     ) -> nn.Module:
         """The network of `arch`, a `CellNetwork`; see the class."""
         return CellNetwork(self.to_genotype(arch), self._skeleton, input_shape, num_classes)
+
+    def supernet(
+        self,
+        input_shape: Sequence[int] = (3, 32, 32),
+        num_classes: int = 10,
+        affine: bool = False,
+    ) -> Supernet:
+        """A `CellSupernet`, where the output of a cell joins all its nodes."""
+        if self.loose:
+            return super().supernet(input_shape, num_classes, affine)
+        return CellSupernet(self, self._skeleton, input_shape, num_classes, affine)

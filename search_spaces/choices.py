@@ -15,8 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from search_spaces.architecture import Architecture
 from search_spaces.errors import InvalidArgument
+from search_spaces.supernet import Mixture, Supernet
 from search_spaces.user_space import UserSpace
+
+_MAX_NETWORKS = 64  # of a supernet, one for each combination of integers
 
 #: (input shape, number of classes) to a network with Choice blocks
 Network = Callable[[Sequence[int], int], nn.Module]
@@ -24,10 +28,15 @@ Network = Callable[[Sequence[int], int], nn.Module]
 
 @dataclass
 class _Constructor:
-    """One run of a network's constructor: what it is told, and what it asks."""
+    """One run of a network's constructor: what it is told, and what it asks.
+
+    With `shared` it makes blocks that hold all their choices, and keeps them in `blocks`.
+    """
 
     config: Mapping[str, Any] | None = None
+    shared: bool = False
     decisions: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    blocks: dict[str, "_Block"] = field(default_factory=dict)
 
     def choose(self, name: str, choices: Sequence[Any]) -> Any:
         if name in self.decisions:
@@ -53,6 +62,34 @@ def _constructing(constructor: _Constructor) -> Iterator[None]:
         yield
     finally:
         _running.reset(token)
+
+
+class _Block(nn.Module):
+    """A Choice block that is a module; in a supernet it holds all its choices.
+
+    Attributes:
+        path: in a supernet, the index of the choice that runs, or the weights of all of them.
+    """
+
+    path: int | Tensor = 0
+
+    def _chosen(self, name: str, choices: Sequence[Any]) -> Any:
+        """The choice that is made for this block; None where all are kept."""
+        chosen = _choose(name, choices)
+        constructor = _running.get()
+        if constructor is None or not constructor.shared:
+            return chosen
+        constructor.blocks[name] = self
+        return None
+
+    def _along_path(self, choices: int, value: Callable[[int], Any]) -> Any:
+        """The value of the choice on the path, or the weighted sum of all values."""
+        if isinstance(self.path, int):
+            return value(self.path)
+        total = self.path[0] * value(0)
+        for i in range(1, choices):
+            total = total + self.path[i] * value(i)
+        return total
 
 
 def _choose(name: str, choices: Sequence[Any]) -> Any:
@@ -81,7 +118,7 @@ class IntegerChoice(int):
         return int, (int(self),)
 
 
-class LayerChoice(nn.Module):
+class LayerChoice(_Block):
     """One layer out of several, all of which take and give the same shapes.
 
     Args:
@@ -92,15 +129,20 @@ class LayerChoice(nn.Module):
 
     def __init__(self, name: str, layers: Mapping[str, nn.Module | Callable[[], nn.Module]]):
         super().__init__()
-        layer = layers[_choose(name, tuple(layers))]
-        self.layer = layer if isinstance(layer, nn.Module) else layer()
+        chosen = self._chosen(name, tuple(layers))
+        kept = list(layers.values()) if chosen is None else [layers[chosen]]
+        made = [layer if isinstance(layer, nn.Module) else layer() for layer in kept]
+        self.layer = nn.ModuleList(made) if chosen is None else made[0]
 
     def forward(self, *inputs: Any) -> Any:
         """What the chosen layer gives."""
-        return self.layer(*inputs)
+        if not isinstance(self.layer, nn.ModuleList):
+            return self.layer(*inputs)
+        layers = self.layer
+        return self._along_path(len(layers), lambda i: layers[i](*inputs))
 
 
-class InputChoice(nn.Module):
+class InputChoice(_Block):
     """Some of several tensors of the same shape; their sum where more than one is taken.
 
     Args:
@@ -113,16 +155,25 @@ class InputChoice(nn.Module):
         super().__init__()
         if not 1 <= take <= inputs:
             raise InvalidArgument(f"choice {name!r}: take={take} is not in 1..{inputs}.")
-        self.taken: tuple[int, ...] = _choose(
-            name, tuple(itertools.combinations(range(inputs), take))
-        )
+        choices = tuple(itertools.combinations(range(inputs), take))
+        self.taken: tuple[int, ...] | None = self._chosen(name, choices)
+        self.choices = choices
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Tensors of one shape to one of that shape."""
-        total = inputs[self.taken[0]]
-        for i in self.taken[1:]:
-            total = total + inputs[i]
+        if self.taken is not None:
+            return _sum([inputs[i] for i in self.taken])
+        total: Tensor = self._along_path(
+            len(self.choices), lambda k: _sum([inputs[i] for i in self.choices[k]])
+        )
         return total
+
+
+def _sum(values: Sequence[Tensor]) -> Tensor:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
 
 
 @dataclass(frozen=True)
@@ -149,6 +200,100 @@ class _Builder:
                 " block in every case, and use it or not."
             )
         return _without_unused(module, input_shape)
+
+    def supernet(
+        self, space: UserSpace, input_shape: Sequence[int], num_classes: int, affine: bool
+    ) -> "ChoiceSupernet":
+        return ChoiceSupernet(space, self.network, input_shape, num_classes, affine)
+
+
+class ChoiceSupernet(Supernet):
+    """The network of `from_module` with all choices in it.
+
+    Slots are the LayerChoice and InputChoice blocks. Weights of different shapes are not shared:
+    there is one network for each combination of the IntegerChoice values. Layers, in the sense
+    of `Supernet.layers`, are the network's direct submodules in the order of construction.
+
+    Args:
+        space: of the network.
+        network: see `from_module`.
+        input_shape: (channels, height, width) of one image.
+        num_classes: number of logits.
+        affine: whether batch normalization in the LayerChoice blocks has scale and shift.
+
+    Raises:
+        InvalidArgument: when there are too many combinations of IntegerChoice values.
+    """
+
+    def __init__(
+        self,
+        space: UserSpace,
+        network: Network,
+        input_shape: Sequence[int],
+        num_classes: int,
+        affine: bool,
+    ):
+        super().__init__(space)
+        made = _Constructor(shared=True)
+        with _constructing(made):
+            network(input_shape, num_classes)
+        self.slots = tuple(d for d in space.decisions if d.name in made.blocks)
+        integers = [d for d in space.decisions if d.name not in made.blocks]
+        combinations = list(itertools.product(*(d.choices for d in integers)))
+        if len(combinations) > _MAX_NETWORKS:
+            raise InvalidArgument(
+                f"space={space.name!r}: {len(combinations)} combinations of IntegerChoice values,"
+                f" each of which needs weights of its own; at most {_MAX_NETWORKS} are made. Use"
+                " fewer, or LayerChoice, whose weights are shared."
+            )
+        self._integers = [d.name for d in integers]
+        self._blocks: list[dict[str, _Block]] = []
+        self._numbers = {values: i for i, values in enumerate(combinations)}
+        self.networks = nn.ModuleList()
+        for values in combinations:
+            config = {d.name: d.choices[0] for d in space.decisions}
+            made = _Constructor(
+                config | dict(zip(self._integers, values, strict=True)), shared=True
+            )
+            with _constructing(made):
+                module = network(input_shape, num_classes)
+            for block in made.blocks.values():
+                for name, layer in block.named_children():
+                    setattr(block, name, self._with_shared_norms(layer, affine))
+            self.networks.append(self._with_shared_norms(module, None))
+            self._blocks.append(made.blocks)
+        self.layers = max(len(list(net.children())) for net in self.networks) - 1
+
+    def child(self, x: Tensor, arch: Architecture) -> Tensor:
+        """The network of the architecture's integers, its blocks set to the architecture."""
+        config = self.space.to_config(arch)
+        number = self._numbers[tuple(config[name] for name in self._integers)]
+        paths = {slot.name: slot.choices.index(config[slot.name]) for slot in self.slots}
+        return self._run(number, x, paths)
+
+    def mixed(self, x: Tensor, mixture: Mixture) -> Tensor:
+        """All choices of every block; only where there is no IntegerChoice."""
+        if len(self.networks) > 1:
+            raise InvalidArgument(
+                f"mixture: {', '.join(self._integers)} cannot be mixed; use LayerChoice instead of"
+                " IntegerChoice."
+            )
+        paths = {slot.name: w for slot, w in zip(self.slots, mixture, strict=True)}
+        return self._run(0, x, paths)
+
+    def _run(self, number: int, x: Tensor, paths: Mapping[str, int | Tensor]) -> Tensor:
+        for name, path in paths.items():
+            self._blocks[number][name].path = path
+        logits: Tensor = self.networks[number](x)
+        return logits
+
+    def modules_after(self, layer: int) -> list[nn.Module]:
+        """See `Supernet`; the last of the direct submodules is always among them."""
+        found: list[nn.Module] = []
+        for net in self.networks:
+            parts = list(net.children())
+            found += parts[min(layer + 1, len(parts) - 1) :]
+        return found
 
 
 def from_module(name: str, network: Network) -> UserSpace:
@@ -185,7 +330,8 @@ def from_module(name: str, network: Network) -> UserSpace:
             f"network: {name} constructs no Choice block. Use LayerChoice, InputChoice or"
             " IntegerChoice for what shall be searched."
         )
-    return UserSpace(name, constructor.decisions, _Builder(network))
+    builder = _Builder(network)
+    return UserSpace(name, constructor.decisions, builder, supernet=builder.supernet)
 
 
 def _without_unused(module: nn.Module, input_shape: Sequence[int]) -> nn.Module:

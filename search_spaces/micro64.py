@@ -20,6 +20,7 @@ from search_spaces.counting import Counts, conv_counts, linear_counts
 from search_spaces.notation import Scanner
 from search_spaces.operations import GlobalPoolClassifier
 from search_spaces.space import SearchSpace
+from search_spaces.supernet import GraphSupernet
 
 #: (source node, target node) in the order of the notation; node 0 is the cell's input
 EDGES = ((0, 1), (0, 2), (1, 2))
@@ -107,16 +108,36 @@ class Micro64(SearchSpace):
         """The network of `arch`; see the class."""
         operations = [self.operations[choice] for choice in self.check(arch).choices]
         c = 3 * self.channels
-        layers: list[nn.Module] = [
-            nn.Conv2d(input_shape[0], c, 3, padding=1, bias=False),
-            nn.BatchNorm2d(c, momentum=MOMENTUM),
-            nn.Conv2d(c, c, 3, padding=1, bias=False),
-            nn.BatchNorm2d(c, momentum=MOMENTUM),
-        ]
+        layers = _stem(input_shape[0], c)
         for _ in range(self.cells):
             layers.append(TwoNodeCell(operations, c, self.channels, self.reading == "code"))
             c = self._joined
         return nn.Sequential(*layers, GlobalPoolClassifier(c, num_classes))
+
+    def supernet(
+        self,
+        input_shape: Sequence[int] = (3, 32, 32),
+        num_classes: int = 10,
+        affine: bool = False,
+    ) -> GraphSupernet:
+        """Slots are the edges, the same ones in every cell; weights are each cell's own."""
+        net = GraphSupernet(self, self.decisions, affine)
+        c = 3 * self.channels
+        x = net.fixed(nn.Sequential(*_stem(input_shape[0], c)), net.images)
+        for _ in range(self.cells):
+            net.begin_layer()
+            x = net.fixed(_preprocess(c, self.channels), x)
+            first = net.choose(0, self._choices(), x)
+            second = net.joined(
+                [net.choose(1, self._choices(), x), net.choose(2, self._choices(), first)]
+            )
+            x = net.joined([first, second], "cat" if self.reading == "code" else "sum")
+            c = self._joined
+        net.fixed(GlobalPoolClassifier(c, num_classes), x)
+        return net
+
+    def _choices(self) -> list[nn.Module]:
+        return [_edge(name, self.channels) for name in self.operations]
 
 
 class TwoNodeCell(nn.Module):
@@ -125,15 +146,8 @@ class TwoNodeCell(nn.Module):
     def __init__(self, operations: Sequence[str], in_channels: int, channels: int, join: bool):
         super().__init__()
         self.join = join
-        self.preprocess = nn.Sequential(
-            nn.ReLU(),
-            nn.Conv2d(in_channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels, affine=False, momentum=MOMENTUM),
-        )
-        self.edges = nn.ModuleList(
-            operation(name, channels, affine=False, momentum=MOMENTUM, pool_norm=True)
-            for name in operations
-        )
+        self.preprocess = _preprocess(in_channels, channels)
+        self.edges = nn.ModuleList(_edge(name, channels) for name in operations)
 
     def forward(self, x: Tensor) -> Tensor:
         """`batch x in_channels x height x width` to the cell's output of the same size."""
@@ -142,3 +156,24 @@ class TwoNodeCell(nn.Module):
         second = self.edges[1](x) + self.edges[2](first)
         output: Tensor = torch.cat([first, second], dim=1) if self.join else first + second
         return output
+
+
+def _stem(image_channels: int, channels: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(image_channels, channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels, momentum=MOMENTUM),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels, momentum=MOMENTUM),
+    ]
+
+
+def _preprocess(in_channels: int, channels: int) -> nn.Module:
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(in_channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels, affine=False, momentum=MOMENTUM),
+    )
+
+
+def _edge(name: str, channels: int) -> nn.Module:
+    return operation(name, channels, affine=False, momentum=MOMENTUM, pool_norm=True)

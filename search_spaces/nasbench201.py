@@ -3,6 +3,7 @@
 Dong, Yang: NAS-Bench-201 (ICLR 2020); Dong et al.: NATS-Bench (TPAMI 2021), topology space.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -24,6 +25,7 @@ from search_spaces.operations import (
     ResidualBlock,
 )
 from search_spaces.space import SearchSpace
+from search_spaces.supernet import GraphSupernet
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 #: (source node, target node) in the order of the notation; node 0 is the input, 3 the output
@@ -147,6 +149,32 @@ class NASBench201(SearchSpace):
         layers += [nn.BatchNorm2d(c), nn.ReLU(), GlobalPoolClassifier(c, num_classes)]
         return nn.Sequential(*layers)
 
+    def supernet(
+        self,
+        input_shape: Sequence[int] = (3, 32, 32),
+        num_classes: int = 10,
+        affine: bool = False,
+    ) -> GraphSupernet:
+        """Slots are the edges, the same ones in every cell; weights are each cell's own."""
+        net = GraphSupernet(self, self.decisions, affine)
+        c = self.channels
+        stem = nn.Conv2d(input_shape[0], c, 3, padding=1, bias=False)
+        x = net.fixed(nn.Sequential(stem, nn.BatchNorm2d(c)), net.images)
+        for stage, cell in itertools.product(range(3), range(self.cells)):
+            net.begin_layer()
+            if stage and not cell:
+                x = net.fixed(ResidualBlock(c, 2 * c), x)
+                c *= 2
+            nodes: list[int] = [x]
+            slots = iter(range(len(EDGES)))
+            for target in range(1, 4):
+                edges = [net.choose(next(slots), _choices(c), source) for source in nodes]
+                nodes.append(net.joined(edges, like=x if target == 3 else None))
+            x = nodes[3]
+        x = net.fixed(nn.Sequential(nn.BatchNorm2d(c), nn.ReLU()), x)
+        net.fixed(GlobalPoolClassifier(c, num_classes), x)
+        return net
+
 
 class Cell(nn.Module):
     """A cell: every node is the sum of its incoming edges, the last one is the output.
@@ -185,6 +213,11 @@ def _operation(name: str, in_channels: int, out_channels: int) -> nn.Module:
     if name == "avg_pool_3x3":
         return AvgPool()
     return nn.Identity() if in_channels == out_channels else ConvBN(in_channels, out_channels)
+
+
+def _choices(channels: int) -> list[nn.Module | None]:
+    """A module for every operation that can be on an edge."""
+    return [None if op == "none" else _operation(op, channels, channels) for op in OPERATIONS]
 
 
 def _live(present: Sequence[bool]) -> list[bool]:

@@ -16,6 +16,7 @@ from search_spaces.counting import Counts, conv_counts, linear_counts
 from search_spaces.notation import Scanner
 from search_spaces.operations import GlobalPoolClassifier, MobileBlock
 from search_spaces.space import SearchSpace
+from search_spaces.supernet import GraphSupernet
 
 BLOCKS = ("identity", "MB3_K3", "MB6_K5")
 #: output channels of a layer in units of the stem's channels, and its stride
@@ -94,6 +95,25 @@ class NASBenchMacro(SearchSpace):
             c = self.channels * width
         layers += _conv_bn(c, self.head_channels, 1, activation=True)
         return nn.Sequential(*layers, GlobalPoolClassifier(self.head_channels, num_classes))
+
+    def supernet(
+        self,
+        input_shape: Sequence[int] = (3, 32, 32),
+        num_classes: int = 10,
+        affine: bool = False,
+    ) -> GraphSupernet:
+        """Slots are the layers."""
+        net = GraphSupernet(self, self.decisions, affine)
+        c = self.channels
+        x = net.fixed(nn.Sequential(*_conv_bn(input_shape[0], c, 3, activation=True)), net.images)
+        for slot, (width, stride) in enumerate(LAYERS):
+            net.begin_layer()
+            blocks = [_block(name, c, self.channels * width, stride) for name in BLOCKS]
+            c = self.channels * width
+            x = net.choose(slot, [nn.Sequential(*b) if b else nn.Identity() for b in blocks], x)
+        x = net.fixed(nn.Sequential(*_conv_bn(c, self.head_channels, 1, activation=True)), x)
+        net.fixed(GlobalPoolClassifier(self.head_channels, num_classes), x)
+        return net
 
 
 def _conv_bn(

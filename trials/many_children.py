@@ -1,0 +1,343 @@
+"""Evaluating many children of a supernet at once, which costs less than one after the other.
+
+Two ways, on the same list of calls (`search_spaces.supernet.Call`), in which what several
+children compute alike stands only once:
+
+- *tree*: depth first. Architectures that agree on their first decisions share the activations
+  of their first layers; the next child only computes what is new to it.
+- *grouped*: step by step. All children that use one operation at one place go through it in one
+  call, concatenated along the batch dimension; normalization statistics stay each child's own.
+  That is what fills a GPU with small networks.
+
+Both need memory for the values that are still to be used, so the children are divided until that
+fits. Which of the two is taken is decided by an estimate of their cost.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search_spaces import Architecture
+from search_spaces.supernet import Call, GraphSupernet, Statistics, Supernet, needed
+from trials.parts import Part
+
+Way = Literal["one by one", "tree", "grouped"]
+
+_MEMORY = 1 << 30  # bytes of activations kept at the same time
+_BATCH = 512  # images
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What a call costs: seconds for each kernel it starts, and for its work."""
+
+    start: float
+    macs_per_second: float
+    bytes_per_second: float
+
+
+_MACHINES = {"cpu": _Machine(1e-5, 3e10, 1e10), "cuda": _Machine(1e-5, 1e13, 1e12)}
+_KERNELS = 3  # of an operation: activation, convolution, normalization
+
+
+@dataclass(frozen=True)
+class Images:
+    """What children are judged on: batches of validation images, on the device.
+
+    Args:
+        batches: (images, labels); all of about the same size.
+        calibration: training images that batch-normalization statistics are recomputed with,
+            `n x channels x height x width`; None where they are not.
+    """
+
+    batches: Sequence[tuple[Tensor, Tensor]]
+    calibration: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        part: Part,
+        device: torch.device,
+        seed: int,
+        most: int | None = None,
+        calibration: Tensor | None = None,
+    ) -> "Images":
+        """The images of a part in an order drawn once, in batches of about equal size.
+
+        Args:
+            part: which; where images are stored class by class, statistics of a batch would
+                otherwise be those of a class.
+            device: where they are to be.
+            seed: of the order.
+            most: how many of them; None: all.
+            calibration: see the class.
+        """
+        order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed)).numpy()
+        chosen = Part(part.store, part.indices[order[:most]])
+        size = -(-len(chosen) // -(-len(chosen) // _BATCH))
+        return cls(list(chosen.batches(size, device)), calibration)
+
+
+@torch.inference_mode()
+def evaluate_children(
+    supernet: Supernet,
+    archs: Sequence[Architecture],
+    images: Images,
+    statistics: Statistics = "batch",
+    way: Way | None = None,
+    memory: int = _MEMORY,
+) -> list[tuple[float, float]]:
+    """Mean cross-entropy and accuracy (0..1) of each architecture with the shared weights.
+
+    Args:
+        supernet: the weights; it is in evaluation mode afterwards.
+        archs: what to evaluate; equal ones are computed once.
+        images: what they are judged on.
+        statistics: of batch normalization: those of each batch, recomputed for each child from
+            the calibration images, or the running ones of the training.
+        way: how; None: the cheaper one by estimate.
+        memory: bytes of activations kept at the same time.
+    """
+    supernet.eval()
+    forms = sorted({supernet.space.check(arch) for arch in archs})
+    found = {form: torch.zeros(2, dtype=torch.float64) for form in forms}
+    mode = supernet.normalization
+    before = (mode.statistics, mode.calibration)
+    mode.statistics = statistics
+    count = 0
+    for batch, labels in images.batches:
+        extra = images.calibration if statistics == "recomputed" else None
+        mode.calibration = 0 if extra is None else len(extra)
+        inputs = batch if extra is None else torch.cat([extra, batch])
+        for form, logits in _logits(supernet, forms, inputs, way, memory):
+            logits = logits[mode.calibration :].float()
+            loss = functional.cross_entropy(logits, labels, reduction="sum")
+            correct = (logits.argmax(1) == labels).sum()
+            found[form] += torch.stack([loss, correct]).double().cpu()
+        count += len(labels)
+    mode.statistics, mode.calibration = before
+    totals = [found[arch].tolist() for arch in archs]
+    return [(loss / count, correct / count) for loss, correct in totals]
+
+
+def _logits(
+    supernet: Supernet, forms: Sequence[Architecture], x: Tensor, way: Way | None, memory: int
+) -> Iterator[tuple[Architecture, Tensor]]:
+    """Each architecture with its logits, in any order."""
+    if not isinstance(supernet, GraphSupernet) or way == "one by one" or len(forms) == 1:
+        yield from ((form, supernet(x, form)) for form in forms)
+        return
+    sizes = _Sizes(supernet, x)
+    tree, grouped = _Schedule.of(supernet, forms, sizes, "tree", memory), None
+    if way != "tree":
+        grouped = _Schedule.of(supernet, forms, sizes, "grouped", memory)
+    if grouped is not None and (way == "grouped" or grouped.cost < tree.cost):
+        for plan in grouped.plans:
+            yield from _grouped(supernet, plan, x)
+    else:
+        for plan in tree.plans:
+            yield from _tree(supernet, plan, x)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What some children compute together.
+
+    Args:
+        calls: by number, in an order in which they can be computed.
+        outputs: the number of the call that gives each child's logits.
+    """
+
+    calls: dict[int, Call]
+    outputs: dict[Architecture, int]
+
+    @classmethod
+    def of(cls, supernet: GraphSupernet, forms: Sequence[Architecture], by_step: bool) -> "_Plan":
+        known: dict[Call, int] = {}
+        outputs = {form: supernet.calls(form, known)[1] for form in forms}
+        calls = needed(known, outputs.values())
+        if by_step:
+            calls = dict(sorted(calls.items(), key=lambda item: item[1].step))
+        return cls(calls, outputs)
+
+    def uses(self) -> Counter[int]:
+        """How often the value of each call is read, logits included."""
+        uses = Counter(self.outputs.values())
+        for call in self.calls.values():
+            uses.update(call.inputs)
+        return uses
+
+    def groups(self) -> dict[tuple[int, str], list[int]]:
+        """The calls that can be one, in an order in which they can be computed."""
+        groups: dict[tuple[int, str], list[int]] = defaultdict(list)
+        for i, call in self.calls.items():
+            groups[call.step, "zeros" if call.module == "zeros" else call.module].append(i)
+        return groups
+
+
+class _Sizes:
+    """Bytes and multiply-accumulates of every step's value on a batch."""
+
+    def __init__(self, supernet: GraphSupernet, x: Tensor):
+        self.machine = _MACHINES.get(x.device.type, _MACHINES["cuda"])
+        self.bytes = {-1: x.nbytes}
+        self._macs: dict[str, int] = {}
+        self._step_bytes: dict[int, int] = {}
+        hooks = [
+            module.register_forward_hook(self._measure(name, len(x)))
+            for name, module in supernet.operations.items()
+        ]
+        normalization = supernet.normalization
+        before = (normalization.statistics, normalization.calibration)
+        normalization.statistics = "running"
+        supernet.mixed(x[:1], [torch.ones(len(slot.choices)) for slot in supernet.slots])
+        normalization.statistics, normalization.calibration = before
+        for hook in hooks:
+            hook.remove()
+
+    def _measure(self, name: str, images: int):  # type: ignore[no-untyped-def]
+        def hook(module: nn.Module, _: object, output: Tensor) -> None:
+            weights = sum(
+                p.weight.numel() for p in module.modules() if isinstance(p, nn.Conv2d | nn.Linear)
+            )
+            pixels = output.shape[-1] * output.shape[-2] if output.ndim == 4 else 1
+            self._macs[name] = weights * pixels * images
+            self._step_bytes[int(name.partition("_")[0])] = output.nbytes * images
+
+        return hook
+
+    def of(self, plan: _Plan) -> dict[int, int]:
+        """Bytes of the value of each call."""
+        sizes = dict(self.bytes)
+        for i, call in sorted(plan.calls.items()):
+            given = [sizes[j] for j in call.inputs]
+            joined = sum(given) if call.join == "cat" else max(given)
+            sizes[i] = self._step_bytes[call.step] if self._is_module(call) else joined
+        return sizes
+
+    @staticmethod
+    def _is_module(call: Call) -> bool:
+        return call.module not in ("", "zeros")
+
+    def cost(self, plan: _Plan, sizes: Mapping[int, int], way: Way) -> float:
+        """Seconds, roughly."""
+        machine = self.machine
+        calls = plan.calls.values()
+        work = sum(self._macs.get(call.module, 0) for call in calls) / machine.macs_per_second
+        work += sum(sizes[i] for i in plan.calls) * _KERNELS / machine.bytes_per_second
+        modules = [call for call in calls if self._is_module(call)]
+        starts = len(calls) - len(modules) + _KERNELS * len(modules)
+        if way == "grouped":
+            together = [i for i in plan.groups().values() if len(i) > 1 and plan.calls[i[0]].module]
+            copied = sum(sizes[j] for i in together for k in i for j in plan.calls[k].inputs)
+            work += 2 * copied / machine.bytes_per_second
+            starts -= sum((len(i) - 1) * _KERNELS for i in together)
+        return work + starts * machine.start
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    plans: list[_Plan]
+    cost: float
+
+    @classmethod
+    def of(
+        cls,
+        supernet: GraphSupernet,
+        forms: Sequence[Architecture],
+        sizes: _Sizes,
+        way: Way,
+        memory: int,
+    ) -> "_Schedule":
+        """Plans for some children, each of which keeps within the memory if it can."""
+        plan = _Plan.of(supernet, forms, by_step=way == "grouped")
+        size = sizes.of(plan)
+        if len(forms) > 1 and _peak(plan, size, way) > memory:
+            middle = len(forms) // 2
+            halves = [
+                cls.of(supernet, half, sizes, way, memory)
+                for half in (forms[:middle], forms[middle:])
+            ]
+            return cls(
+                [plan for half in halves for plan in half.plans], sum(half.cost for half in halves)
+            )
+        return cls([plan], sizes.cost(plan, size, way))
+
+
+def _peak(plan: _Plan, sizes: Mapping[int, int], way: Way) -> int:
+    """Bytes that are kept at the most."""
+    uses, live, most = plan.uses(), 0, 0
+    groups = plan.groups().values() if way == "grouped" else ([i] for i in plan.calls)
+    done = set(plan.outputs.values())
+    for numbers in groups:
+        live += sum(sizes[i] for i in numbers)
+        most = max(most, live + (2 * sum(sizes[i] for i in numbers) if len(numbers) > 1 else 0))
+        for i in numbers:
+            for j in plan.calls[i].inputs:
+                uses[j] -= 1
+                live -= sizes[j] if j >= 0 and not uses[j] else 0
+            if i in done and uses[i] == 1:
+                live -= sizes[i]
+    return most
+
+
+class _Values:
+    """The values that are still to be used."""
+
+    def __init__(self, plan: _Plan, x: Tensor):
+        self._uses = plan.uses()
+        self._uses[-1] += 1
+        self._values = {-1: x}
+        self._children: dict[int, list[Architecture]] = defaultdict(list)
+        for form, output in plan.outputs.items():
+            self._children[output].append(form)
+
+    def take(self, numbers: Sequence[int]) -> list[Tensor]:
+        taken = [self._values[i] for i in numbers]
+        for i in numbers:
+            self._used(i, 1)
+        return taken
+
+    def _used(self, i: int, times: int) -> None:
+        self._uses[i] -= times
+        if not self._uses[i]:
+            del self._values[i]
+
+    def put(self, i: int, value: Tensor) -> Iterator[tuple[Architecture, Tensor]]:
+        """Keep a value; it is given out where it is a child's logits."""
+        self._values[i] = value
+        children = self._children.get(i, ())
+        yield from ((form, value) for form in children)
+        if children:
+            self._used(i, len(children))
+
+
+def _tree(supernet: GraphSupernet, plan: _Plan, x: Tensor) -> Iterator[tuple[Architecture, Tensor]]:
+    """Call by call; the order of the children makes it depth first."""
+    values = _Values(plan, x)
+    for i, call in plan.calls.items():
+        yield from values.put(i, supernet.compute(call, values.take(call.inputs)))
+
+
+def _grouped(
+    supernet: GraphSupernet, plan: _Plan, x: Tensor
+) -> Iterator[tuple[Architecture, Tensor]]:
+    """Step by step; the calls of one module are one."""
+    values = _Values(plan, x)
+    for (_, module), numbers in plan.groups().items():
+        calls = [plan.calls[i] for i in numbers]
+        if module in ("", "zeros") or len(numbers) == 1:
+            for i, call in zip(numbers, calls, strict=True):
+                yield from values.put(i, supernet.compute(call, values.take(call.inputs)))
+            continue
+        together = torch.cat([tensor for call in calls for tensor in values.take(call.inputs)])
+        supernet.normalization.children = len(calls)
+        output = supernet.operations[module](together)
+        supernet.normalization.children = 1
+        for i, part in zip(numbers, output.chunk(len(calls)), strict=True):
+            yield from values.put(i, part)
