@@ -14,7 +14,7 @@ fits. Which of the two is taken is decided by an estimate of their cost.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces import Architecture
-from search_spaces.supernet import Call, GraphSupernet, Statistics, Supernet, needed
+from search_spaces.supernet import Call, GraphSupernet, SharedNorm, Statistics, Supernet, needed
 from trials.parts import Part
 
 Way = Literal["one by one", "tree", "grouped"]
@@ -41,8 +41,9 @@ class _Machine:
     bytes_per_second: float
 
 
-_MACHINES = {"cpu": _Machine(1e-5, 3e10, 1e10), "cuda": _Machine(1e-5, 1e13, 1e12)}
+_MACHINES = {"cpu": _Machine(2e-5, 3e10, 5e9), "cuda": _Machine(1e-5, 1e13, 1e12)}
 _KERNELS = 3  # of an operation: activation, convolution, normalization
+_COPIES = 3  # what it costs to put values one behind the other: read, write, read from afar
 
 
 @dataclass(frozen=True)
@@ -181,39 +182,41 @@ class _Plan:
 
 
 class _Sizes:
-    """Bytes and multiply-accumulates of every step's value on a batch."""
+    """What the steps of a supernet keep and do on a batch, measured on its first image."""
 
     def __init__(self, supernet: GraphSupernet, x: Tensor):
         self.machine = _MACHINES.get(x.device.type, _MACHINES["cuda"])
-        self.bytes = {-1: x.nbytes}
-        self._macs: dict[str, int] = {}
+        self._images = len(x)
+        self._image_bytes = x.nbytes
         self._step_bytes: dict[int, int] = {}
-        hooks = [
-            module.register_forward_hook(self._measure(name, len(x)))
-            for name, module in supernet.operations.items()
-        ]
+        self._macs: Counter[str] = Counter()
+        self._normalized: Counter[str] = Counter()  # bytes that normalization copies in groups
+        hooks = []
+        for name, operation in supernet.operations.items():
+            for module in operation.modules():
+                hooks.append(module.register_forward_hook(self._measure(name, module is operation)))
         normalization = supernet.normalization
-        before = (normalization.statistics, normalization.calibration)
-        normalization.statistics = "running"
+        statistics, normalization.statistics = normalization.statistics, "running"
         supernet.mixed(x[:1], [torch.ones(len(slot.choices)) for slot in supernet.slots])
-        normalization.statistics, normalization.calibration = before
+        normalization.statistics = statistics
         for hook in hooks:
             hook.remove()
 
-    def _measure(self, name: str, images: int):  # type: ignore[no-untyped-def]
+    def _measure(self, name: str, whole: bool) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(module: nn.Module, _: object, output: Tensor) -> None:
-            weights = sum(
-                p.weight.numel() for p in module.modules() if isinstance(p, nn.Conv2d | nn.Linear)
-            )
-            pixels = output.shape[-1] * output.shape[-2] if output.ndim == 4 else 1
-            self._macs[name] = weights * pixels * images
-            self._step_bytes[int(name.partition("_")[0])] = output.nbytes * images
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                pixels = output.shape[-1] * output.shape[-2] if output.ndim == 4 else 1
+                self._macs[name] += module.weight.numel() * pixels * self._images
+            if isinstance(module, SharedNorm):
+                self._normalized[name] += output.nbytes * self._images
+            if whole:
+                self._step_bytes[int(name.partition("_")[0])] = output.nbytes * self._images
 
         return hook
 
     def of(self, plan: _Plan) -> dict[int, int]:
         """Bytes of the value of each call."""
-        sizes = dict(self.bytes)
+        sizes = {-1: self._image_bytes}
         for i, call in sorted(plan.calls.items()):
             given = [sizes[j] for j in call.inputs]
             joined = sum(given) if call.join == "cat" else max(given)
@@ -228,14 +231,17 @@ class _Sizes:
         """Seconds, roughly."""
         machine = self.machine
         calls = plan.calls.values()
-        work = sum(self._macs.get(call.module, 0) for call in calls) / machine.macs_per_second
+        work = sum(self._macs[call.module] for call in calls) / machine.macs_per_second
         work += sum(sizes[i] for i in plan.calls) * _KERNELS / machine.bytes_per_second
         modules = [call for call in calls if self._is_module(call)]
         starts = len(calls) - len(modules) + _KERNELS * len(modules)
         if way == "grouped":
             together = [i for i in plan.groups().values() if len(i) > 1 and plan.calls[i[0]].module]
-            copied = sum(sizes[j] for i in together for k in i for j in plan.calls[k].inputs)
-            work += 2 * copied / machine.bytes_per_second
+            copied = sum(
+                sizes[j] for group in together for i in group for j in plan.calls[i].inputs
+            )
+            normalized = sum(len(i) * self._normalized[plan.calls[i[0]].module] for i in together)
+            work += (copied + normalized) * _COPIES / machine.bytes_per_second
             starts -= sum((len(i) - 1) * _KERNELS for i in together)
         return work + starts * machine.start
 

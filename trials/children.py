@@ -1,0 +1,214 @@
+"""Which children share a supernet's weights, and in which order they are trained.
+
+Zhang et al.: Deeper Insights into Weight Sharing in NAS (arXiv 2001.01431), for groups and
+cycles; Chu et al.: FairNAS (ICCV 2021), for strict fairness; Ning et al. (arXiv 2008.03064), for
+sampling over classes of architectures that compute the same function.
+"""
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from search_spaces import Architecture, SearchSpace
+from search_spaces.errors import InvalidArgument, RaynasError
+from trials.trial import derived_seed
+
+#: uniform: each path drawn anew. fair: rounds in which every choice is trained equally often, one
+#: update each. cycle: all children in lexicographic order, again and again; shuffled: the same
+#: in one random order; reshuffled: in a new order each time.
+Sampling = Literal["uniform", "fair", "cycle", "shuffled", "reshuffled"]
+#: similarity: slices of the lexicographic order, so that members have their leading decisions in
+#: common; random; or a function that gives the group's key
+Grouping = Literal["similarity", "random"] | Callable[[Architecture], Hashable]
+
+_MAX_LISTED = 200_000  # architectures of a space that are listed
+_RANDOM_GROUPS = 42  # the seed of the study's partition
+_MAX_TRIES = 1000
+
+
+@dataclass(frozen=True)
+class Children:
+    """The architectures of a space, divided into groups with a supernet each.
+
+    Args:
+        space: of the architectures.
+        groups: how many; with a function as grouping, as many as it has values.
+        grouping: how they are divided.
+        canonical: whether only one of all that compute the same function is a child; the others
+            are judged by that one.
+
+    Raises:
+        InvalidArgument: when the space is too large for what is asked of it, or there are more
+            groups than children.
+    """
+
+    space: SearchSpace
+    groups: int = 1
+    grouping: Grouping = "similarity"
+    canonical: bool = False
+
+    def __post_init__(self) -> None:
+        if self.canonical and not self.listed:
+            raise self._too_large("canonical=true")
+        if self.grouping not in ("similarity", "random") and not self.listed:
+            raise self._too_large("grouping by a function")
+        if self.listed and self.groups > len(self.listed):
+            raise InvalidArgument(
+                f"groups={self.groups}: {self.space.name} has only {len(self.listed)} children."
+            )
+
+    def _too_large(self, what: str) -> InvalidArgument:
+        return InvalidArgument(
+            f"{what} goes through all architectures, of which {self.space.name} has"
+            f" {self.space.size:.1e}; that works up to {_MAX_LISTED:,}."
+        )
+
+    @cached_property
+    def listed(self) -> list[Architecture]:
+        """All children in lexicographic order; empty where there are too many."""
+        if self.space.size > _MAX_LISTED:
+            return []
+        if not self.canonical:
+            return list(self.space)
+        return sorted({self.space.canonical(arch) for arch in self.space})
+
+    @cached_property
+    def _group_of(self) -> dict[Architecture, int]:
+        """The group of each listed child."""
+        n = len(self.listed)
+        if self.grouping == "similarity":
+            return {arch: i * self.groups // n for i, arch in enumerate(self.listed)}
+        if self.grouping == "random":
+            places = np.arange(n) % self.groups
+            np.random.RandomState(_RANDOM_GROUPS).shuffle(places)
+            return {arch: int(place) for arch, place in zip(self.listed, places, strict=True)}
+        keys = [self.grouping(arch) for arch in self.listed]
+        numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        return {arch: numbers[key] for arch, key in zip(self.listed, keys, strict=True)}
+
+    def __len__(self) -> int:
+        """The number of groups."""
+        return max(self._group_of.values()) + 1 if self.listed else self.groups
+
+    def form(self, arch: Architecture) -> Architecture:
+        """The child that stands for an architecture."""
+        self.space.check(arch)
+        return self.space.canonical(arch) if self.canonical else arch
+
+    def group_of(self, arch: Architecture) -> int:
+        """The group of an architecture."""
+        form = self.form(arch)
+        if self.listed:
+            return self._group_of[form]
+        if self.grouping == "random":
+            return derived_seed(_RANDOM_GROUPS, *form.choices) % self.groups
+        index = 0  # in the lexicographic order of all combinations, valid or not
+        for decision, choice in zip(self.space.decisions, form.choices, strict=True):
+            index = index * len(decision.choices) + choice
+        return index * self.groups // self.space.size
+
+    def members(self, group: int) -> list[Architecture]:
+        """The children of a group; empty where they are not listed."""
+        return [arch for arch in self.listed if self._group_of[arch] == group]
+
+    def draw(self, group: int, rng: np.random.Generator) -> Architecture:
+        """A child of a group, drawn uniformly."""
+        members = self._members[group] if self.listed else []
+        if members:
+            return members[int(rng.integers(len(members)))]
+        for _ in range(_MAX_TRIES * self.groups):
+            arch = self.space.sample(rng)
+            if self.group_of(arch) == group:
+                return arch
+        raise RaynasError(f"{self.space.name}: found no architecture of group {group}.")
+
+    @cached_property
+    def _members(self) -> list[list[Architecture]]:
+        return [self.members(group) for group in range(len(self))]
+
+    def some(self, group: int, count: int, seed: int) -> list[Architecture]:
+        """Different children of a group, in order; all where there are no more than `count`."""
+        members = self._members[group] if self.listed else []
+        rng = np.random.default_rng(derived_seed(seed))
+        if members:
+            chosen = rng.permutation(len(members))[:count]
+            return [members[i] for i in sorted(chosen)]
+        return sorted({self.draw(group, rng) for _ in range(count)})
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which paths of a group are trained at which step.
+
+    Raises:
+        InvalidArgument: for an order that the children do not allow.
+    """
+
+    children: Children
+    group: int
+    sampling: Sampling
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.sampling == "fair" and (len(self.children) > 1 or self.children.canonical):
+            raise InvalidArgument(
+                "sampling='fair' draws choices, not children; it goes with groups=1 and"
+                " canonical=false only. Choose 'uniform' or 'reshuffled'."
+            )
+        if self.sampling not in ("uniform", "fair") and not self.children.listed:
+            raise self.children._too_large(f"sampling={self.sampling!r}")
+
+    def epoch(self, epoch: int, steps: int) -> Iterator[list[Architecture]]:
+        """The paths of each step of an epoch; several in a step of `fair`."""
+        rng = np.random.default_rng(derived_seed(self.seed, epoch))
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            if self.sampling == "fair":
+                yield self._round(rng)
+            elif self.sampling == "uniform":
+                yield [self.children.draw(self.group, rng)]
+            else:
+                cycle, place = divmod(step, len(self._members))
+                yield [self._members[self._permutation(cycle)[place]]]
+
+    @cached_property
+    def _members(self) -> list[Architecture]:
+        return self.children.members(self.group)
+
+    def _permutation(self, cycle: int) -> list[int]:
+        count = len(self._members)
+        if self.sampling == "cycle":
+            return list(range(count))
+        path = (self.seed,) if self.sampling == "shuffled" else (self.seed, cycle)
+        if path not in self._drawn:
+            self._drawn.clear()
+            rng = np.random.default_rng(derived_seed(*path))
+            self._drawn[path] = rng.permutation(count).tolist()
+        return self._drawn[path]
+
+    @cached_property
+    def _drawn(self) -> dict[tuple[int, ...], list[int]]:
+        return {}
+
+    def _round(self, rng: np.random.Generator) -> list[Architecture]:
+        """As many paths as the largest decision has choices; each choice at least once.
+
+        Where all decisions have as many choices, each choice exactly once (strict fairness).
+        """
+        space = self.children.space
+        sizes = [len(decision.choices) for decision in space.decisions]
+        length = max(sizes)
+        for _ in range(_MAX_TRIES):
+            columns = [
+                np.concatenate([rng.permutation(size) for _ in range(-(-length // size))])[:length]
+                for size in sizes
+            ]
+            paths = [Architecture(space.name, tuple(row)) for row in np.stack(columns, 1).tolist()]
+            if all(map(space.is_valid, paths)):
+                return paths
+        raise InvalidArgument(
+            f"sampling='fair': found no round of valid architectures of {space.name}. Choose"
+            " 'uniform'."
+        )
