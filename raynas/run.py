@@ -30,6 +30,7 @@ from raynas.config import (
     write_yaml,
 )
 from raynas.errors import InvalidArgument, SearchFailed, StorageError
+from raynas.estimates import EstimatorPool, search_by_estimates
 from raynas.export import FORMATS, export, has_onnx, read_json, write_json
 from raynas.flatness import with_flatness
 from raynas.journal import Journal, read_events
@@ -38,7 +39,7 @@ from raynas.report import write_report
 from raynas.results import Result, load, trials_table
 from raynas.retrain import TrainingFailed, retrain
 from raynas.schedulers import Scheduler
-from raynas.scoring import EstimatorPool, search_by_estimates, warm_start
+from raynas.scoring import warm_start
 from raynas.search import METRIC, Evaluation, Search
 from raynas.searchers import Searcher
 from raynas.tensorboard import TensorBoard

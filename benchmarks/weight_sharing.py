@@ -1,0 +1,222 @@
+"""What weight sharing costs: the study of Zhang et al. (arXiv 2001.01431) at a small scale.
+
+`micro64`: all 64 children of the space are ranked after each of the last 32 mini-batches, by
+weights that are shared by all (m = 1), by groups of similar children, or by random groups, each
+group with a supernet that is trained as long. The truth is what children reach that share with
+nobody (m = 64), averaged over seeds. Measured are the mean of Kendall's tau with the truth over
+these mini-batches and its standard deviation, of each instance (seed); then the mean over
+instances with its standard error, and the difference to full sharing with a 95 % interval.
+
+`nasbench201`: one supernet on cells, Kendall's tau of 200 random cells' accuracies with the test
+accuracies of the table, with a 95 % bootstrap interval.
+
+    python -m benchmarks.weight_sharing micro64 --images IMAGES [--results FILE] [--processes N]
+        [--quick] [--json]
+    python -m benchmarks.weight_sharing nasbench201 --images IMAGES --table TABLE [--quick] [--json]
+
+IMAGES is what `trials.data.load` reads; FILE keeps the rankings of finished supernets, so that the
+study can be interrupted. The recipe is far smaller than the paper's (4 channels, 2 cells, images
+of 16 x 16, 2,200 steps of 32 images), and it fits two cores in about an hour.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+import search_spaces
+from raynas.rank_stability import gt_tau, s_tau, tau_interval, top_n_rank
+from trials.children import Children
+from trials.data import Data, load
+from trials.weight_sharing import SharedWeights, SupernetTraining, WeightSharing
+
+_SPACE = "micro64:channels=4,cells=2"
+_RECIPE = WeightSharing(
+    epochs=20, batch_size=32, learning_rate=0.05, weight_decay=1e-3, gradient_clip=0,
+    sampling="cycle", statistics="running", probes=64, ranked_epochs=0, ranked_batches=32,
+)  # fmt: skip
+#: (groups, grouping, instances)
+_SETTINGS = (
+    (1, "similarity", 4),
+    (4, "similarity", 4),
+    (4, "random", 4),
+    (64, "similarity", 2),
+    (8, "similarity", 3),
+    (8, "random", 3),
+)
+_NB201 = WeightSharing(epochs=15, batch_size=64, learning_rate=0.05, canonical=True, probes=0)
+_CELLS = 200
+
+
+def _recipe(groups: int, grouping: str, quick: bool) -> WeightSharing:
+    recipe = replace(_RECIPE, groups=groups, grouping=grouping)
+    return replace(recipe, epochs=1, ranked_batches=4) if quick else recipe
+
+
+def _rankings(images: str, recipe: WeightSharing, seed: int, group: int) -> list[dict[str, Any]]:
+    """One supernet's rankings of its children, towards the end of its training."""
+    torch.set_num_threads(1)
+    children = Children(search_spaces.get(_SPACE), recipe.groups, recipe.grouping)
+    training = SupernetTraining(recipe, children, group, _data(images), seed, torch.device("cpu"))
+    while training.epoch < recipe.epochs:
+        training.train_epoch()
+    return [
+        {
+            "groups": recipe.groups, "grouping": str(recipe.grouping), "seed": seed,
+            "group": group, "kind": kind, "offset": offset, "architecture": arch,
+            "accuracy": accuracy,
+        }
+        for kind, offset, arch, accuracy in training.rankings
+    ]  # fmt: skip
+
+
+_loaded: dict[str, Data] = {}
+
+
+def _data(images: str) -> Data:
+    if images not in _loaded:
+        _loaded[images] = load(images)
+    return _loaded[images]
+
+
+def rankings(images: str, file: Path | None, processes: int, quick: bool) -> pd.DataFrame:
+    """The rankings of all instances of all settings."""
+    known = pd.read_parquet(file) if file and file.exists() else pd.DataFrame()
+    done = set()
+    if not known.empty:
+        keys = known[["groups", "grouping", "seed", "group"]].drop_duplicates()
+        done = set(keys.itertuples(index=False, name=None))
+    rows = known.to_dict("records")
+    wanted = [job for job in _jobs(quick) if job not in done]
+    start = time.perf_counter()
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        futures = [
+            pool.submit(_rankings, images, _recipe(groups, grouping, quick), seed, group)
+            for groups, grouping, seed, group in wanted
+        ]
+        for i, future in enumerate(as_completed(futures), 1):
+            rows += future.result()
+            print(f"{i}/{len(futures)} supernets, {time.perf_counter() - start:.0f} s", flush=True)
+            if file and (i % 10 == 0 or i == len(futures)):
+                pd.DataFrame(rows).to_parquet(file)
+    return pd.DataFrame(rows)
+
+
+def _jobs(quick: bool) -> Iterator[tuple[int, str, int, int]]:
+    """(groups, grouping, seed, group) of every supernet, the first instances first."""
+    settings = ((1, "similarity", 2), (4, "similarity", 2)) if quick else _SETTINGS
+    for seed in range(max(instances for *_, instances in settings)):
+        for groups, grouping, instances in settings:
+            if seed < instances:
+                yield from ((groups, grouping, seed, group) for group in range(groups))
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row for each setting; see the module."""
+    alone = frame[(frame["groups"] == 64) & (frame["kind"] == "final")]
+    truth = alone.groupby("architecture")["accuracy"].mean().sort_index()
+    if truth.empty:  # a quick run has none; full sharing then stands for it
+        truth = frame[frame["kind"] == "final"].groupby("architecture")["accuracy"].mean()
+    rows, taus = [], {}
+    for (groups, grouping), part in frame.groupby(["groups", "grouping"]):
+        instances = [_instance(one, truth) for _, one in part.groupby("seed")]
+        taus[groups, grouping] = np.array([tau for tau, *_ in instances])
+        finals = part[part["kind"] == "final"].pivot_table("accuracy", "seed", "architecture")
+        spread = s_tau(finals.to_numpy())
+        means, stds = (np.array(column) for column in zip(*taus[groups, grouping], strict=True))
+        rows.append(
+            {
+                "groups": groups, "grouping": grouping if groups > 1 else "-", "n": len(instances),
+                "tau_mean": means.mean(), "tau_mean_se": stats.sem(means),
+                "tau_std": stds.mean(), "tau_std_se": stats.sem(stds),
+                "s_tau": spread.mean,
+                "top1": np.mean([top for _, top, _ in instances]),
+                "top3": np.mean([top for *_, top in instances]),
+            }
+        )  # fmt: skip
+    full = taus[1, "similarity"]
+    for row, (_, values) in zip(rows, sorted(taus.items()), strict=True):
+        for i, name in enumerate(("tau_mean", "tau_std")):
+            row[f"{name}_gain"], row[f"{name}_low"], row[f"{name}_high"] = _welch(
+                values[:, i], full[:, i]
+            )
+    return pd.DataFrame(rows)
+
+
+def _instance(one: pd.DataFrame, truth: pd.Series) -> tuple[tuple[float, float], int, int]:
+    """((mean, standard deviation) of tau over the last mini-batches, T1R, T3R)."""
+    batches = one[one["kind"] == "batch"].pivot_table("accuracy", "offset", "architecture")
+    values = [gt_tau(row, truth.to_numpy()) for row in batches.to_numpy()]
+    final = one[one["kind"] == "final"].set_index("architecture")["accuracy"].sort_index()
+    tops = [top_n_rank(final.to_numpy(), truth.to_numpy(), n) for n in (1, 3)]
+    return (float(np.mean(values)), float(np.std(values))), tops[0], tops[1]
+
+
+def _welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    """Difference of the means and its 95 % interval (Welch)."""
+    difference = float(a.mean() - b.mean())
+    if a is b or len(a) < 2 or len(b) < 2:
+        return difference, float("nan"), float("nan")
+    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
+    return difference, float(interval.low), float(interval.high)
+
+
+def nasbench201(images: str, table: str, quick: bool) -> dict[str, Any]:
+    """Tau of one supernet's accuracies with the table's, over random cells."""
+    torch.set_num_threads(1)
+    space = search_spaces.get("nasbench201:channels=4,cells=1")
+    recipe = replace(_NB201, epochs=1) if quick else _NB201
+    weights = SharedWeights(recipe, space, _data(images))
+    start = time.perf_counter()
+    weights.train()
+    trained = time.perf_counter() - start
+    rows = pd.read_parquet(table, columns=["arch", "c10_test_200"])
+    chosen = rows.sample(_CELLS, random_state=0)
+    archs = [space.from_string(text) for text in chosen["arch"]]
+    start = time.perf_counter()
+    values = np.array([found["val_accuracy"] for found in weights.evaluate(archs)])
+    truth = chosen["c10_test_200"].to_numpy(float)
+    low, high = tau_interval(values, truth)
+    macs = np.array([space.macs(arch) for arch in archs], float)
+    return {
+        "cells": _CELLS, "tau": gt_tau(values, truth), "low": low, "high": high,
+        "macs_tau": gt_tau(macs, truth), "train_seconds": trained,
+        "evaluate_seconds": time.perf_counter() - start,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Run one of the two and print it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("study", choices=("micro64", "nasbench201"))
+    parser.add_argument("--images", default="digits")
+    parser.add_argument("--table")
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    if given.study == "nasbench201":
+        found = nasbench201(given.images, given.table, given.quick)
+        print(json.dumps(found) if given.json else found)
+        return
+    frame = rankings(given.images, given.results, given.processes, given.quick)
+    table = summary(frame)
+    print(table.to_json(orient="records") if given.json else table.round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
