@@ -49,7 +49,7 @@ class Config(BaseModel):
     data: str = Field("digits", description="data set: a name, a folder, or a Parquet file")
     search: str = Field("evolution", description="search algorithm")
     evaluate: str = Field(
-        "train", description="how an architecture is evaluated: train, table, proxy"
+        "train", description="how an architecture is evaluated: train, table, proxy, supernet"
     )
     scheduler: str = Field("asha", description="which trials are stopped early: asha, fifo")
     samples: Annotated[int, Field(ge=1)] = Field(32, description="architectures to evaluate")
@@ -128,6 +128,7 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     run_folder(config)
     if isinstance(evaluator, Estimator):
         space = evaluator.restricted(space)
+        evaluator.check(space, data)
     return Plan(config, space, data, searcher, evaluator, scheduler)
 
 

@@ -8,6 +8,7 @@ RaynasError
 │   └── ConfigurationMismatch        the run folder belongs to another configuration
 ├── StorageError (RuntimeError)      the run folder cannot be written, read, or is in use
 │   └── JournalError                 the journal is damaged before its last line
+├── DeadlineExceeded (TimeoutError)  the caller's time was over before the answer was there
 └── SearchFailed (RuntimeError)      the search as a whole came to nothing
 """
 
@@ -17,6 +18,7 @@ from trials.data import DataError
 __all__ = [
     "ConfigurationMismatch",
     "DataError",
+    "DeadlineExceeded",
     "InvalidArchitecture",
     "InvalidArgument",
     "JournalError",
@@ -37,6 +39,10 @@ class StorageError(RaynasError, RuntimeError):
 
 class JournalError(StorageError):
     """The journal is damaged in a way that cannot be recovered from without losing results."""
+
+
+class DeadlineExceeded(RaynasError, TimeoutError):
+    """What was asked for was not there when the caller's time was over."""
 
 
 class SearchFailed(RaynasError, RuntimeError):

@@ -1,6 +1,7 @@
 """What the user sees while a run is on: one live display, or plain lines without a terminal."""
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -61,6 +62,21 @@ class Monitor:
     def say(self, message: str) -> None:
         """Print a line that stays."""
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def supernet(
+        self, group: int, groups: int, epoch: int, epochs: int, metrics: Mapping[str, float]
+    ) -> None:
+        """Tell of the supernet's training, every now and then and at its end."""
+        done, total = group * epochs + epoch, groups * epochs
+        if done < total and time.monotonic() - self._printed < _LINE_SECONDS:
+            return
+        self._printed = time.monotonic()
+        left = duration((total - done) * metrics["seconds"])
+        self.say(
+            f"supernet: {done}/{total} epochs, loss {metrics['train_loss']:.4f}"
+            + (f", about {left} left" if done < total else "")
+        )
+        self._start = time.monotonic()  # of the evaluations
 
     def _print_line(self) -> None:
         self._shown, self._printed = self.search.best, time.monotonic()

@@ -5,6 +5,7 @@ training of the best, export, report. What a stage has done is in the journal, s
 killed anywhere continues there.
 """
 
+import itertools
 import logging
 import os
 import platform
@@ -30,7 +31,7 @@ from raynas.config import (
     write_yaml,
 )
 from raynas.errors import InvalidArgument, SearchFailed, StorageError
-from raynas.estimates import EstimatorPool, search_by_estimates
+from raynas.estimates import EstimatorPool, Pool, search_by_estimates
 from raynas.export import FORMATS, export, has_onnx, read_json, write_json
 from raynas.flatness import with_flatness
 from raynas.journal import Journal, read_events
@@ -42,6 +43,7 @@ from raynas.schedulers import Scheduler
 from raynas.scoring import warm_start
 from raynas.search import METRIC, Evaluation, Search
 from raynas.searchers import Searcher
+from raynas.supernet_actor import SharedSupernet, shared_supernet
 from raynas.tensorboard import TensorBoard
 from raynas.trainable import Job, TrialActor, final_path
 from raynas.tune_adapter import TuneCallback, TuneScheduler, TuneSearcher
@@ -49,6 +51,7 @@ from search_spaces import SearchSpace
 from trials.deployed import ImageClassifier
 from trials.training import Train
 from trials.trial import Estimator, Evaluator, derived_seed
+from trials.weight_sharing import WeightSharing
 
 _FINALISTS = 3  # tried in turn when a final training diverges
 _WORKER_DEATHS = 3  # before an evaluation whose worker keeps dying counts as failed
@@ -81,8 +84,9 @@ def run(
         data: a name (`trials.data.names()`), a folder of class folders, a Parquet file, a pair
             (images, labels) of arrays, or a `torch.utils.data.Dataset`.
         search: `auto`, `evolution`, `area`, `local`, `naswot`, `random`, `na-rs`, or a `Searcher`.
-        evaluate: `train`, `table:FILE`, `proxy`, or an `Evaluator` or `Estimator`. The last three
-            train nothing in the search; only its outcome is trained.
+        evaluate: `train`, `table:FILE`, `proxy`, `supernet` (with the weights that all
+            architectures share; `trials.WeightSharing`), or an `Evaluator` or `Estimator`. Without
+            `train` only the outcome of the search is trained alone.
         scheduler: `asha`, `fifo`, or a `Scheduler`.
         samples: number of architectures to evaluate.
         epochs: epochs of an evaluation that is not stopped early.
@@ -175,7 +179,9 @@ def _stages(plan: Plan, search: Search, journal: Journal, resources: _Resources)
             actors=resources.concurrent, cpus=resources.cpus, gpus=resources.gpus,
         )  # fmt: skip
         warm_start(search, plan.data, make_pool)
-        if isinstance(plan.evaluator, Estimator):
+        if isinstance(plan.evaluator, WeightSharing):
+            _search_supernet(plan.evaluator, search, job, resources, journal, monitor)
+        elif isinstance(plan.evaluator, Estimator):
             search_by_estimates(search, plan.evaluator, plan.data, make_pool, monitor.update)
         else:
             _search(search, job, resources, monitor)
@@ -220,6 +226,31 @@ def _search(search: Search, job: Job, resources: _Resources, monitor: Monitor) -
     ).fit()
     if not search.exhausted or search.finished < len(search.evaluations):
         raise KeyboardInterrupt  # Tune ends quietly on the first Ctrl-C
+
+
+def _search_supernet(
+    recipe: WeightSharing, search: Search, job: Job, resources: _Resources, journal: Journal,
+    monitor: Monitor,
+) -> None:  # fmt: skip
+    """Train a supernet, then evaluate architectures with its weights."""
+    if search.exhausted:
+        return
+    told = {(e["group"], e["epoch"]) for e in journal.events if e["event"] == "supernet"}
+    with shared_supernet(
+        recipe, search.space, job.data, search.seed, job.folder / "supernet",
+        resources.cpus, resources.gpus,
+    ) as supernet:  # fmt: skip
+        for group, epoch in itertools.product(range(supernet.groups), range(recipe.epochs)):
+            metrics = supernet.train_epoch(group, epoch)
+            if (group, epoch + 1) not in told:
+                journal.append("supernet", group=group, epoch=epoch + 1, metrics=metrics)
+                monitor.supernet(group, supernet.groups, epoch + 1, recipe.epochs, metrics)
+        pool = partial(_supernet_pool, supernet)
+        search_by_estimates(search, recipe, ray.get(job.data), pool, monitor.update)
+
+
+def _supernet_pool(supernet: SharedSupernet, _: Estimator, most: int) -> Pool:
+    return supernet.pool(most)
 
 
 def _check_outcome(search: Search, folder: Path) -> None:
@@ -345,6 +376,12 @@ def _check_folder(plan: Plan) -> None:
 def _resources(plan: Plan) -> _Resources:
     cpus = plan.config.cpus_per_trial
     gpus, held = slots(cpus, plan.config.gpus_per_trial)
+    if isinstance(plan.evaluator, WeightSharing) and plan.evaluator.replicas >= held:
+        raise InvalidArgument(
+            f"evaluate: replicas={plan.evaluator.replicas} and the supernet itself are more than"
+            f" the {held} processes that the cluster holds (cpus_per_trial={cpus:g},"
+            f" gpus_per_trial={gpus:g} each)."
+        )
     return _Resources(cpus, gpus, plan.config.max_concurrent or held)
 
 

@@ -1,7 +1,8 @@
 """TensorBoard files: a view of the journal, written anew whenever a run is continued.
 
 `tensorboard/search` has the progress of the search, `tensorboard/trials/<evaluation>` the curves
-of each trial and its row in the HParams table, `tensorboard/retraining` the final training.
+of each trial and its row in the HParams table, `tensorboard/supernet/<group>` the training of the
+shared weights, `tensorboard/retraining` the final training.
 """
 
 import math
@@ -19,7 +20,7 @@ from raynas.journal import Event
 from raynas.search import METRIC
 from search_spaces import SearchSpace
 
-_PARTS = ("search", "trials", "retraining")
+_PARTS = ("search", "trials", "supernet", "retraining")
 
 
 class EventFile:
@@ -53,6 +54,7 @@ class TensorBoard:
             "suggested": self._suggested,
             "reported": self._reported,
             "finished": self._finished,
+            "supernet": self._supernet,
             "retraining": self._retraining,
         }
         self._metric = METRIC
@@ -109,6 +111,10 @@ class TensorBoard:
         if flat is not None:
             values = {f"neighborhood/{name}": float(v) for name, v in flat._asdict().items()}
             self._file("trials", f"{index:05d}").append(_scalars(flat.neighbors, time, values))
+
+    def _supernet(self, event: Event) -> None:
+        scalars = _scalars(event["epoch"], event["time"], _tagged(event["metrics"]))
+        self._file("supernet", f"{event['group']:03d}").append(scalars)
 
     def _retraining(self, event: Event) -> None:
         scalars = _scalars(event["epoch"], event["time"], _tagged(event["metrics"]))

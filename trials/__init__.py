@@ -6,11 +6,23 @@ from trials.scoring import Proxy
 from trials.table import Table
 from trials.training import Train
 from trials.trial import Diverged, Estimator, Evaluator, Trial
+from trials.weight_sharing import WeightSharing
 
-__all__ = ["EVALUATORS", "Diverged", "Estimator", "Evaluator", "Proxy", "Table", "Train", "Trial"]
+__all__ = [
+    "EVALUATORS",
+    "Diverged",
+    "Estimator",
+    "Evaluator",
+    "Proxy",
+    "Table",
+    "Train",
+    "Trial",
+    "WeightSharing",
+]
 
 EVALUATORS: dict[str, Callable[..., Evaluator | Estimator]] = {
     "train": Train,
     "table": Table,
     "proxy": Proxy,
+    "supernet": WeightSharing,
 }

@@ -89,6 +89,13 @@ class Estimator(ABC):
     ) -> Callable[[Architecture], dict[str, float]]:
         """Get ready; a function from architectures to metrics, `metric_name` among them."""
 
+    def check(self, space: SearchSpace, data: Data) -> None:  # noqa: B027  nothing to check
+        """Refuse what this cannot do, before anything starts.
+
+        Raises:
+            InvalidArgument: saying what and why.
+        """
+
     def restricted(self, space: SearchSpace) -> SearchSpace:
         """The part of the space that this knows; all of it unless overridden."""
         return space
