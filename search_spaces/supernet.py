@@ -63,16 +63,15 @@ class SharedNorm(nn.BatchNorm2d):
         if self.training or self.mode.statistics == "running":
             return super().forward(input)
         children = self.mode.children
-        if children > 1 and input.device.type != "cpu":
+        if input.device.type != "cpu":
             return self._at_once(input, children)
         parts = [self._of_one(part) for part in input.chunk(children)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _of_one(self, x: Tensor) -> Tensor:
-        if self.mode.statistics == "batch":
-            return functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
-        some = x[: self.mode.calibration]
-        var, mean = torch.var_mean(some, (0, 2, 3), correction=0)
+        some = x[: self.mode.calibration] if self.mode.statistics == "recomputed" else x
+        # On a CPU this is several times faster than var_mean, and than batch_norm in training.
+        mean, var = torch.batch_norm_update_stats(some, None, None, 0.0)
         return functional.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
     def _at_once(self, x: Tensor, children: int) -> Tensor:
