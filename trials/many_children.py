@@ -163,7 +163,7 @@ class _Plan:
         outputs = {form: supernet.calls(form, known)[1] for form in forms}
         calls = needed(known, outputs.values())
         if by_step:
-            calls = dict(sorted(calls.items(), key=lambda item: item[1].step))
+            calls = dict(sorted(calls.items(), key=_stage))
         return cls(calls, outputs)
 
     def uses(self) -> Counter[int]:
@@ -177,8 +177,14 @@ class _Plan:
         """The calls that can be one, in an order in which they can be computed."""
         groups: dict[tuple[int, str], list[int]] = defaultdict(list)
         for i, call in self.calls.items():
-            groups[call.step, "zeros" if call.module == "zeros" else call.module].append(i)
+            groups[call.step, call.module].append(i)
         return groups
+
+
+def _stage(item: tuple[int, Call]) -> tuple[int, int]:
+    """By step; in a step zeros first, then modules, then the sum of several modules' values."""
+    call = item[1]
+    return call.step, {"zeros": 0, "": 2}.get(call.module, 1)
 
 
 class _Sizes:

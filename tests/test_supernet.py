@@ -1,0 +1,339 @@
+"""Supernets: one path, a mixture, many children at once."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import search_spaces
+from raynas.errors import InvalidArchitecture, InvalidArgument
+from search_spaces import InputChoice, IntegerChoice, LayerChoice, UserSpace, from_module
+from search_spaces.supernet import Path
+from trials.many_children import Images, evaluate_children
+
+SHAPE = (3, 8, 8)
+
+
+class Branches(nn.Module):
+    """A user's network with all three kinds of choice."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        width = IntegerChoice("width", (4, 6))
+        self.stem = nn.Conv2d(input_shape[0], width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.left = LayerChoice(
+            "left",
+            {
+                "3": lambda: nn.Sequential(
+                    nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
+                ),
+                "1": lambda: nn.Conv2d(width, width, 1),
+                "skip": nn.Identity,
+            },
+        )  # fmt: skip
+        self.right = nn.Conv2d(width, width, 1)
+        self.join = InputChoice("join", inputs=3, take=2)
+        self.classifier = nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x)).relu()
+        x = self.join(x, self.left(x), self.right(x))
+        return self.classifier(x.mean((2, 3)))
+
+
+SPACES = {
+    name.partition(":")[0] + str(i): search_spaces.get(name)
+    for i, name in enumerate(
+        [
+            "nasbench201:channels=4,cells=2",
+            "nasbench_macro:channels=4,head_channels=8",
+            "micro64:channels=4,cells=2",
+            "micro64:channels=4,cells=2,reading=paper",
+            "darts:channels=2,cells=4",
+            "darts:channels=2,cells=3,none=true,replacement=true",
+            "darts:channels=2,cells=3,stem=imagenet",
+            "pnas:channels=2,cells=3",
+        ]
+    )
+}
+SPACES["user"] = from_module("branches", Branches)
+#: those of a forward pass that is a list of steps
+GRAPHS = [name for name in SPACES if name != "user"]
+
+
+@pytest.fixture(params=SPACES)
+def space(request):
+    return SPACES[request.param]
+
+
+def archs_of(space, count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [space.sample(rng) for _ in range(count)]
+
+
+def batch(images=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(images, *SHAPE, generator=generator)
+
+
+def weighted(module, x, *rest):
+    """The layers with weights that a forward pass uses, in order, and what it gives."""
+    with torch.no_grad():
+        return used_by(module, lambda: module(x, *rest))
+
+
+def used_by(module, function):
+    """The layers with weights that a function uses, in order, and what it gives."""
+    used = []
+    hooks = [
+        layer.register_forward_hook(lambda layer, *_: used.append(layer))
+        for layer in module.modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+    result = function()
+    for hook in hooks:
+        hook.remove()
+    return used, result
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_path_is_the_network_of_its_architecture(name):
+    space = SPACES[name]
+    torch.manual_seed(0)
+    supernet = space.supernet(SHAPE, 5, affine=True).eval()
+    supernet.normalization.statistics = "batch"
+    x = batch()
+    for arch in map(space.canonical, archs_of(space, 8)):  # edges in order
+        own = space.build(arch, SHAPE, 5).train()
+        theirs, logits = weighted(supernet, x, arch)
+        mine, _ = weighted(own, x)
+        if len(mine) > len(theirs):  # the same operation twice between the same nodes
+            assert getattr(space, "distinct", True) is False
+            continue
+        for a, b in zip(mine, theirs, strict=True):
+            assert a.weight.shape == b.weight.shape
+            a.load_state_dict(b.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(own(x), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_path_of_a_users_network_is_the_network_of_its_architecture():
+    space = SPACES["user"]
+    supernet = space.supernet(SHAPE, 5, affine=True).eval()
+    supernet.normalization.statistics = "batch"
+    for arch in archs_of(space, 8):
+        config = space.to_config(arch)
+        own = space.build(arch, SHAPE, 5).train()
+        shared = supernet.networks[(4, 6).index(config["width"])].state_dict()
+        left = f"left.layer.{('3', '1', 'skip').index(config['left'])}."
+        own.load_state_dict(
+            {name: shared[name.replace("left.layer.", left)] for name in own.state_dict()}
+        )
+        with torch.no_grad():
+            torch.testing.assert_close(own(batch()), supernet(batch(), arch), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_only_the_path_gets_gradients(name):
+    space = SPACES[name]
+    supernet = space.supernet(SHAPE, 5)
+    arch = archs_of(space, 1)[0]
+    used, _ = weighted(supernet, batch(), arch)
+    supernet(batch(), arch).sum().backward()
+    moved = [m for m in supernet.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    moved = [m for m in moved if m.weight.grad is not None]
+    assert {id(m) for m in moved} == {id(m) for m in used}
+    assert len(moved) < sum(isinstance(m, nn.Conv2d | nn.Linear) for m in supernet.modules())
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_mixture_of_one_architecture_is_its_path(name):
+    space = SPACES[name]
+    supernet = space.supernet(SHAPE, 5).eval()
+    supernet.normalization.statistics = "batch"
+    for arch in archs_of(space, 3):
+        mixture = [torch.zeros(len(slot.choices)) for slot in supernet.slots]
+        for weights, taken in zip(mixture, supernet.selection(arch), strict=True):
+            for choice in taken:
+                weights[choice] += 1
+        with torch.no_grad():
+            torch.testing.assert_close(
+                supernet(batch(), mixture), supernet(batch(), arch), rtol=1e-3, atol=1e-4
+            )
+
+
+def test_a_mixture_has_gradients_for_its_weights():
+    supernet = SPACES["darts4"].supernet(SHAPE, 5)
+    mixture = [
+        torch.full((len(slot.choices),), 1 / 7, requires_grad=True) for slot in supernet.slots
+    ]
+    supernet(batch(), mixture).sum().backward()
+    assert len(mixture) == 28
+    assert all(torch.isfinite(weights.grad).all() for weights in mixture)
+
+
+def test_a_users_blocks_mix_where_no_integer_is_to_be_chosen():
+    class Net(nn.Sequential):
+        def __init__(self, input_shape, num_classes):
+            super().__init__(
+                nn.Conv2d(input_shape[0], 4, 3),
+                LayerChoice("a", {"relu": nn.ReLU, "tanh": nn.Tanh}),
+                nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes),
+            )  # fmt: skip
+
+    supernet = from_module("net", Net).supernet(SHAPE, 5)
+    one, other = (supernet(batch(), arch) for arch in supernet.space)
+    half = supernet(batch(), [torch.tensor([0.5, 0.5])])
+    torch.testing.assert_close(half, (one + other) / 2)
+    wide = SPACES["user"].supernet(SHAPE, 5)
+    ones = [torch.ones(len(slot.choices)) for slot in wide.slots]
+    with pytest.raises(InvalidArgument, match="width cannot be mixed"):
+        wide(batch(), ones)
+
+
+def test_wrong_paths_are_refused(space):
+    supernet = space.supernet(SHAPE, 5)
+    other = search_spaces.get("natsbench_size")
+    with pytest.raises(InvalidArchitecture, match="natsbench_size"):
+        supernet(batch(), next(iter(other)))
+    with pytest.raises(InvalidArgument, match="mixture: weights of shapes"):
+        supernet(batch(), [torch.ones(1)])
+
+
+@pytest.mark.parametrize("name", ["nasbench101", "natsbench_size", "nasnet", "resnet"])
+def test_spaces_that_cannot_share_say_so(name):
+    with pytest.raises(InvalidArgument, match="has no supernet"):
+        search_spaces.get(name).supernet()
+
+
+def test_a_space_of_a_build_function_has_the_supernet_that_it_is_given():
+    def build(config, input_shape, num_classes):
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+
+    space = UserSpace("mine", {"a": (1, 2)}, build)
+    with pytest.raises(InvalidArgument, match="has no supernet"):
+        space.supernet()
+    given = UserSpace("mine", {"a": (1, 2)}, build, supernet=lambda *_: "made")
+    assert given.supernet() == "made"
+
+
+def test_too_many_integers_are_refused():
+    class Net(nn.Sequential):
+        def __init__(self, input_shape, num_classes):
+            for name in "abcd":
+                IntegerChoice(name, (1, 2, 3))
+            super().__init__(LayerChoice("l", {"x": nn.ReLU, "y": nn.ReLU}), nn.Flatten())
+
+    with pytest.raises(InvalidArgument, match="81 combinations"):
+        from_module("net", Net).supernet(SHAPE, 5)
+
+
+def test_a_child_without_a_path_gives_the_same_logits_for_every_image():
+    space = SPACES["nasbench2010"]
+    dead = space.from_string("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
+    supernet = space.supernet(SHAPE, 5).eval()
+    supernet.normalization.statistics = "batch"
+    with torch.no_grad():
+        logits = supernet(batch(), dead)
+    assert torch.isfinite(logits).all()
+    torch.testing.assert_close(logits, logits[:1].expand_as(logits))
+
+
+def test_layers_are_counted_from_the_stem():
+    space = SPACES["micro642"]
+    supernet = space.supernet(SHAPE, 5)
+    assert supernet.layers == 2
+    every = {id(p) for p in supernet.parameters()}
+    behind = [{id(p) for m in supernet.modules_after(k) for p in m.parameters()} for k in range(3)]
+    stem = every - behind[0]
+    assert 0 < len(stem) < len(every)
+    assert behind[0] > behind[1] > behind[2]
+    assert len(behind[2]) == 2  # the classifier's weight and bias
+
+
+def test_a_path_is_a_module():
+    space = SPACES["micro642"]
+    supernet = space.supernet(SHAPE, 5)
+    arch = next(iter(space))
+    torch.testing.assert_close(Path(supernet, arch)(batch()), supernet(batch(), arch))
+
+
+class TestManyChildren:
+    @pytest.fixture(params=["batch", "recomputed", "running"])
+    def statistics(self, request):
+        return request.param
+
+    def images(self, batches=2, size=10):
+        labels = torch.arange(size) % 5
+        return Images([(batch(size, i), labels) for i in range(batches)], batch(7, 99))
+
+    def test_all_ways_give_the_same(self, space):
+        self.check_ways(space, "batch")
+
+    def test_all_ways_give_the_same_with_all_statistics(self, statistics):
+        self.check_ways(SPACES["nasbench2010"], statistics)
+
+    def check_ways(self, space, statistics):
+        torch.manual_seed(0)
+        supernet = space.supernet(SHAPE, 5)
+        archs = archs_of(space, 8)
+        archs += archs[:3]
+        expected = evaluate_children(supernet, archs, self.images(), statistics, "one by one")
+        for way in ("tree", "grouped", None):
+            found = evaluate_children(supernet, archs, self.images(), statistics, way)
+            np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-5)
+            assert found[:3] == found[-3:]
+
+    @pytest.mark.parametrize("way", ["tree", "grouped"])
+    def test_little_memory_only_divides_the_work(self, way):
+        space = SPACES["nasbench_macro1"]
+        supernet = space.supernet(SHAPE, 5)
+        archs = archs_of(space, 20)
+        plenty = evaluate_children(supernet, archs, self.images(), "batch", way)
+        little = evaluate_children(supernet, archs, self.images(), "batch", way, memory=1)
+        np.testing.assert_allclose(little, plenty, atol=1e-6, rtol=1e-5)
+
+    def test_what_agrees_is_computed_once(self):
+        space = SPACES["nasbench_macro1"]
+        supernet = space.supernet(SHAPE, 5)
+        archs = [space.from_string(f"1212120{last}") for last in range(3)]
+
+        def calls(way):
+            images = self.images(batches=1)
+            judge = lambda: evaluate_children(supernet, archs, images, "batch", way)  # noqa: E731
+            return len(used_by(supernet, judge)[0])
+
+        supernet.eval()
+        all_once = [torch.ones(3) for _ in supernet.slots]
+        measured = len(used_by(supernet, lambda: supernet(batch(1), all_once))[0])
+        one = len(used_by(supernet, lambda: supernet(batch(1), archs[0]))[0])
+        assert calls("one by one") >= 3 * one
+        assert calls("tree") - measured < 2 * one
+        assert calls("grouped") < calls("tree")
+
+    def test_statistics_are_each_childs_own(self):
+        """A child's value does not depend on which others are judged with it."""
+        space = SPACES["nasbench2010"]
+        supernet = space.supernet(SHAPE, 5)
+        archs = archs_of(space, 10)
+        for way in ("tree", "grouped"):
+            together = evaluate_children(supernet, archs, self.images(), "batch", way)
+            some = evaluate_children(supernet, archs[4:6], self.images(), "batch", way)
+            np.testing.assert_allclose(some, together[4:6], atol=1e-6)
+
+    def test_statistics_recomputed_from_the_images_themselves_are_those_of_the_batch(self):
+        space = SPACES["nasbench2010"]
+        supernet = space.supernet(SHAPE, 5)
+        x, labels = batch(10), torch.arange(10) % 5
+        archs = archs_of(space, 4)
+        own = evaluate_children(supernet, archs, Images([(x, labels)], x), "recomputed")
+        of_batch = evaluate_children(supernet, archs, Images([(x, labels)]), "batch")
+        np.testing.assert_allclose(own, of_batch, atol=1e-5)
+
+    def test_the_mode_is_as_before_afterwards(self, statistics):
+        supernet = SPACES["micro642"].supernet(SHAPE, 5)
+        before = supernet.normalization.statistics
+        evaluate_children(supernet, archs_of(SPACES["micro642"], 2), self.images(), statistics)
+        mode = supernet.normalization
+        assert (mode.statistics, mode.calibration, mode.children) == (before, 0, 1)
