@@ -8,6 +8,7 @@ from raynas.bench import bench
 from raynas.errors import (
     ConfigurationMismatch,
     DataError,
+    DeadlineExceeded,
     InvalidArchitecture,
     InvalidArgument,
     JournalError,
@@ -17,6 +18,7 @@ from raynas.errors import (
     UnknownName,
 )
 from raynas.flatness import flatness
+from raynas.rank_stability import RankStability, rank_stability
 from raynas.results import Best, Result, load
 from raynas.run import resume, run
 from raynas.schedulers import Asha, Fifo, Scheduler
@@ -31,7 +33,7 @@ from raynas.searchers import (
     RandomSearch,
     Searcher,
 )
-from trials import Estimator, Evaluator, Proxy, Table, Train, Trial
+from trials import Estimator, Evaluator, Proxy, Table, Train, Trial, WeightSharing
 
 __all__ = [
     "Area",
@@ -40,6 +42,7 @@ __all__ = [
     "Best",
     "ConfigurationMismatch",
     "DataError",
+    "DeadlineExceeded",
     "Estimator",
     "Evaluator",
     "Evolution",
@@ -52,6 +55,7 @@ __all__ = [
     "NeighborhoodAware",
     "Proxy",
     "RandomSearch",
+    "RankStability",
     "RaynasError",
     "Result",
     "Scheduler",
@@ -62,9 +66,11 @@ __all__ = [
     "Train",
     "Trial",
     "UnknownName",
+    "WeightSharing",
     "bench",
     "flatness",
     "load",
+    "rank_stability",
     "resume",
     "run",
     "score",

@@ -4,9 +4,9 @@ One JSON object a line, `journal/events.jsonl`, appended and flushed before anyt
 with the event, so a driver may be killed at any moment. Only one process writes at a time.
 
 Events: `session` (a driver started), `supernet` (one epoch of shared weights), `suggested`,
-`reported` (one epoch), `finished`, `leading` (the best by now, where the searcher judges by more than the value),
-`retraining` (one epoch of the final training), `retraining_failed`, `retrained`. What each
-carries is written where it is recorded, in `search.py` and `run.py`.
+`reported` (one epoch), `finished`, `leading` (the best by now, where the searcher judges by more
+than the value), `retraining` (one epoch of the final training), `retraining_failed`, `retrained`.
+What each carries is written where it is recorded, in `search.py` and `run.py`.
 """
 
 import io

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import markupsafe
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from raynas.config import Config
 from raynas.flatness import Flatness, collected
 from raynas.monitor import shown
+from raynas.rank_stability import section
 from raynas.search import Evaluation, Search, Status
 
 _TEMPLATE = """<!doctype html>
@@ -48,13 +50,14 @@ code { font-size: .85rem; overflow-wrap: anywhere } img { max-width: 100% }
 decision away, as far as they were evaluated) is below its own accuracy; large dots have more
 neighbors. A flat optimum, to the left, is expected to lose less when it is trained otherwise.</p>
 {% endif %}
+{{ supernet }}
 <h2>How far to trust it</h2>
 <ul>
 <li>The {{ metric }} of the best is the largest of {{ comparable }} that reached the same
 number of epochs, so it flatters; the test accuracy was measured once, on images that chose
 nothing.</li>
-<li>Each architecture was trained once, with one seed. Differences smaller than the spread between
-seeds mean nothing.</li>
+{% if not supernet %}<li>Each architecture was trained once, with one seed. Differences smaller than
+the spread between seeds mean nothing.</li>{% endif %}
 {% if stopped %}<li>{{ stopped }} evaluations were stopped early by {{ config.scheduler }}: an
 architecture that learns slowly at first may be among them.</li>{% endif %}
 {% for index, reason in untrained.items() %}<li>The final training of #{{ index }} failed
@@ -121,6 +124,7 @@ def write_report(
             test_images=test_images,
             untrained=untrained,
             figure=base64.b64encode(figure).decode(),
+            supernet=markupsafe.Markup(section(folder)),
             flatness=base64.b64encode(flatness).decode(),
             counts=", ".join(f"{len(found)} {s.value}" for s, found in by_status.items() if found),
             comparable=sum(e.epochs == best.epochs for e in search.evaluations),
