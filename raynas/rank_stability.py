@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, rankdata
 
 import search_spaces
 from raynas.errors import InvalidArgument, UnknownName
@@ -308,7 +308,7 @@ def section(folder: Path) -> str:
     if not (folder / "supernet" / RANKINGS).exists():
         return ""
     found = rank_stability(folder)
-    rows = found.to_frame().round(3).fillna("").to_dict("records")
+    rows = found.to_frame().round(3).to_dict("records")
     return jinja2.Environment(autoescape=True).from_string(_SECTION).render(rows=rows, found=found)
 
 
@@ -317,7 +317,7 @@ _SECTION = """<h2>The supernet's ranking</h2>
 <table><tr><th>measure, over {{ found.architectures }} architectures</th><th>value</th>
 <th>95 % interval</th></tr>
 {% for row in rows %}<tr><td>{{ row.measure }}</td><td>{{ row.value }}</td>
-<td>{% if row.low != "" %}{{ row.low }} to {{ row.high }}{% endif %}</td></tr>{% endfor %}</table>
+<td>{% if row.low == row.low %}{{ row.low }} to {{ row.high }}{% endif %}</td></tr>{% endfor %}</table>
 """
 
 
@@ -382,9 +382,9 @@ def _truth(truth: Any, names: list[str], space: SearchSpace | None) -> Numbers:
 
 def _trained(result: Result) -> dict[str, float]:
     """What the trials of a run reached that were trained longest."""
-    trials = result.trials
-    if METRIC not in trials or result.config["evaluate"].partition(":")[0] in ("supernet", "proxy"):
+    if result.config["evaluate"].partition(":")[0] in ("supernet", "proxy"):
         raise InvalidArgument(f"truth: {result.path} has no architectures that were trained alone.")
+    trials = result.trials
     done = trials[trials["status"] == Status.COMPLETED]
     done = done[done["epochs"] == done["epochs"].max()]
     return dict(zip(done["architecture"], done[METRIC], strict=True))
@@ -416,5 +416,5 @@ def _over_rated(
 def _ranks(values: ArrayLike) -> Numbers:
     """Ranks from 1 (worst), ties averaged; NaN and minus infinity lowest."""
     numbers = np.asarray(values, float)
-    filled = pd.Series(np.where(np.isnan(numbers), -math.inf, numbers))
-    return filled.rank().to_numpy(np.float64)
+    ranks: Numbers = rankdata(np.where(np.isnan(numbers), -math.inf, numbers))
+    return ranks

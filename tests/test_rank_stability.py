@@ -16,7 +16,8 @@ from raynas.rank_stability import gt_tau, random_std, s_tau, section, tau_interv
 
 #: mean and standard deviation over ten trainings of each child, in percent, in the order of the
 #: ranking: Zhang et al. (arXiv 2001.01431), assets of the study's repository
-GROUND_TRUTH = """434 85.16 .34 433 85.07 .36 443 84.98 .20 444 84.82 .39 423 84.76 .49 424 84.73 .42
+GROUND_TRUTH = """
+434 85.16 .34 433 85.07 .36 443 84.98 .20 444 84.82 .39 423 84.76 .49 424 84.73 .42
 333 84.73 .39 432 84.72 .44 422 84.70 .47 334 84.67 .48 323 84.67 .24 343 84.65 .43 442 84.58 .41
 324 84.56 .34 344 84.49 .25 342 84.43 .48 234 84.41 .32 244 84.40 .32 243 84.39 .57 233 84.31 .48
 224 84.29 .44 223 84.08 .61 332 84.06 .48 322 84.04 .33 242 84.02 .32 232 83.67 .43 313 83.56 .37
