@@ -1,685 +1,421 @@
-"""How far the ranking of a supernet can be trusted: agreement with the truth, and with itself.
+"""How far to trust a ranking by shared weights: against the truth, and against itself.
 
-Zhang, Lin, Jiang, Zhang, Wang, Xue, Zhang, Yang: Deeper Insights into Weight Sharing in Neural
-Architecture Search (arXiv 2001.01431), whose measures these are; their intervals, and which
-choices are over-rated, are ours. Computed from `supernet/rankings.parquet` of a run folder.
+Zhang et al.: Deeper Insights into Weight Sharing in NAS (arXiv 2001.01431), section 4: GT-Tau,
+S-Tau, Top-n-Rank. Kendall's tau is tau-b throughout; what has no value ranks lowest.
 """
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.stats import kendalltau, rankdata
 
 import search_spaces
-from raynas.errors import InvalidArchitecture, InvalidArgument, StorageError, UnknownName
+from raynas.errors import InvalidArgument, UnknownName
 from raynas.results import Result, load
 from raynas.search import METRIC, Status
 from raynas.supernet_actor import RANKINGS
 from search_spaces import SearchSpace
 from search_spaces.naming import construct
-from trials.table import Table
+from trials import EVALUATORS, Table
 
-Floats = NDArray[np.float64]
-Interval: TypeAlias = tuple[float, float]
-Run: TypeAlias = str | Path | Result
-Truth: TypeAlias = "Mapping[str, float] | pd.Series[Any] | Table | Run"
+Numbers = NDArray[np.float64]
 
-_LEAST = 5  # architectures, below which intervals mean nothing
-_TOP = (1, 3, 5, 10)
-_DRAWS = 1000
-_SHOWN = 5  # choices at either end of the list
-#: lower ends of GT-Tau's interval from which on a ranking is good for more; see `Use`
-_SHORTLIST, _RETRAINING = 0.4, 0.7
-_STABLE = 0.7  # S-Tau between single trainings of the study's children: .71
-_BETWEEN = {"batches": "mini-batches", "epochs": "epochs", "runs": "runs"}
+_FEWEST = 5  # architectures that a comparison needs
+_TOPS = (1, 3, 10)
+#: lower bounds of tau from which on a ranking is good for more; see `RankStability.verdict`
+_DISCARD, _SHORTLIST, _TRUST = 0.0, 0.4, 0.7
 
 
-class Use(Enum):
-    """What a ranking is good for, by the lower end of GT-Tau's interval.
+class Interval(NamedTuple):
+    """A value with its 95 % interval; NaN bounds where there is none."""
 
-    The limits are those of normal values of which one predicts the other with that tau.
+    value: float
+    low: float = math.nan
+    high: float = math.nan
 
-    - `NONE`: the interval includes 0, or is below: a random order would do as well.
-    - `DISCARD`, above 0: at tau .3 the upper half has 4 of 5 of the best tenth, but the first is
-      on average where a fifth of all are better. Full sharing in the study is here: tau .5, and
-      the first of 64 is truly the 16th to 18th.
-    - `SHORTLIST`, from .4: the best of 64 is in the upper quarter in 4 of 5 cases, but first in
-      few.
-    - `RETRAINING`, from .7: single trainings of the study's 64 children agree by .71 with each
-      other, and by .80 with the mean of ten; more than that no supernet can be asked for.
+    def __str__(self) -> str:
+        text = f"{self.value:.2f}"
+        return text if math.isnan(self.low) else f"{text} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def gt_tau(values: ArrayLike, truth: ArrayLike) -> float:
+    """Kendall's tau-b of a ranking with the truth (GT-Tau).
+
+    Args:
+        values: n numbers, higher is better.
+        truth: n numbers of the same architectures.
     """
-
-    NONE = "do not use it"
-    DISCARD = "use it to discard the worst half, not to pick the winner"
-    SHORTLIST = "shortlist the first quarter, and train that to pick the winner"
-    RETRAINING = "it is about as good as training each once more with another seed"
-
-    @classmethod
-    def of(cls, low: float) -> "Use":
-        """By the lower end of an interval."""
-        if low >= _RETRAINING:
-            return cls.RETRAINING
-        if low >= _SHORTLIST:
-            return cls.SHORTLIST
-        return cls.DISCARD if low > 0 else cls.NONE
+    return float(kendalltau(_ranks(values), _ranks(truth)).statistic)
 
 
-class GTTau(NamedTuple):
-    """Agreement of finished supernets with the truth.
+def tau_interval(
+    values: ArrayLike, truth: ArrayLike, seed: int = 0, draws: int = 1000
+) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of `gt_tau`, over architectures.
 
-    Attributes:
-        mean: over runs.
-        interval: 95 %, of the mean, if other architectures had been ranked (`tau_interval`).
-        std: over runs; None of a single one.
-        runs: their number.
+    An architecture that is drawn twice is a tie with itself in both rankings, and tau-b leaves
+    such pairs out.
+
+    Args:
+        values: n numbers, higher is better.
+        truth: n numbers of the same architectures.
+        seed: of the draws.
+        draws: number of resamples.
     """
-
-    mean: float
-    interval: Interval
-    std: float | None
-    runs: int
-
-
-class BatchTau(NamedTuple):
-    """GT-Tau over the last mini-batches of a run; means over runs.
-
-    Attributes:
-        mean: GT-Tau-Mean-k.
-        std: GT-Tau-Std-k; of these k, not of a sample.
-        batches: k.
-    """
-
-    mean: float
-    std: float
-    batches: int
+    x, y = _ranks(values), _ranks(truth)
+    a, b = (np.sign(r[:, None] - r[None, :]) for r in (x, y))
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=draws).astype(float)
+    agree, apart_x, apart_y = (
+        ((weights @ matrix) * weights).sum(1) for matrix in (a * b, np.abs(a), np.abs(b))
+    )
+    with np.errstate(invalid="ignore"):
+        taus = agree / np.sqrt(apart_x * apart_y)
+    if not np.isfinite(taus).any():
+        return math.nan, math.nan
+    low, high = np.nanpercentile(taus, [2.5, 97.5])
+    return float(low), float(high)
 
 
 class STau(NamedTuple):
-    """Agreement of instances with each other: tau over all pairs of them.
+    """Agreement of several rankings of the same architectures.
 
     Attributes:
-        mean: over pairs.
-        most: of the pair that agrees most.
-        least: of the pair that agrees least.
-        interval: 95 %, of the mean; None where there are fewer than 3 instances.
-        instances: their number.
+        mean: of tau over all pairs of rankings.
+        most: the largest.
+        least: the smallest.
+        low: of the 95 % interval of the mean, by the jackknife over rankings; NaN for fewer
+            than 3.
+        high: likewise.
     """
 
     mean: float
     most: float
     least: float
-    interval: Interval | None
-    instances: int
-
-
-class TopRank(NamedTuple):
-    """The best true rank among the first n, 1 being the best.
-
-    Attributes:
-        mean: over runs.
-        error: standard error of the mean; None of a single run.
-    """
-
-    mean: float
-    error: float | None
-
-
-@dataclass(frozen=True, eq=False)
-class RankStability:
-    """How far the ranking of one or several runs of a supernet can be trusted.
-
-    Tau is Kendall's tau-b. A network that failed ranks lowest.
-
-    Attributes:
-        architectures: how many were ranked; with a truth, only those that it has.
-        gt_tau: of the finished supernets; None without a truth.
-        batch_tau: how it varies over the last mini-batches; None where they were not ranked.
-        s_tau: {"runs", "epochs", "batches": between the finished supernets, and within a run
-            between its last epochs or mini-batches; None where there are no two}.
-        top_rank: {n: TnR}; by chance it would be (architectures + 1) / (n + 1). Empty without
-            a truth.
-        random_std: standard deviation of tau between random rankings of as many.
-        operations: one row for each choice that some architecture has, the most over-rated first:
-            `decision`, `choice`, `architectures` (that have it), `over_rated` (their mean true
-            rank minus their rank in the supernet; positive: the supernet puts them too far to the
-            front), `low`, `high` (95 % bootstrap; NaN of fewer than 5). Of many intervals,
-            one in 20 excludes 0 by chance; and as noise draws all ranks to the middle,
-            it over-rates what is bad. None without a truth, or for a user's own space.
-    """
-
-    architectures: int
-    gt_tau: GTTau | None
-    batch_tau: BatchTau | None
-    s_tau: Mapping[str, STau | None]
-    top_rank: Mapping[int, TopRank]
-    random_std: float
-    operations: pd.DataFrame | None
-
-    @property
-    def use(self) -> Use | None:
-        """What the ranking is good for; None without a truth."""
-        return None if self.gt_tau is None else Use.of(self.gt_tau.interval[0])
-
-    @property
-    def verdict(self) -> str:
-        """What to make of it, in a sentence; see `Use`.
-
-        A ranking is called changing where S-Tau is below .7: single trainings, each of other
-        weights, agree as much.
-        """
-        known = {_BETWEEN[key]: s for key in _BETWEEN if (s := self.s_tau.get(key)) is not None}
-        loose = {name: s for name, s in known.items() if s.mean < _STABLE}
-        between = " and ".join(
-            f"{name} (S-Tau {s.mean:.2f})" for name, s in (loose or known).items()
-        )
-        if loose:
-            itself = f"the ranking changes between {between}, so average over several"
-        else:
-            itself = f"the ranking repeats itself between {between}" if known else ""
-        if self.gt_tau is None or self.use is None:
-            first = "without a truth nothing says whether the ranking is right"
-        else:
-            first = (
-                f"tau {self.gt_tau.mean:.2f} {_brackets(self.gt_tau.interval)} with the truth over"
-                f" {self.architectures} architectures: {self.use.value}"
-            )
-        return "; ".join(filter(None, (first, itself))) + "."
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per measure: `measure`, `value`, `low`, `high` (95 %, NaN if unknown), `n`.
-
-        `n` is the number of what the value is over: architectures, runs, mini-batches, epochs.
-        """
-        rows: list[tuple[str, float, Interval | None, int]] = []
-        if self.gt_tau is not None:
-            mean, interval, std, runs = self.gt_tau
-            rows.append(("GT-Tau", mean, interval, self.architectures))
-            if std is not None:
-                rows.append(("GT-Tau, std over runs", std, None, runs))
-        if self.batch_tau is not None:
-            mean, std, k = self.batch_tau
-            rows.append((f"GT-Tau-Mean-{k}", mean, None, k))
-            rows.append((f"GT-Tau-Std-{k}", std, None, k))
-        for name, s in self.s_tau.items():
-            if s is not None:
-                rows.append((f"S-Tau between {_BETWEEN[name]}", s.mean, s.interval, s.instances))
-        for n, (mean, error) in self.top_rank.items():
-            runs = self.gt_tau.runs if self.gt_tau else 1
-            rows.append((f"T{n}R", mean, _student(mean, error, runs), runs))
-        rows.append(("tau of random rankings, std", self.random_std, None, self.architectures))
-        nothing = (np.nan, np.nan)
-        return pd.DataFrame(
-            [(name, value, *(interval or nothing), n) for name, value, interval, n in rows],
-            columns=["measure", "value", "low", "high", "n"],
-        )
-
-    def __str__(self) -> str:
-        table = self.to_frame().to_string(index=False, na_rep="", float_format="{:.3f}".format)
-        lines = [self.verdict, table]
-        for label, rows in zip(("over-rated", "under-rated"), _ends(self.operations), strict=True):
-            shown = [
-                f"{row.decision}={row.choice} {row.over_rated:+.1f}"
-                f" {_brackets((row.low, row.high), 1)}"
-                for row in rows.itertuples()
-            ]
-            lines += [f"{label}, in ranks: {', '.join(shown)}"] if shown else []
-        return "\n".join(lines)
-
-
-def gt_tau(values: ArrayLike, truth: ArrayLike) -> float:
-    """Kendall's tau-b between a ranking and the true one; 0 where either is constant.
-
-    Args:
-        values: of each architecture, higher is better; NaN and minus infinity rank lowest.
-        truth: likewise.
-
-    Raises:
-        InvalidArgument: when these are not as many, or fewer than 2.
-    """
-    ours, true = _paired(values, truth, 2)
-    return _tau(ours, true)
-
-
-def tau_interval(
-    values: ArrayLike, truth: ArrayLike, seed: int = 0, draws: int = _DRAWS
-) -> Interval:
-    """95 % interval of GT-Tau, by bootstrap over architectures (percentiles).
-
-    It tells what other architectures of the kind would give, not what another training would. An
-    architecture that is drawn several times is tied with itself in both rankings, and tau-b
-    leaves such pairs out of numerator and denominator, so that they bias nothing.
-
-    Args:
-        values: `architectures`, or `instances x architectures`: then of the mean of their GT-Tau.
-        truth: `architectures`.
-        seed: of the draws.
-        draws: of the bootstrap.
-
-    Raises:
-        InvalidArgument: when these are not as many, or fewer than 5.
-    """
-    ours, true = _paired(values, truth, _LEAST)
-    return _bootstrapped(ours, true, _weights(len(true), seed, draws))
+    low: float = math.nan
+    high: float = math.nan
 
 
 def s_tau(rankings: ArrayLike) -> STau:
-    """Agreement of rankings with each other, over all pairs.
-
-    Its interval is by jackknife over instances, which it takes to be independent: of consecutive
-    epochs or mini-batches it would say too much.
+    """Mean, maximum and minimum of tau over all pairs of instances (S-Tau).
 
     Args:
-        rankings: values, `instances x architectures`; NaN and minus infinity rank lowest.
-
-    Raises:
-        InvalidArgument: for fewer than 2 instances or architectures.
+        rankings: instances x architectures, at least 2 x 2.
     """
-    values = _lowest(rankings)
-    if values.ndim != 2 or min(values.shape) < 2:
-        raise InvalidArgument(
-            f"rankings: of shape {values.shape}; wanted are instances x architectures, at least 2"
-            " of both."
-        )
-    m = len(values)
-    taus = np.zeros((m, m))
-    for i, j in zip(*np.triu_indices(m, 1), strict=True):
-        taus[i, j] = taus[j, i] = _tau(values[i], values[j])
-    pairs = taus[np.triu_indices(m, 1)]
-    mean, interval = float(pairs.mean()), None
-    if m > 2:
-        without = (taus.sum() - 2 * taus.sum(axis=1)) / ((m - 1) * (m - 2))
-        error = np.sqrt((m - 1) / m * ((without - without.mean()) ** 2).sum())
-        interval = _within(_student(mean, float(error), m))
-    return STau(mean, float(pairs.max()), float(pairs.min()), interval, m)
+    rows = [_ranks(row) for row in np.atleast_2d(np.asarray(rankings, float))]
+    n = len(rows)
+    if n < 2:
+        raise InvalidArgument(f"rankings: {n} instance; S-Tau compares at least 2.")
+    taus = np.full((n, n), np.nan)
+    for i, j in itertools.combinations(range(n), 2):
+        taus[i, j] = taus[j, i] = kendalltau(rows[i], rows[j]).statistic
+    mean, most, least = (float(f(taus)) for f in (np.nanmean, np.nanmax, np.nanmin))
+    if n < 3:
+        return STau(mean, most, least)
+    without = [np.nanmean(np.delete(np.delete(taus, i, 0), i, 1)) for i in range(n)]
+    half = 1.96 * math.sqrt((n - 1) / n * float(np.sum((without - np.mean(without)) ** 2)))
+    return STau(mean, most, least, mean - half, mean + half)
 
 
 def top_n_rank(values: ArrayLike, truth: ArrayLike, n: int) -> int:
-    """TnR: the best true rank among the n that come first; 1 is the best.
-
-    Of those that tie for a place, the truly worst comes first, so that ties flatter nobody.
-
-    Args:
-        values: of each architecture, higher is better; NaN and minus infinity rank lowest.
-        truth: likewise.
-        n: how many.
-
-    Raises:
-        InvalidArgument: when these are not as many, or n is not in 1..architectures.
-    """
-    ours, true = _paired(values, truth, 1)
-    if not 1 <= n <= len(true):
-        raise InvalidArgument(f"n={n} is not in 1..{len(true)}, the number of architectures.")
-    first = np.lexsort((true, -ours))[:n]
-    return int(stats.rankdata(-true, method="min")[first].min())
+    """The best true rank (1 is the best) among the `n` first of a ranking (Top-n-Rank)."""
+    order = np.argsort(-_ranks(values), kind="stable")[:n]
+    places = np.argsort(np.argsort(-_ranks(truth), kind="stable"), kind="stable")
+    return int(places[order].min()) + 1
 
 
 def random_std(n: int) -> float:
-    """Standard deviation of tau between two random rankings of n; its mean is 0."""
-    return float(np.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))))
+    """Standard deviation of tau between random rankings of `n` architectures."""
+    return math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
+
+
+@dataclass(frozen=True)
+class RankStability:
+    """What a supernet's ranking is worth.
+
+    Attributes:
+        architectures: number of ranked architectures.
+        compared: how many of them the truth has; 0 without truth.
+        tau: GT-Tau of the finished supernet (of the first run), over architectures.
+        tau_batches: mean of GT-Tau over the last mini-batches (GT-Tau-Mean-k); its bounds are
+            the mean -+ the standard deviation (GT-Tau-Std-k).
+        runs: S-Tau between the finished supernets of several runs.
+        epochs: S-Tau between the last epochs of one run, averaged over runs.
+        batches: S-Tau between the last mini-batches of one run, averaged over runs.
+        top_rank: {n: Top-n-Rank}, averaged over runs.
+        operations: `decision`, `choice`, `architectures`, and `over_rated` with its bootstrap
+            interval `low`, `high`: by how many ranks the supernet puts architectures with this
+            choice too high, on average; the most over-rated first. Empty without truth.
+    """
+
+    architectures: int
+    compared: int = 0
+    tau: Interval | None = None
+    tau_batches: Interval | None = None
+    runs: STau | None = None
+    epochs: STau | None = None
+    batches: STau | None = None
+    top_rank: Mapping[int, float] = field(default_factory=dict)
+    operations: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def verdict(self) -> str:
+        """What to use the ranking for, in plain language.
+
+        By the interval of tau: not above 0, for nothing. Above 0: whole halves can be told
+        apart. Above .4: the better half of random pairs are in order at odds of 7 to 3, enough
+        for a shortlist that is trained alone. Above .7: as good as a training with another seed,
+        whose tau with the mean of ten was .8 in the study.
+        """
+        return f"{self._against_truth()} {self._against_itself()}".strip()
+
+    def _against_truth(self) -> str:
+        if self.tau is None:
+            return "The truth is not known: train some of the architectures alone to compare."
+        said = f"Tau {self.tau} with the truth over {self.compared} architectures:"
+        low = self.tau.low
+        if not low > _DISCARD:
+            return f"{said} not distinguishable from chance, do not use it to choose."
+        if low <= _SHORTLIST:
+            return f"{said} use it to discard the worst half, not to pick the winner."
+        if low <= _TRUST:
+            return f"{said} use it for a shortlist, and train the shortlist to pick the winner."
+        return f"{said} about as good as one training of each; still train the best few."
+
+    def _against_itself(self) -> str:
+        for spread, what in ((self.batches, "mini-batches"), (self.epochs, "epochs"),
+                             (self.runs, "runs")):  # fmt: skip
+            if spread is not None and spread.mean < _TRUST:
+                return (
+                    f"The ranking changes between {what} (S-Tau {spread.mean:.2f}): average over"
+                    " several."
+                )
+        return ""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per measure that is known: `measure`, `value`, `low`, `high`."""
+        rows: list[tuple[str, float, float, float]] = []
+        if self.tau is not None:
+            rows.append(("GT-Tau", *self.tau))
+        if self.tau_batches is not None:
+            rows.append(("GT-Tau, last mini-batches (-+ std)", *self.tau_batches))
+        for name, spread in (("runs", self.runs), ("last epochs", self.epochs),
+                             ("last mini-batches", self.batches)):  # fmt: skip
+            if spread is not None:
+                rows.append((f"S-Tau, {name}", spread.mean, spread.low, spread.high))
+        rows += [(f"Top-{n}-Rank", rank, math.nan, math.nan) for n, rank in self.top_rank.items()]
+        rows.append(("std of tau if random", random_std(self.architectures), math.nan, math.nan))
+        return pd.DataFrame(rows, columns=["measure", "value", "low", "high"])
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.architectures} architectures",
+            self.to_frame().round(3).to_string(index=False),
+        ]
+        if not self.operations.empty:
+            parts.append(self.operations.round(2).to_string(index=False))
+        return "\n".join([*parts, self.verdict])
 
 
 def rank_stability(
-    runs: Run | Sequence[Run], truth: Truth | None = None, seed: int = 0
+    runs: Result | str | Path | Sequence[Result | str | Path],
+    truth: Any = None,
+    seed: int = 0,
 ) -> RankStability:
-    """How far the ranking of a supernet can be trusted.
+    """How far the ranking of a run's supernet can be trusted.
 
     Args:
-        runs: with `evaluate="supernet"`: a folder, or what `raynas.run` and `raynas.load` return;
-            or several, of other seeds or orders.
-        truth: what the architectures really reach: {notation: value}, higher is better, NaN of
-            one that failed; a run that trained them from scratch, of which the completed trials
-            with most epochs count; or a table, as `trials.Table` or `table:FILE`. Architectures
-            that compute the same function count as the same one, with the mean of its values; in
-            a user's own space, those of the same notation.
+        runs: a run with `evaluate="supernet"`, or several that differ in their seed or in the
+            order of training, whose rankings are then compared.
+        truth: what the architectures reach when they are trained alone: {notation: value} or a
+            Series of that, a run with `evaluate="train"`, a `Table`, or `table:FILE`. None: only
+            the ranking's agreement with itself is told.
         seed: of the bootstrap.
 
     Raises:
-        InvalidArgument: for a run without rankings, runs of different spaces or architectures,
-            and a truth of fewer than 5 of them.
+        InvalidArgument: when a run has no rankings, runs do not rank the same architectures, or
+            the truth has fewer than 5 of them.
     """
-    several = [runs] if isinstance(runs, str | Path | Result) else list(runs)
-    results = [_loaded("runs", run) for run in several]
-    if not results or len({result.path.resolve() for result in results}) < len(results):
-        raise InvalidArgument(f"runs={runs!r}: give at least one run, and each only once.")
-    ranked = [_rankings(result) for result in results]
-    _check_alike(results, ranked)
-    texts = list(ranked[0].columns)
-    space = _space(results[0])
-    true = None
-    if truth is not None:
-        known = _true_values(truth, space, texts)
-        covered = ~np.isnan(known)
-        if covered.sum() < _LEAST:
+    several = list(runs) if isinstance(runs, Sequence) and not isinstance(runs, str) else [runs]
+    results = [run if isinstance(run, Result) else load(run) for run in several]
+    tables = [_rankings(result.path) for result in results]
+    names = list(tables[0].columns)
+    for result, table in zip(results, tables, strict=True):
+        if list(table.columns) != names:
             raise InvalidArgument(
-                f"truth: has only {covered.sum()} of the {len(texts)} ranked architectures, such as"
-                f" {texts[0]!r}; give at least {_LEAST}."
+                f"runs: {result.path} ranks other architectures than {results[0].path}; compare"
+                " runs with the same space, groups and probes."
             )
-        texts = [text for text, one in zip(texts, covered, strict=True) if one]
-        true = known[covered]
-    return _measured([frame[texts] for frame in ranked], true, space, seed)
-
-
-def html(stability: RankStability) -> str:
-    """A fragment of HTML: verdict, measures, the choices that are most over- and under-rated."""
-    measures = [
-        (row.measure, f"{row.value:.3f}", _brackets((row.low, row.high), 3), row.n)
-        for row in stability.to_frame().itertuples()
-    ]
-    return (
-        jinja2.Environment(autoescape=True)
-        .from_string(_TEMPLATE)
-        .render(
-            verdict=stability.verdict[0].upper() + stability.verdict[1:],
-            measures=measures,
-            operations=pd.concat(_ends(stability.operations)).itertuples(),
-            truth=stability.gt_tau is not None,
-            brackets=_brackets,
+    space = _space(results[0])
+    finals = [table.loc["final"].to_numpy()[0] for table in tables]
+    found = RankStability(
+        architectures=len(names),
+        runs=s_tau(finals) if len(finals) > 1 else None,
+        epochs=_mean_s_tau(tables, "epoch"),
+        batches=_mean_s_tau(tables, "batch"),
+    )
+    if truth is None:
+        return found
+    known = _truth(truth, names, space)
+    where = np.flatnonzero(~np.isnan(known))
+    if len(where) < _FEWEST:
+        raise InvalidArgument(
+            f"truth: has {len(where)} of the {len(names)} ranked architectures; at least {_FEWEST}"
+            " are needed. They are in supernet/rankings.parquet."
         )
+    return _compared(found, tables, finals, known, where, names, space, seed)
+
+
+def _compared(
+    found: RankStability, tables: list[pd.DataFrame], finals: list[Numbers], known: Numbers,
+    where: NDArray[np.int64], names: list[str], space: SearchSpace | None, seed: int,
+) -> RankStability:  # fmt: skip
+    true = known[where]
+    batches = [
+        gt_tau(row[where], true)
+        for table in tables if "batch" in table.index
+        for row in table.loc["batch"].to_numpy()
+    ]  # fmt: skip
+    low, high = tau_interval(finals[0][where], true, seed)
+    spread = float(np.std(batches)) if batches else 0.0
+    mean = float(np.mean(batches)) if batches else 0.0
+    tops = [n for n in _TOPS if n < len(where)]
+    return RankStability(
+        architectures=found.architectures,
+        compared=len(where),
+        tau=Interval(gt_tau(finals[0][where], true), low, high),
+        tau_batches=Interval(mean, mean - spread, mean + spread) if batches else None,
+        runs=found.runs,
+        epochs=found.epochs,
+        batches=found.batches,
+        top_rank={
+            n: float(np.mean([top_n_rank(final[where], true, n) for final in finals])) for n in tops
+        },
+        operations=_over_rated(finals[0][where], true, [names[i] for i in where], space, seed),
     )
 
 
-def section(folder: str | Path, truth: Truth | None = None) -> str:
-    """`html` of a run folder; empty where it has no rankings."""
-    if not _file(Path(folder)).is_file():
+def section(folder: Path) -> str:
+    """What `report.html` says of the supernet's ranking; empty where a run has none."""
+    if not (folder / "supernet" / RANKINGS).exists():
         return ""
-    return html(rank_stability(folder, truth))
+    found = rank_stability(folder)
+    rows = found.to_frame().round(3).to_dict("records")
+    return jinja2.Environment(autoescape=True).from_string(_SECTION).render(rows=rows, found=found)
 
 
-_TEMPLATE = """<h2>How far to trust the supernet</h2>
-<p>{{ verdict }}</p>
-<table><tr><th>measure</th><th>value</th><th>95 % interval</th><th>n</th></tr>
-{% for measure, value, interval, n in measures %}<tr><td>{{ measure }}</td><td>{{ value }}</td>
-<td>{{ interval }}</td><td>{{ n }}</td></tr>
+_SECTION = """<h2>The supernet's ranking</h2>
+<p>{{ found.verdict }}</p>
+<table><tr><th>measure, over {{ found.architectures }} architectures</th><th>value</th>
+<th>95 % interval</th></tr>
+{% for row in rows %}<tr><td>{{ row.measure }}</td><td>{{ row.value }}</td>
+<td>{% if row.low == row.low %}{{ row.low }} to {{ row.high }}{% endif %}</td></tr>
 {% endfor %}</table>
-<p>S-Tau: how well rankings agree with each other{% if truth %}; GT-Tau: with the truth; TnR: the
-best true rank among the first n{% endif %}. 1 is agreement, 0 chance.</p>
-{% for row in operations %}{% if loop.first %}<table><tr><th>decision</th><th>choice</th>
-<th>architectures</th><th>over-rated, in ranks</th><th>95 % interval</th></tr>
-{% endif %}<tr><td>{{ row.decision }}</td><td>{{ row.choice }}</td><td>{{ row.architectures }}</td>
-<td>{{ "{:+.1f}".format(row.over_rated) }}</td><td>{{ brackets((row.low, row.high), 1) }}</td></tr>
-{% if loop.last %}</table>{% endif %}{% endfor %}
 """
 
 
-def _measured(
-    ranked: list[pd.DataFrame], true: Floats | None, space: SearchSpace | None, seed: int
-) -> RankStability:
-    """All measures of runs, each as `_rankings` has it; `true` of each architecture."""
-    texts = list(ranked[0].columns)
-    finals = np.stack([frame.loc[("final", 0)].to_numpy() for frame in ranked])
-    epochs, batches = ([_last(frame, kind) for frame in ranked] for kind in ("epoch", "batch"))
-    agreement = {
-        "runs": s_tau(finals) if len(finals) > 1 else None,
-        "epochs": _within_runs(epochs),
-        "batches": _within_runs(batches),
-    }
-    chance = random_std(len(texts))
-    if true is None:
-        return RankStability(len(texts), None, None, agreement, {}, chance, None)
-    weights = _weights(len(true), seed, _DRAWS)
-    taus = np.array([_tau(final, true) for final in finals])
-    std = float(taus.std(ddof=1)) if len(taus) > 1 else None
-    tau = GTTau(float(taus.mean()), _bootstrapped(finals, true, weights), std, len(taus))
-    top = {}
-    for n in (n for n in _TOP if n < len(true)):
-        found = np.array([top_n_rank(final, true, n) for final in finals])
-        error = float(found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else None
-        top[n] = TopRank(float(found.mean()), error)
-    operations = None if space is None else _operations(space, texts, finals, true, weights)
-    batch_tau = _batch_tau(batches, true)
-    return RankStability(len(texts), tau, batch_tau, agreement, top, chance, operations)
-
-
-def _batch_tau(batches: list[Floats], true: Floats) -> BatchTau | None:
-    k = min(map(len, batches))
-    if k == 0:
-        return None
-    taus = np.array([[_tau(ranking, true) for ranking in values[:k]] for values in batches])
-    return BatchTau(float(taus.mean()), float(taus.std(axis=1).mean()), k)
-
-
-def _within_runs(values: list[Floats]) -> STau | None:
-    """S-Tau of the instances of each run, over runs; the interval is over runs, too."""
-    found = [s_tau(run) for run in values if len(run) > 1]
-    if not found:
-        return None
-    means = np.array([s.mean for s in found])
-    mean, interval = float(means.mean()), None
-    if len(means) > 2:
-        error = float(means.std(ddof=1) / np.sqrt(len(means)))
-        interval = _within(_student(mean, error, len(means)))
-    most, least = max(s.most for s in found), min(s.least for s in found)
-    return STau(mean, most, least, interval, min(s.instances for s in found))
-
-
-def _operations(
-    space: SearchSpace, texts: list[str], finals: Floats, true: Floats, weights: Floats
-) -> pd.DataFrame:
-    """See `RankStability.operations`."""
-    choices = np.array([space.from_string(text).choices for text in texts])
-    ours = stats.rankdata(-finals, axis=1).mean(axis=0)
-    over = stats.rankdata(-true) - ours
-    rows: list[tuple[str, str, int, float, float, float]] = []
-    for i, decision in enumerate(space.decisions):
-        for j, choice in enumerate(decision.choices):
-            having = choices[:, i] == j
-            count, low, high = int(having.sum()), np.nan, np.nan
-            if count >= _LEAST:
-                drawn = weights[:, having]
-                drawn = drawn[drawn.any(axis=1)]
-                low, high = np.percentile(drawn @ over[having] / drawn.sum(axis=1), (2.5, 97.5))
-            if count:
-                mean = float(over[having].mean())
-                rows.append((decision.name, str(choice), count, mean, float(low), float(high)))
-    columns = ["decision", "choice", "architectures", "over_rated", "low", "high"]
-    frame = pd.DataFrame(rows, columns=columns)
-    return frame.sort_values("over_rated", ascending=False, kind="stable", ignore_index=True)
-
-
-# Reading runs and truths
-
-
-def _file(folder: Path) -> Path:
-    return folder.expanduser() / "supernet" / RANKINGS
-
-
-def _loaded(argument: str, run: object) -> Result:
-    if isinstance(run, Result):
-        return run
-    try:
-        return load(run)  # type: ignore[arg-type]
-    except (StorageError, TypeError):
-        what = "a run folder" if argument == "runs" else "a mapping, a run folder, or table:FILE"
-        raise InvalidArgument(f"{argument}={run!r} is not {what}.") from None
-
-
-def _rankings(result: Result) -> pd.DataFrame:
-    """Values of a run: a row for each (kind, offset), a column for each architecture."""
-    path = _file(result.path)
-    if not path.is_file():
+def _rankings(folder: Path) -> pd.DataFrame:
+    """One row per ranking, (kind, offset), one column per architecture."""
+    path = folder / "supernet" / RANKINGS
+    if not path.exists():
         raise InvalidArgument(
-            f"runs={str(result.path)!r} has no rankings of a supernet: give a run with"
-            " evaluate='supernet' (and probes > 0) whose supernet has been trained."
+            f"runs: {folder} has no {path.relative_to(folder)}. Rankings are kept by runs with"
+            " evaluate='supernet' and probes > 0, once the supernet is trained."
         )
-    try:
-        frame = pd.read_parquet(path)
-        frame = frame.drop_duplicates(["kind", "offset", "architecture"], keep="last")
-        table = frame.pivot(index=["kind", "offset"], columns="architecture", values="accuracy")
-        if ("final", 0) not in table.index or table.shape[1] < 2:
-            raise ValueError("no final ranking of two architectures or more")
-        return table.astype(float)
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidArgument(f"runs: {path} holds no rankings: {error}.") from None
+    rows = pd.read_parquet(path)
+    return rows.pivot_table("accuracy", ["kind", "offset"], "architecture", dropna=False)
 
 
-def _last(frame: pd.DataFrame, kind: str) -> Floats:
-    """Rankings of a kind, the last one first: `instances x architectures`."""
-    rows = frame[frame.index.get_level_values("kind") == kind]
-    return rows.sort_index().to_numpy()
-
-
-def _check_alike(results: list[Result], ranked: list[pd.DataFrame]) -> None:
-    first = results[0]
-    for result, frame in zip(results[1:], ranked[1:], strict=True):
-        spaces = [str(one.config["space"]) for one in (first, result)]
-        if spaces[0] != spaces[1]:
-            raise InvalidArgument(
-                f"runs: {first.path.name} is of the space {spaces[0]!r}, {result.path.name} of"
-                f" {spaces[1]!r}; give runs of one supernet."
-            )
-        differ = set(frame.columns) ^ set(ranked[0].columns)
-        if differ:
-            raise InvalidArgument(
-                f"runs: only one of {first.path.name} and {result.path.name} ranked"
-                f" {min(differ)!r} ({len(differ)} such); give runs with the same probes, groups and"
-                " grouping."
-            )
+def _mean_s_tau(tables: list[pd.DataFrame], kind: str) -> STau | None:
+    """S-Tau between the rankings of one kind, averaged over runs."""
+    found = [
+        s_tau(table.loc[kind].to_numpy())
+        for table in tables
+        if kind in table.index and len(table.loc[kind]) > 1
+    ]
+    return STau(*np.mean(found, axis=0).tolist()) if found else None
 
 
 def _space(result: Result) -> SearchSpace | None:
     """The space of a run; None where only the user could make it."""
     try:
-        return search_spaces.get(str(result.config["space"]))
+        return search_spaces.get(result.config["space"])
     except UnknownName:
         return None
 
 
-def _true_values(truth: Truth, space: SearchSpace | None, texts: list[str]) -> Floats:
-    """Of each architecture; NaN where it is not known, minus infinity where it failed."""
-    if isinstance(truth, str) and truth.startswith("table:"):
-        truth = construct("truth", truth, {"table": Table})
+def _truth(truth: Any, names: list[str], space: SearchSpace | None) -> Numbers:
+    """The true value of each architecture; NaN where it is not known."""
+    if isinstance(truth, str) and truth.partition(":")[0] == "table":
+        truth = construct("truth", truth, EVALUATORS)
     if isinstance(truth, Table):
-        return _looked_up(truth, space, texts)
+        if space is None:
+            raise InvalidArgument("truth: a table needs a built-in space.")
+        benchmark = truth.benchmark(space)
+        values = {}
+        for name in names:
+            arch = space.from_string(name)
+            if benchmark.space.is_valid(arch):
+                values[name] = float(benchmark.curves[benchmark.row(arch)][-1])
+        return np.array([values.get(name, math.nan) for name in names])
+    if isinstance(truth, Result | str | Path):
+        truth = _trained(truth if isinstance(truth, Result) else load(truth))
     if not isinstance(truth, Mapping | pd.Series):
-        truth = _trained(_loaded("truth", truth), space)
-    known: dict[object, list[float]] = {}
-    for text, value in truth.items():
-        try:
-            known.setdefault(_form(space, str(text)), []).append(float(_lowest(value)))
-        except InvalidArchitecture as error:
-            raise InvalidArgument(f"truth: {error}") from None
-        except (TypeError, ValueError):
-            raise InvalidArgument(f"truth: {text!r} has {value!r}; give a number.") from None
-    return np.array([np.mean(known.get(_form(space, text), [np.nan])) for text in texts])
-
-
-def _form(space: SearchSpace | None, text: str) -> object:
-    """What is equal for architectures that compute the same function."""
-    return text if space is None else space.canonical(space.from_string(text))
-
-
-def _trained(result: Result, space: SearchSpace | None) -> "pd.Series[Any]":
-    """{architecture: accuracy} of the completed trials of a run with most epochs."""
-    config = result.config
-    if str(config["evaluate"]).partition(":")[0] in ("supernet", "proxy"):
         raise InvalidArgument(
-            f"truth={str(result.path)!r} trained nothing from scratch (its evaluate is"
-            f" {config['evaluate']!r}); give a run with evaluate='train'."
+            f"truth={truth!r}: give a mapping or Series from notation to value, a run, or"
+            " table:FILE."
         )
-    name = str(config["space"]).partition(":")[0]
-    if space is not None and name != space.name:
-        raise InvalidArgument(
-            f"truth={str(result.path)!r} is of the space {name!r}, the supernet of {space.name!r}."
-        )
+
+    def form(text: str) -> Any:
+        return text if space is None else space.canonical(space.from_string(text))
+
+    known = {form(str(name)): float(value) for name, value in truth.items()}
+    return np.array([known.get(form(name), math.nan) for name in names])
+
+
+def _trained(result: Result) -> dict[str, float]:
+    """What the trials of a run reached that were trained longest."""
+    if result.config["evaluate"].partition(":")[0] in ("supernet", "proxy"):
+        raise InvalidArgument(f"truth: {result.path} has no architectures that were trained alone.")
     trials = result.trials
-    ended = trials[trials["status"] == Status.COMPLETED.value]
-    full = ended[ended["epochs"] == ended["epochs"].max()]
-    return full.set_index("architecture")[METRIC]
+    done = trials[trials["status"] == Status.COMPLETED]
+    done = done[done["epochs"] == done["epochs"].max()]
+    return dict(zip(done["architecture"], done[METRIC], strict=True))
 
 
-def _looked_up(table: Table, space: SearchSpace | None, texts: list[str]) -> Floats:
-    benchmark = table.benchmark(space)
-    values = np.full(len(texts), np.nan)
-    for i, text in enumerate(texts):
-        try:
-            arch = (space or benchmark.space).from_string(text)
-            values[i] = benchmark.finals[benchmark.row(arch)]
-        except InvalidArchitecture:
-            continue
-    return values
+def _over_rated(
+    values: Numbers, truth: Numbers, names: list[str], space: SearchSpace | None, seed: int
+) -> pd.DataFrame:
+    """See `RankStability.operations`."""
+    columns = ["decision", "choice", "architectures", "over_rated", "low", "high"]
+    if space is None:
+        return pd.DataFrame(columns=columns)
+    excess = _ranks(values) - _ranks(truth)  # ranks rise with the value
+    configs = [space.to_config(space.from_string(name)) for name in names]
+    rng = np.random.default_rng(seed)
+    rows = []
+    for decision in space.decisions:
+        for choice in decision.choices:
+            mine = excess[[config[decision.name] == choice for config in configs]]
+            if len(mine) < 2:
+                continue
+            means = rng.choice(mine, (1000, len(mine))).mean(1)
+            low, high = np.percentile(means, [2.5, 97.5])
+            rows.append((decision.name, str(choice), len(mine), mine.mean(), low, high))
+    table = pd.DataFrame(rows, columns=columns)
+    return table.sort_values("over_rated", ascending=False, ignore_index=True)
 
 
-# Statistics
-
-
-def _lowest(values: object) -> Floats:
-    """As numbers, those that are none below all others."""
-    numbers = np.asarray(values, dtype=np.float64)
-    return np.where(np.isnan(numbers), -np.inf, numbers)
-
-
-def _paired(values: ArrayLike, truth: ArrayLike, least: int) -> tuple[Floats, Floats]:
-    ours, true = _lowest(values), _lowest(truth)
-    if true.ndim != 1 or ours.shape[-1:] != true.shape or len(true) < least:
-        raise InvalidArgument(
-            f"values and truth: of shapes {ours.shape} and {true.shape}; wanted is one value of"
-            f" each architecture, of at least {least}."
-        )
-    return ours, true
-
-
-def _tau(a: Floats, b: Floats) -> float:
-    tau = float(stats.kendalltau(a, b).statistic)
-    return 0.0 if np.isnan(tau) else tau
-
-
-def _weights(n: int, seed: int, draws: int) -> Floats:
-    """How often each of n is in each bootstrap sample: `draws x n`."""
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
-    return drawn.astype(np.float64)
-
-
-def _bootstrapped(rankings: Floats, true: Floats, weights: Floats) -> Interval:
-    """Of the mean over `rankings`, `instances x architectures`; see `tau_interval`."""
-
-    def over_pairs(agree: Floats) -> Floats:
-        """Weighted sums over pairs of architectures, one for each draw."""
-        total: Floats = ((weights @ agree) * weights).sum(axis=1)
-        return total
-
-    def signs(values: Floats) -> Floats:
-        ranks = stats.rankdata(values)
-        return np.sign(ranks[:, None] - ranks)
-
-    b = signs(true)
-    untied = over_pairs(b * b)
-    taus = np.zeros(len(weights))
-    for a in map(signs, np.atleast_2d(rankings)):
-        both = np.sqrt(over_pairs(a * a) * untied)
-        taus += np.divide(over_pairs(a * b), both, out=np.zeros_like(both), where=both > 0)
-    low, high = np.percentile(taus / len(np.atleast_2d(rankings)), (2.5, 97.5))
-    return float(low), float(high)
-
-
-def _student(mean: float, error: float | None, instances: int) -> Interval | None:
-    """95 % interval of a mean with this standard error; None of a single instance."""
-    if error is None or instances < 2:
-        return None
-    half = float(stats.t.ppf(0.975, instances - 1)) * error
-    return mean - half, mean + half
-
-
-def _within(interval: Interval | None) -> Interval | None:
-    """What of it can be a tau."""
-    return interval and (max(-1.0, interval[0]), min(1.0, interval[1]))
-
-
-def _ends(operations: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The most over-rated choices, and the most under-rated."""
-    if operations is None:
-        return pd.DataFrame(), pd.DataFrame()
-    over = operations[operations["over_rated"] > 0].head(_SHOWN)
-    return over, operations[operations["over_rated"] < 0].tail(_SHOWN)
-
-
-def _brackets(interval: Interval, digits: int = 2) -> str:
-    if np.isnan(interval[0]):
-        return ""
-    return "[" + ", ".join(f"{end:.{digits}f}" for end in interval) + "]"
+def _ranks(values: ArrayLike) -> Numbers:
+    """Ranks from 1 (worst), ties averaged; NaN and minus infinity lowest."""
+    numbers = np.asarray(values, float)
+    ranks: Numbers = rankdata(np.where(np.isnan(numbers), -math.inf, numbers))
+    return ranks
