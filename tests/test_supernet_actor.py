@@ -131,7 +131,7 @@ def test_an_epoch_is_trained_once(served):
 
 def test_requests_wait_for_the_training(local_ray, data, tmp_path, expected):
     with shared_supernet(RECIPE, SPACE, ray.put(data), 0, tmp_path, cpus=0.5) as supernet:
-        with pytest.raises(DeadlineExceeded, match="still in training"):
+        with pytest.raises(DeadlineExceeded):
             supernet.evaluate(ARCHS[:1], deadline=0.2)
         answer, _ = together([lambda: supernet.evaluate(ARCHS[:1]), lambda: trained(supernet)])
         close(answer, expected[:1])
