@@ -52,8 +52,17 @@ def gt_tau(values: ArrayLike, truth: ArrayLike) -> float:
     Args:
         values: n numbers, higher is better.
         truth: n numbers of the same architectures.
+
+    Returns:
+        -1..1; 0 where one of the two is constant.
+
+    Raises:
+        InvalidArgument: when they are not equally many.
     """
-    return float(kendalltau(_ranks(values), _ranks(truth)).statistic)
+    x, y = _ranks(values), _ranks(truth)
+    if len(x) != len(y):
+        raise InvalidArgument(f"truth: {len(y)} numbers for {len(x)} values.")
+    return _tau(x, y)
 
 
 def tau_interval(
@@ -79,9 +88,7 @@ def tau_interval(
     )
     with np.errstate(invalid="ignore"):
         taus = agree / np.sqrt(apart_x * apart_y)
-    if not np.isfinite(taus).any():
-        return math.nan, math.nan
-    low, high = np.nanpercentile(taus, [2.5, 97.5])
+    low, high = np.percentile(np.nan_to_num(taus), [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -116,7 +123,7 @@ def s_tau(rankings: ArrayLike) -> STau:
         raise InvalidArgument(f"rankings: {n} instance; S-Tau compares at least 2.")
     taus = np.full((n, n), np.nan)
     for i, j in itertools.combinations(range(n), 2):
-        taus[i, j] = taus[j, i] = kendalltau(rows[i], rows[j]).statistic
+        taus[i, j] = taus[j, i] = _tau(rows[i], rows[j])
     mean, most, least = (float(f(taus)) for f in (np.nanmean, np.nanmax, np.nanmin))
     if n < 3:
         return STau(mean, most, least)
@@ -126,8 +133,11 @@ def s_tau(rankings: ArrayLike) -> STau:
 
 
 def top_n_rank(values: ArrayLike, truth: ArrayLike, n: int) -> int:
-    """The best true rank (1 is the best) among the `n` first of a ranking (Top-n-Rank)."""
-    order = np.argsort(-_ranks(values), kind="stable")[:n]
+    """The best true rank (1 is the best) among the `n` first of a ranking (Top-n-Rank).
+
+    Where the ranking has ties, the truly worse count as first.
+    """
+    order = np.lexsort((_ranks(truth), -_ranks(values)))[:n]
     places = np.argsort(np.argsort(-_ranks(truth), kind="stable"), kind="stable")
     return int(places[order].min()) + 1
 
@@ -148,8 +158,9 @@ class RankStability:
         tau_batches: mean of GT-Tau over the last mini-batches (GT-Tau-Mean-k); its bounds are
             the mean -+ the standard deviation (GT-Tau-Std-k).
         runs: S-Tau between the finished supernets of several runs.
-        epochs: S-Tau between the last epochs of one run, averaged over runs.
-        batches: S-Tau between the last mini-batches of one run, averaged over runs.
+        epochs: S-Tau between the last epochs of one run, averaged over runs; without an interval,
+            since they depend on each other.
+        batches: S-Tau between the last mini-batches of one run, likewise.
         top_rank: {n: Top-n-Rank}, averaged over runs.
         operations: `decision`, `choice`, `architectures`, and `over_rated` with its bootstrap
             interval `low`, `high`: by how many ranks the supernet puts architectures with this
@@ -330,8 +341,15 @@ def _rankings(folder: Path) -> pd.DataFrame:
             f"runs: {folder} has no {path.relative_to(folder)}. Rankings are kept by runs with"
             " evaluate='supernet' and probes > 0, once the supernet is trained."
         )
-    rows = pd.read_parquet(path)
-    return rows.pivot_table("accuracy", ["kind", "offset"], "architecture", dropna=False)
+    try:
+        rows = pd.read_parquet(path)
+        rows = rows.drop_duplicates(["kind", "offset", "architecture"], keep="last")
+        table = rows.pivot(index=["kind", "offset"], columns="architecture", values="accuracy")
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidArgument(f"runs: {path} cannot be read: {error}") from error
+    if "final" not in table.index:
+        raise InvalidArgument(f"runs: {path} has no final ranking; the training has not ended.")
+    return table
 
 
 def _mean_s_tau(tables: list[pd.DataFrame], kind: str) -> STau | None:
@@ -341,7 +359,7 @@ def _mean_s_tau(tables: list[pd.DataFrame], kind: str) -> STau | None:
         for table in tables
         if kind in table.index and len(table.loc[kind]) > 1
     ]
-    return STau(*np.mean(found, axis=0).tolist()) if found else None
+    return STau(*np.mean(found, axis=0)[:3].tolist()) if found else None
 
 
 def _space(result: Result) -> SearchSpace | None:
@@ -412,6 +430,12 @@ def _over_rated(
             rows.append((decision.name, str(choice), len(mine), mine.mean(), low, high))
     table = pd.DataFrame(rows, columns=columns)
     return table.sort_values("over_rated", ascending=False, ignore_index=True)
+
+
+def _tau(x: Numbers, y: Numbers) -> float:
+    """Tau-b; 0 where one ranking is constant and tells nothing."""
+    tau = float(kendalltau(x, y).statistic)
+    return 0.0 if math.isnan(tau) else tau
 
 
 def _ranks(values: ArrayLike) -> Numbers:

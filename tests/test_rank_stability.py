@@ -70,6 +70,14 @@ class TestMeasures:
         assert gt_tau([-math.inf, 1, 2], [2, 1, 0]) == pytest.approx(-1)
         assert top_n_rank([math.nan, 1, 2], [9, 1, 2], 1) == 2
 
+    def test_a_constant_ranking_tells_nothing_in_any_order(self):
+        assert gt_tau([1, 1, 1], [1, 2, 3]) == 0
+        assert tau_interval([1, 1, 1], [1, 2, 3]) == (0, 0)
+        assert s_tau([[1, 1, 1], [1, 2, 3]]).mean == 0
+        assert top_n_rank([1, 1, 1], [1, 2, 3], 1) == top_n_rank([1, 1, 1], [3, 2, 1], 1) == 3
+        with pytest.raises(InvalidArgument, match="2 numbers for 3 values"):
+            gt_tau([1, 2, 3], [1, 2])
+
     def test_intervals_cover_the_true_tau(self):
         """Of pairs of normal variables with correlation r, tau is 2/pi arcsin r."""
         r, covered = 0.5, 0
@@ -90,13 +98,13 @@ class TestMeasures:
             s_tau(rankings[:1])
 
 
-def run_folder(folder, values, space="micro64", noise=0.0, seed=0, evaluate="supernet"):
+def run_folder(folder, values, space="micro64", noise=0.0, seed=0, evaluate="supernet", epochs=3):
     """A run folder with the rankings of {notation: accuracy}."""
     (folder / "supernet").mkdir(parents=True)
     rng = np.random.default_rng(seed)
     rows = [
         (kind, offset, name, value + noise * rng.normal())
-        for kind, count in (("batch", 4), ("epoch", 3), ("final", 1))
+        for kind, count in (("batch", 4), ("epoch", epochs), ("final", 1))
         for offset in range(count)
         for name, value in values.items()
     ]
@@ -129,6 +137,14 @@ class TestRuns:
         found = raynas.rank_stability(folder, truth["mean"].to_dict())
         assert verdict in found.verdict
         assert "changes between mini-batches" in found.verdict
+
+    def test_kinds_of_rankings_may_be_of_any_number(self, truth, tmp_path):
+        values = (truth["mean"] / 100).to_dict()
+        for epochs in (0, 1, 7):
+            folder = run_folder(tmp_path / str(epochs), values, epochs=epochs)
+            found = raynas.rank_stability(folder, truth["mean"])
+            assert found.tau_batches.value == pytest.approx(1)
+            assert (found.epochs is None) == (epochs < 2)
 
     def test_several_runs_are_compared(self, truth, tmp_path):
         values = (truth["mean"] / 100).to_dict()
@@ -201,6 +217,14 @@ class TestRuns:
             raynas.rank_stability(folder, {"111": 1.0, "222": 2.0})
         with pytest.raises(InvalidArgument, match="truth=3"):
             raynas.rank_stability(folder, 3)
-        (other / "supernet" / "rankings.parquet").unlink()
+        path = other / "supernet" / "rankings.parquet"
+        rows = pd.read_parquet(path)
+        rows[rows["kind"] != "final"].to_parquet(path)
+        with pytest.raises(InvalidArgument, match="no final ranking"):
+            raynas.rank_stability(other)
+        path.write_bytes(b"not a table")
+        with pytest.raises(InvalidArgument, match="cannot be read"):
+            raynas.rank_stability(other)
+        path.unlink()
         with pytest.raises(InvalidArgument, match=r"has no supernet.rankings\.parquet"):
             raynas.rank_stability(other)
