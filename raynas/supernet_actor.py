@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,7 @@ class SharedSupernet:
     groups: int
     replicas: int = 0
 
-    @property
+    @cached_property
     def actor(self) -> Any:
         """The handle of the actor."""
         return ray.get_actor(self.name, NAMESPACE)

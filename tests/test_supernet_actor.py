@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -167,6 +169,7 @@ def test_a_run_searches_with_the_supernet(local_ray, tmp_path):
         "epochs": 1,
         "storage_path": tmp_path,
         "name": "run",
+        "cpus_per_trial": 0.5,
     }
     result = raynas.run(**arguments, samples=12)
     assert (result.trials["status"] == "completed").all()
@@ -181,6 +184,33 @@ def test_a_run_searches_with_the_supernet(local_ray, tmp_path):
     found = raynas.rank_stability(result)
     assert found.architectures == 8
     assert "truth is not known" in found.verdict
+
+
+@pytest.mark.slow  # two whole runs
+def test_a_driver_that_is_killed_goes_on_with_the_same_supernet(tmp_path):
+    command = [
+        sys.executable, "-m", "raynas", "run", "--space", "nasbench201:channels=2,cells=1",
+        "--data", "digits", "--search", "random", "--samples", "8", "--epochs", "1",
+        "--evaluate", "supernet:epochs=6,batch_size=4,probes=4", "--storage-path", tmp_path,
+    ]  # fmt: skip
+    runs = []
+    for name, kill in (("killed", True), ("whole", False)):
+        driver = subprocess.Popen(
+            [*command, "--name", name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        checkpoint = tmp_path / name / "supernet" / "000.pt"
+        while kill and not checkpoint.exists():
+            time.sleep(0.05)
+        if kill:
+            driver.send_signal(signal.SIGKILL)
+            driver.wait()
+            subprocess.run([*command, "--name", name], check=True, capture_output=True)
+        assert kill or driver.wait() == 0
+        runs.append(raynas.load(tmp_path / name))
+    killed, whole = (run.trials.set_index("architecture")["val_accuracy"] for run in runs)
+    assert killed.to_dict() == whole.to_dict()
+    events = [e for e in raynas.journal.read_events(runs[0].path) if e["event"] == "supernet"]
+    assert [e["epoch"] for e in events] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(

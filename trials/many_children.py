@@ -16,7 +16,8 @@ fits. Which of the two is taken is decided by an estimate of their cost.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -106,43 +107,54 @@ def evaluate_children(
     """
     supernet.eval()
     forms = sorted({supernet.space.check(arch) for arch in archs})
-    found = {form: torch.zeros(2, dtype=torch.float64) for form in forms}
     mode = supernet.normalization
     before = (mode.statistics, mode.calibration)
-    mode.statistics = statistics
-    count = 0
+    extra = images.calibration if statistics == "recomputed" else None
+    mode.statistics, mode.calibration = statistics, 0 if extra is None else len(extra)
+    totals = torch.zeros(len(forms), 2, dtype=torch.float64)
+    schedule = None
     for batch, labels in images.batches:
-        extra = images.calibration if statistics == "recomputed" else None
-        mode.calibration = 0 if extra is None else len(extra)
-        inputs = batch if extra is None else torch.cat([extra, batch])
-        for form, logits in _logits(supernet, forms, inputs, way, memory):
-            logits = logits[mode.calibration :].float()
-            loss = functional.cross_entropy(logits, labels, reduction="sum")
-            correct = (logits.argmax(1) == labels).sum()
-            found[form] += torch.stack([loss, correct]).double().cpu()
-        count += len(labels)
+        x = batch if extra is None else torch.cat([extra, batch])
+        schedule = schedule or _scheduled(supernet, forms, x, way, memory)
+        logits = dict(schedule(x))
+        stacked = torch.stack([logits[form][mode.calibration :].float() for form in forms])
+        totals += _judged(stacked, labels)
     mode.statistics, mode.calibration = before
-    totals = [found[arch].tolist() for arch in archs]
-    return [(loss / count, correct / count) for loss, correct in totals]
+    losses, correct = (totals / sum(len(labels) for _, labels in images.batches)).T.tolist()
+    found = dict(zip(forms, zip(losses, correct, strict=True), strict=True))
+    return [found[arch] for arch in archs]
 
 
-def _logits(
+def _judged(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sums of cross-entropy and of right answers: `children x images x classes` to `x 2`."""
+    wanted = labels.expand(len(logits), -1)
+    losses = functional.cross_entropy(logits.transpose(1, 2), wanted, reduction="none").sum(1)
+    correct = (logits.argmax(2) == wanted).sum(1)
+    return torch.stack([losses, correct], 1).double().cpu()
+
+
+#: a function from images to each architecture's logits, in any order
+_Run = Callable[[Tensor], Iterator[tuple[Architecture, Tensor]]]
+
+
+def _scheduled(
     supernet: Supernet, forms: Sequence[Architecture], x: Tensor, way: Way | None, memory: int
-) -> Iterator[tuple[Architecture, Tensor]]:
-    """Each architecture with its logits, in any order."""
+) -> _Run:
+    """How some architectures are computed on batches like `x`."""
     if not isinstance(supernet, GraphSupernet) or way == "one by one" or len(forms) == 1:
-        yield from ((form, supernet(x, form)) for form in forms)
-        return
-    sizes = _Sizes(supernet, x)
-    tree, grouped = _Schedule.of(supernet, forms, sizes, "tree", memory), None
-    if way != "tree":
-        grouped = _Schedule.of(supernet, forms, sizes, "grouped", memory)
-    if grouped is not None and (way == "grouped" or grouped.cost < tree.cost):
-        for plan in grouped.plans:
-            yield from _grouped(supernet, plan, x)
-    else:
-        for plan in tree.plans:
-            yield from _tree(supernet, plan, x)
+        return lambda images: ((form, supernet(images, form)) for form in forms)
+    sizes = _Sizes.of(supernet, x)
+    schedules = {
+        kind: _Schedule.of(supernet, forms, sizes, kind, memory)
+        for kind in _RUN if way in (None, kind)
+    }  # fmt: skip
+    kind = min(schedules, key=lambda kind: schedules[kind].cost)
+
+    def run(images: Tensor) -> Iterator[tuple[Architecture, Tensor]]:
+        for plan in schedules[kind].plans:
+            yield from _RUN[kind](supernet, plan, images)
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -190,6 +202,17 @@ def _stage(item: tuple[int, Call]) -> tuple[int, int]:
 class _Sizes:
     """What the steps of a supernet keep and do on a batch, measured on its first image."""
 
+    _known: ClassVar[WeakKeyDictionary[GraphSupernet, dict[Any, "_Sizes"]]] = WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, supernet: GraphSupernet, x: Tensor) -> "_Sizes":
+        """Measured once for each shape of a batch."""
+        known = cls._known.setdefault(supernet, {})
+        key = (x.shape, x.dtype, x.device)
+        if key not in known:
+            known[key] = cls(supernet, x)
+        return known[key]
+
     def __init__(self, supernet: GraphSupernet, x: Tensor):
         self.machine = _MACHINES.get(x.device.type, _MACHINES["cuda"])
         self._images = len(x)
@@ -220,7 +243,7 @@ class _Sizes:
 
         return hook
 
-    def of(self, plan: _Plan) -> dict[int, int]:
+    def of_calls(self, plan: _Plan) -> dict[int, int]:
         """Bytes of the value of each call."""
         sizes = {-1: self._image_bytes}
         for i, call in sorted(plan.calls.items()):
@@ -268,7 +291,7 @@ class _Schedule:
     ) -> "_Schedule":
         """Plans for some children, each of which keeps within the memory if it can."""
         plan = _Plan.of(supernet, forms, by_step=way == "grouped")
-        size = sizes.of(plan)
+        size = sizes.of_calls(plan)
         if len(forms) > 1 and _peak(plan, size, way) > memory:
             middle = len(forms) // 2
             halves = [
@@ -353,3 +376,9 @@ def _grouped(
         supernet.normalization.children = 1
         for i, part in zip(numbers, output.chunk(len(calls)), strict=True):
             yield from values.put(i, part)
+
+
+_RUN: dict[Way, Callable[[GraphSupernet, _Plan, Tensor], Iterator[tuple[Architecture, Tensor]]]] = {
+    "tree": _tree,
+    "grouped": _grouped,
+}
