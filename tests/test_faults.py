@@ -118,7 +118,8 @@ def truncate(folder, pattern):
         os.truncate(file, file.stat().st_size // 2)
 
 
-@pytest.mark.parametrize("damaged", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow  # three runs
+@pytest.mark.parametrize("damaged", [False, True])
 def test_killed_in_the_final_training(tmp_path, uninterrupted, damaged):
     folder = tmp_path / "killed"
     kill_at(folder, final_command(folder), "retraining", 2)
