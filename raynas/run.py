@@ -50,7 +50,7 @@ from raynas.tune_adapter import TuneCallback, TuneScheduler, TuneSearcher
 from search_spaces import SearchSpace
 from trials.deployed import ImageClassifier
 from trials.training import Train
-from trials.trial import Estimator, Evaluator, derived_seed
+from trials.trial import Diverged, Estimator, Evaluator, derived_seed
 from trials.weight_sharing import WeightSharing
 
 _FINALISTS = 3  # tried in turn when a final training diverges
@@ -241,7 +241,13 @@ def _search_supernet(
         resources.cpus, resources.gpus,
     ) as supernet:  # fmt: skip
         for group, epoch in itertools.product(range(supernet.groups), range(recipe.epochs)):
-            metrics = supernet.train_epoch(group, epoch)
+            try:
+                metrics = supernet.train_epoch(group, epoch)
+            except Diverged as error:
+                raise SearchFailed(
+                    f"evaluate: {error}. Choose a smaller learning_rate for the supernet, and start"
+                    " again under another name."
+                ) from error
             if (group, epoch + 1) not in told:
                 journal.append("supernet", group=group, epoch=epoch + 1, metrics=metrics)
                 monitor.supernet(group, supernet.groups, epoch + 1, recipe.epochs, metrics)

@@ -16,7 +16,7 @@ import torch
 
 import raynas
 import search_spaces
-from raynas.errors import DeadlineExceeded, InvalidArchitecture, InvalidArgument
+from raynas.errors import DeadlineExceeded, InvalidArchitecture, InvalidArgument, SearchFailed
 from raynas.supernet_actor import RANKINGS, shared_supernet
 from trials.data import load
 from trials.weight_sharing import SharedWeights, WeightSharing
@@ -184,6 +184,15 @@ def test_a_run_searches_with_the_supernet(local_ray, tmp_path):
     found = raynas.rank_stability(result)
     assert found.architectures == 8
     assert "truth is not known" in found.verdict
+
+
+def test_a_supernet_that_diverges_ends_the_search_with_the_remedy(local_ray, tmp_path):
+    with pytest.raises(SearchFailed, match=r"loss is (nan|inf).*smaller learning_rate"):
+        raynas.run(
+            space="nasbench201:channels=2,cells=1", data="digits:fraction=0.3", samples=4,
+            evaluate="supernet:epochs=2,learning_rate=1e30,gradient_clip=0",
+            cpus_per_trial=0.5, storage_path=tmp_path,
+        )  # fmt: skip
 
 
 @pytest.mark.slow  # two whole runs
