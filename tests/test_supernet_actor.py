@@ -16,6 +16,7 @@ import torch
 
 import raynas
 import search_spaces
+from raynas.config import resolve
 from raynas.errors import DeadlineExceeded, InvalidArchitecture, InvalidArgument, SearchFailed
 from raynas.supernet_actor import RANKINGS, shared_supernet
 from trials.data import load
@@ -193,6 +194,15 @@ def test_a_supernet_that_diverges_ends_the_search_with_the_remedy(local_ray, tmp
             evaluate="supernet:epochs=2,learning_rate=1e30,gradient_clip=0",
             cpus_per_trial=0.5, storage_path=tmp_path,
         )  # fmt: skip
+
+
+def test_a_users_grouping_is_written_alike_in_every_process():
+    plan = resolve({"evaluate": WeightSharing(grouping=by_first_edge), "space": "micro64"})
+    assert "grouping=<function by_first_edge>" in plan.config.evaluate
+
+
+def by_first_edge(arch):
+    return arch.choices[0]
 
 
 @pytest.mark.slow  # two whole runs
