@@ -310,8 +310,8 @@ def described(value: object, table: Mapping[str, Callable[..., Any]]) -> str:
     """
     name = _table_name(value, table)
     if name is not None:
-        options = _fields(value).items()
-        return spell(name, {k: _stable(o) if callable(o) else o for k, o in options})
+        given = _fields(value).items()
+        return spell(name, {k: _stable(o) if callable(o) else o for k, o in given})
     if isinstance(value, UserSpace):
         options = {"name": value.name, "decisions": _digest(value.decisions)}
     elif "__dataclass_fields__" in vars(type(value)):  # and not only its base's
