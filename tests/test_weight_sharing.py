@@ -12,6 +12,7 @@ import torch
 import search_spaces
 from raynas.errors import InvalidArchitecture, InvalidArgument
 from search_spaces import UserSpace
+from trials import many_children
 from trials.children import Children, Order
 from trials.data import load
 from trials.weight_sharing import SharedWeights, SupernetTraining, WeightSharing
@@ -332,6 +333,16 @@ class TestEvaluate:
             (alone,) = weights.evaluate([arch])
             assert alone.keys() == expected.keys()
             assert alone["val_accuracy"] == pytest.approx(expected["val_accuracy"], abs=1e-6)
+
+    def test_large_validation_parts_are_read_anew_each_time(self, data, monkeypatch):
+        weights = SharedWeights(SMALL, MICRO, data)
+        weights.train()
+        archs = list(MICRO)[:3]
+        kept = weights.evaluate(archs)
+        monkeypatch.setattr(many_children, "_KEPT", 0)
+        again = SharedWeights(SMALL, MICRO, data)
+        again.trainings[0].load_state_dict(weights.trainings[0].state_dict())
+        assert again.evaluate(archs) == again.evaluate(archs) == kept
 
     def test_bad_questions(self, data):
         weights = SharedWeights(SMALL, MICRO, data)

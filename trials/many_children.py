@@ -13,8 +13,10 @@ Both need memory for the values that are still to be used, so the children are d
 fits. Which of the two is taken is decided by an estimate of their cost.
 """
 
+import itertools
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
@@ -31,6 +33,8 @@ Way = Literal["one by one", "tree", "grouped"]
 
 _MEMORY = 1 << 30  # bytes of activations kept at the same time
 _BATCH = 512  # images
+_KEPT = 1 << 30  # bytes of images that are kept; more are read anew each time
+_TOGETHER = 128  # children whose logits are turned into losses at once
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,12 @@ class Images:
     """What children are judged on: batches of validation images, on the device.
 
     Args:
-        batches: (images, labels); all of about the same size.
+        batches: (images, labels), again and again; all of about the same size.
         calibration: training images that batch-normalization statistics are recomputed with,
             `n x channels x height x width`; None where they are not.
     """
 
-    batches: Sequence[tuple[Tensor, Tensor]]
+    batches: Iterable[tuple[Tensor, Tensor]]
     calibration: Tensor | None = None
 
     @classmethod
@@ -82,7 +86,21 @@ class Images:
         order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed)).numpy()
         chosen = Part(part.store, part.indices[order[:most]])
         size = -(-len(chosen) // -(-len(chosen) // _BATCH))
-        return cls(list(chosen.batches(size, device)), calibration)
+        batches = _Batches(chosen, size, device)
+        pixels = len(chosen) * math.prod(chosen.input_shape)
+        return cls(list(batches) if 4 * pixels <= _KEPT else batches, calibration)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """The batches of a part, made anew each time that they are gone through."""
+
+    part: Part
+    size: int
+    device: torch.device
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.part.batches(self.size, self.device)
 
 
 @torch.inference_mode()
@@ -111,18 +129,19 @@ def evaluate_children(
     before = (mode.statistics, mode.calibration)
     extra = images.calibration if statistics == "recomputed" else None
     mode.statistics, mode.calibration = statistics, 0 if extra is None else len(extra)
-    totals = torch.zeros(len(forms), 2, dtype=torch.float64)
-    schedule = None
+    totals = dict.fromkeys(forms, torch.zeros(2, dtype=torch.float64))
+    schedule, count = None, 0
     for batch, labels in images.batches:
         x = batch if extra is None else torch.cat([extra, batch])
         schedule = schedule or _scheduled(supernet, forms, x, way, memory)
-        logits = dict(schedule(x))
-        stacked = torch.stack([logits[form][mode.calibration :].float() for form in forms])
-        totals += _judged(stacked, labels)
+        logits = ((form, logits[mode.calibration :]) for form, logits in schedule(x))
+        while some := dict(itertools.islice(logits, _TOGETHER)):
+            sums = _judged(torch.stack(list(some.values())).float(), labels)
+            totals.update((form, totals[form] + row) for form, row in zip(some, sums, strict=True))
+        count += len(labels)
     mode.statistics, mode.calibration = before
-    losses, correct = (totals / sum(len(labels) for _, labels in images.batches)).T.tolist()
-    found = dict(zip(forms, zip(losses, correct, strict=True), strict=True))
-    return [found[arch] for arch in archs]
+    found = {form: (total / count).tolist() for form, total in totals.items()}
+    return [(loss, accuracy) for loss, accuracy in map(found.__getitem__, archs)]
 
 
 def _judged(logits: Tensor, labels: Tensor) -> Tensor:
