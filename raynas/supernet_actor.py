@@ -40,6 +40,7 @@ MOST = 1024  # architectures that are judged together
 _CALLERS = 10_000  # that may wait at the same time
 _POLL_SECONDS = 0.02
 _GRACE_SECONDS = 1.0
+_GATHER_SECONDS = 0.03  # at the most, before requests are taken
 
 
 @dataclass
@@ -171,6 +172,7 @@ class SupernetActor(_Judge):
         """Let one judge answer what waits, as much at a time as it may have."""
         while True:
             await self._news.wait()
+            await self._gather()
             requests = self._taken()
             if not requests:
                 self._news.clear()
@@ -188,6 +190,14 @@ class SupernetActor(_Judge):
                     request.answer.set_exception(failed)
                 else:
                     request.answer.set_result([found[arch] for arch in request.archs])
+
+    async def _gather(self) -> None:
+        """Wait as long as more requests keep coming, but not for long."""
+        count, most = 0, self._most if self._most > 1 else 0
+        deadline = time.monotonic() + _GATHER_SECONDS
+        while count < len(self._waiting) < most and time.monotonic() < deadline:
+            count = len(self._waiting)
+            await asyncio.sleep(_GATHER_SECONDS / 10)
 
     def _taken(self) -> list[_Request]:
         """The next requests for one judge: its share of all whose callers still wait."""
