@@ -38,7 +38,8 @@ import search_spaces
 from raynas.rank_stability import gt_tau, s_tau, tau_interval, top_n_rank
 from trials.children import Children
 from trials.data import Data, load
-from trials.weight_sharing import SharedWeights, SupernetTraining, WeightSharing
+from trials.supernet_training import SupernetTraining
+from trials.weight_sharing import SharedWeights, WeightSharing
 
 _SPACE = "micro64:channels=4,cells=2"
 _RECIPE = WeightSharing(

@@ -31,7 +31,8 @@ from raynas.trainable import prepare_process
 from search_spaces import Architecture, SearchSpace
 from trials.children import Children
 from trials.data import Data
-from trials.weight_sharing import SharedWeights, SupernetTraining, WeightSharing
+from trials.supernet_training import SupernetTraining
+from trials.weight_sharing import SharedWeights, WeightSharing
 
 NAMESPACE = "raynas"
 RANKINGS = "rankings.parquet"

@@ -15,7 +15,8 @@ from search_spaces import UserSpace
 from trials import many_children
 from trials.children import Children, Order
 from trials.data import load
-from trials.weight_sharing import SharedWeights, SupernetTraining, WeightSharing
+from trials.supernet_training import SupernetTraining
+from trials.weight_sharing import SharedWeights, WeightSharing
 
 MICRO = search_spaces.get("micro64:channels=2,cells=2")
 NB201 = search_spaces.get("nasbench201:channels=2,cells=1")
