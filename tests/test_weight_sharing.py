@@ -236,7 +236,8 @@ class TestPrefix:
 class TestTraining:
     recipe = replace(SMALL, epochs=2, sampling="reshuffled", probes=8, ranked_epochs=1)
 
-    @pytest.mark.parametrize("options", [{}, {"prefix": 1}, {"statistics": "recomputed"}])
+    @pytest.mark.parametrize("options", [{}, {"prefix": 1}, {"statistics": "recomputed"},
+                                         {"unused": "zero_gradient"}])  # fmt: skip
     def test_saved_and_loaded_it_goes_on_bit_for_bit(self, data, tmp_path, options):
         recipe = replace(self.recipe, **options)
         whole, first = training(data, recipe), training(data, recipe)

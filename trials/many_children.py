@@ -125,21 +125,20 @@ def evaluate_children(
     """
     supernet.eval()
     forms = sorted({supernet.space.check(arch) for arch in archs})
-    mode = supernet.normalization
-    before = (mode.statistics, mode.calibration)
     extra = images.calibration if statistics == "recomputed" else None
-    mode.statistics, mode.calibration = statistics, 0 if extra is None else len(extra)
+    first = 0 if extra is None else len(extra)
     totals = dict.fromkeys(forms, torch.zeros(2, dtype=torch.float64))
     schedule, count = None, 0
-    for batch, labels in images.batches:
-        x = batch if extra is None else torch.cat([extra, batch])
-        schedule = schedule or _scheduled(supernet, forms, x, way, memory)
-        logits = ((form, logits[mode.calibration :]) for form, logits in schedule(x))
-        while some := dict(itertools.islice(logits, _TOGETHER)):
-            sums = _judged(torch.stack(list(some.values())).float(), labels)
-            totals.update((form, totals[form] + row) for form, row in zip(some, sums, strict=True))
-        count += len(labels)
-    mode.statistics, mode.calibration = before
+    with supernet.normalization.set(statistics=statistics, calibration=first):
+        for batch, labels in images.batches:
+            x = batch if extra is None else torch.cat([extra, batch])
+            schedule = schedule or _scheduled(supernet, forms, x, way, memory)
+            logits = ((form, logits[first:]) for form, logits in schedule(x))
+            while some := dict(itertools.islice(logits, _TOGETHER)):
+                sums = _judged(torch.stack(list(some.values())).float(), labels)
+                for form, row in zip(some, sums, strict=True):
+                    totals[form] = totals[form] + row
+            count += len(labels)
     found = {form: (total / count).tolist() for form, total in totals.items()}
     return [(loss, accuracy) for loss, accuracy in map(found.__getitem__, archs)]
 
@@ -243,10 +242,8 @@ class _Sizes:
         for name, operation in supernet.operations.items():
             for module in operation.modules():
                 hooks.append(module.register_forward_hook(self._measure(name, module is operation)))
-        normalization = supernet.normalization
-        statistics, normalization.statistics = normalization.statistics, "running"
-        supernet.mixed(x[:1], [torch.ones(len(slot.choices)) for slot in supernet.slots])
-        normalization.statistics = statistics
+        with supernet.normalization.set(statistics="running"):
+            supernet.mixed(x[:1], [torch.ones(len(slot.choices)) for slot in supernet.slots])
         for hook in hooks:
             hook.remove()
 
@@ -390,9 +387,8 @@ def _grouped(
                 yield from values.put(i, supernet.compute(call, values.take(call.inputs)))
             continue
         together = torch.cat([tensor for call in calls for tensor in values.take(call.inputs)])
-        supernet.normalization.children = len(calls)
-        output = supernet.operations[module](together)
-        supernet.normalization.children = 1
+        with supernet.normalization.set(children=len(calls)):
+            output = supernet.operations[module](together)
         for i, part in zip(numbers, output.chunk(len(calls)), strict=True):
             yield from values.put(i, part)
 

@@ -145,6 +145,7 @@ class SupernetTraining:
         batches = self.data.train.batches(self.batch_size, self.device, seed=seed, augment=True)
         total = torch.zeros((), device=self.device)
         paths = self.order.epoch(self.epoch, self.steps)
+        torch.manual_seed(seed)  # of dropout, say
         self.supernet.train()
         for done, ((images, labels), archs) in enumerate(zip(batches, paths, strict=True), 1):
             self._set_learning_rate(self.epoch * self.steps + done - 1)
@@ -201,6 +202,14 @@ class SupernetTraining:
         fraction = min(step / (self.recipe.epochs * self.steps), 1.0)
         return last + (first - last) * (1 + math.cos(math.pi * fraction)) / 2
 
+    def _forget_gradients(self) -> None:
+        """None; or zero for weights that have been used, where those move on without one."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.recipe.unused == "zero_gradient":
+            for p, state in self.optimizer.state.items():
+                if state:
+                    p.grad = torch.zeros_like(p)
+
     # Judging
 
     def evaluate(self, archs: Sequence[Architecture]) -> list[tuple[float, float]]:
@@ -244,6 +253,7 @@ class SupernetTraining:
         try:
             with private.of(arch) if private else nullcontext():
                 seed = derived_seed(self.seed, _BATCHES, self.group, self.epoch, *arch.choices)
+                torch.manual_seed(seed)
                 done = 0
                 while done < batches:
                     epoch = self.data.train.batches(
@@ -260,7 +270,7 @@ class SupernetTraining:
         finally:
             self.optimizer, self.private = optimizer, private
             self.supernet.load_state_dict(before)
-            self.optimizer.zero_grad(set_to_none=True)
+            self._forget_gradients()
 
     @cached_property
     def _images(self) -> Images:
@@ -328,6 +338,7 @@ class SupernetTraining:
         """Go on from where `state_dict` was taken."""
         self.supernet.load_state_dict(state["supernet"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._forget_gradients()
         self.epoch = state["epoch"]
         self.history, self.rankings = list(state["history"]), list(state["rankings"])
         if self.private is not None:
