@@ -159,7 +159,8 @@ def check_named(arguments: Mapping[str, Any]) -> None:
     }
     for key, known in tables.items():
         text = str(arguments.get(key, next(iter(known))))
-        if parse(text)[0] not in known and not (key == "data" and Path(text).is_absolute()):
+        other = parse(text)[0] not in known and not (key == "data" and Path(text).is_absolute())
+        if other or "=function-" in text:
             raise InvalidArgument(
                 f"{key} was an object when this run was started ({text}), which its folder does"
                 " not hold. To continue the run, call run() again with the same arguments."
@@ -311,7 +312,7 @@ def described(value: object, table: Mapping[str, Callable[..., Any]]) -> str:
     name = _table_name(value, table)
     if name is not None:
         given = _fields(value).items()
-        return spell(name, {k: _stable(o) if callable(o) else o for k, o in given})
+        return spell(name, {k: _function(o) if callable(o) else o for k, o in given})
     if isinstance(value, UserSpace):
         options = {"name": value.name, "decisions": _digest(value.decisions)}
     elif "__dataclass_fields__" in vars(type(value)):  # and not only its base's
@@ -344,6 +345,13 @@ def _attributes(value: object) -> dict[str, Any]:
         arguments = inspect.signature(kind).parameters
         attributes = {k: v for k, v in attributes.items() if k.lstrip("_") in arguments}
     return attributes
+
+
+def _function(function: Callable[..., Any]) -> str:
+    """A function's name and what it does, the same in every process."""
+    code = getattr(function, "__code__", None)
+    done = (code.co_code, code.co_consts, code.co_names) if code else ()
+    return f"function-{getattr(function, '__qualname__', '')}-{_digest(done)}"
 
 
 def _digest(value: object) -> str:

@@ -143,7 +143,9 @@ def top_n_rank(values: ArrayLike, truth: ArrayLike, n: int) -> int:
 
 
 def random_std(n: int) -> float:
-    """Standard deviation of tau between random rankings of `n` architectures."""
+    """Standard deviation of tau between random rankings of `n` architectures; NaN for one."""
+    if n < 2:
+        return math.nan
     return math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
 
 
@@ -291,13 +293,12 @@ def _compared(
 ) -> RankStability:  # fmt: skip
     true = known[where]
     batches = [
-        gt_tau(row[where], true)
+        [gt_tau(row[where], true) for row in table.loc["batch"].to_numpy()]
         for table in tables if "batch" in table.index
-        for row in table.loc["batch"].to_numpy()
     ]  # fmt: skip
     low, high = tau_interval(finals[0][where], true, seed)
-    spread = float(np.std(batches)) if batches else 0.0
-    mean = float(np.mean(batches)) if batches else 0.0
+    spread = float(np.mean([np.std(taus) for taus in batches])) if batches else 0.0
+    mean = float(np.mean([np.mean(taus) for taus in batches])) if batches else 0.0
     tops = [n for n in _TOPS if n < len(where)]
     return RankStability(
         architectures=found.architectures,
@@ -395,8 +396,9 @@ def _truth(truth: Any, names: list[str], space: SearchSpace | None) -> Numbers:
     def form(text: str) -> Any:
         return text if space is None else space.canonical(space.from_string(text))
 
-    known = {form(str(name)): float(value) for name, value in truth.items()}
-    return np.array([known.get(form(name), math.nan) for name in names])
+    own = {str(name): float(value) for name, value in truth.items()}
+    equal = {form(name): value for name, value in own.items()}
+    return np.array([own.get(name, equal.get(form(name), math.nan)) for name in names])
 
 
 def _trained(result: Result) -> dict[str, float]:
@@ -434,7 +436,7 @@ def _over_rated(
 
 def _tau(x: Numbers, y: Numbers) -> float:
     """Tau-b; 0 where one ranking is constant and tells nothing."""
-    tau = float(kendalltau(x, y).statistic)
+    tau = float(kendalltau(x, y).statistic) if len(x) > 1 else 0.0
     return 0.0 if math.isnan(tau) else tau
 
 

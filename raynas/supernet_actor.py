@@ -12,7 +12,7 @@ import copy
 import os
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,8 +145,8 @@ class SupernetActor(_Judge):
             _check_deadline(until, "the supernet is still in training")
             await asyncio.sleep(_POLL_SECONDS)
         if not self._judges:
-            judges = [self._judge_here, *(replica.judge.remote for replica in self._replicas)]
-            self._judges = [asyncio.create_task(self._serve(judge)) for judge in judges]
+            serving = [self._serve(None), *map(self._serve, self._replicas)]
+            self._judges = [asyncio.create_task(one) for one in serving]
         request = _Request(archs, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         self._news.set()
@@ -167,10 +167,12 @@ class SupernetActor(_Judge):
     async def _judge_here(self, archs: list[Architecture]) -> list[Estimate]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.judge, archs)
 
-    async def _serve(
-        self, judge: Callable[[list[Architecture]], Awaitable[list[Estimate]]]
-    ) -> None:
-        """Let one judge answer what waits, as much at a time as it may have."""
+    async def _serve(self, replica: Any) -> None:
+        """Let a replica (None: this actor) answer what waits, as much at a time as it may have.
+
+        What a replica cannot answer waits again, for another judge; one that died takes part
+        again when it is back, one that cannot judge does not.
+        """
         while True:
             await self._news.wait()
             await self._gather()
@@ -179,18 +181,20 @@ class SupernetActor(_Judge):
                 self._news.clear()
                 continue
             archs = list(dict.fromkeys(arch for request in requests for arch in request.archs))
-            found, failed = {}, None
             try:
-                found = {estimate.architecture: estimate for estimate in await judge(archs)}
+                judged = self._judge_here(archs) if replica is None else replica.judge.remote(archs)
+                found = {estimate.architecture: estimate for estimate in await judged}
             except Exception as error:
-                failed = error
-            for request in requests:
-                if request.answer.done():  # its caller has left
+                if replica is None:
+                    _answered(requests, error)
                     continue
-                if failed is not None:
-                    request.answer.set_exception(failed)
-                else:
-                    request.answer.set_result([found[arch] for arch in request.archs])
+                self._waiting = [*requests, *self._waiting]
+                self._news.set()
+                if not isinstance(error, ray.exceptions.RayActorError):
+                    return
+                await _back(replica)
+                continue
+            _answered(requests, found)
 
     async def _gather(self) -> None:
         """Wait as long as more requests keep coming, but not for long."""
@@ -210,6 +214,30 @@ class SupernetActor(_Judge):
             taken.append(self._waiting.pop(0))
             share -= len(taken[-1].archs)
         return taken
+
+
+async def _back(replica: Any) -> None:
+    """Wait until a replica that died has been started again."""
+    while True:
+        try:
+            await replica.pid.remote()
+        except ray.exceptions.RayActorError:
+            await asyncio.sleep(_POLL_SECONDS)
+        else:
+            return
+
+
+def _answered(
+    requests: Sequence[_Request], answers: Mapping[Architecture, Estimate] | Exception
+) -> None:
+    """Give callers that have not left their answers, or all the same error."""
+    for request in requests:
+        if request.answer.done():
+            continue
+        if isinstance(answers, Exception):
+            request.answer.set_exception(answers)
+        else:
+            request.answer.set_result([answers[arch] for arch in request.archs])
 
 
 class _Replica(_Judge):
@@ -311,7 +339,7 @@ def shared_supernet(
     name = f"supernet-{uuid.uuid4().hex[:12]}"
     options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": -1}
     setting = _Setting(recipe, space, data, seed, folder, max(1, int(cpus)))
-    replica: Any = ray.remote(_Replica).options(**options)
+    replica: Any = ray.remote(_Replica).options(**{**options, "max_task_retries": 0})
     replicas = [replica.remote(setting) for _ in range(recipe.replicas)]
     front: Any = ray.remote(SupernetActor).options(
         name=name, namespace=NAMESPACE, max_concurrency=_CALLERS, **options
@@ -335,6 +363,8 @@ def _answer(reference: Any, deadline: float | None) -> Any:
         if isinstance(error.cause, Exception):
             raise error.cause from None
         raise
+    except ray.exceptions.ActorDiedError as error:
+        raise RaynasError(f"The supernet's actor is gone: {error}") from error
 
 
 def _check_deadline(until: float | None, what: str) -> None:
@@ -375,5 +405,8 @@ def _write_rankings(weights: SharedWeights, path: Path) -> None:
     names = ("kind", "offset", "architecture", "accuracy")
     columns = map(list, zip(*weights.rankings, strict=True))
     partial = path.with_suffix(f".{os.getpid()}")
-    pq.write_table(pa.table(dict(zip(names, columns, strict=True))), partial)
-    partial.replace(path)
+    try:
+        pq.write_table(pa.table(dict(zip(names, columns, strict=True))), partial)
+        partial.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}") from error

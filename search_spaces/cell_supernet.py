@@ -13,6 +13,7 @@ from search_spaces.architecture import Architecture, Decision
 from search_spaces.cell import Cell
 from search_spaces.cell_network import Skeleton, preprocess, stem
 from search_spaces.cell_operations import FactorizedReduce, operation
+from search_spaces.errors import InvalidArchitecture
 from search_spaces.genotypes import Genotype
 from search_spaces.operations import GlobalPoolClassifier
 from search_spaces.supernet import GraphSupernet
@@ -76,6 +77,11 @@ class CellSupernet(GraphSupernet):
 
     def selection(self, arch: Architecture) -> tuple[tuple[int, ...], ...]:
         """Two edges of each node, or one that is taken twice."""
+        if arch.name:
+            raise InvalidArchitecture(
+                f"{self.space.name}: {arch.name} lies outside the decisions of this space; the"
+                " supernet has no weights for it."
+            )
         genotype = self.cells.to_genotype(arch)
         selected: list[tuple[int, ...]] = []
         for cell in (genotype.normal, genotype.reduction):

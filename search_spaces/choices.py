@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InvalidArgument
@@ -72,6 +73,7 @@ class _Block(nn.Module):
     """
 
     path: int | Tensor = 0
+    choice_name: str = ""
 
     def _chosen(self, name: str, choices: Sequence[Any]) -> Any:
         """The choice that is made for this block; None where all are kept."""
@@ -80,6 +82,7 @@ class _Block(nn.Module):
         if constructor is None or not constructor.shared:
             return chosen
         constructor.blocks[name] = self
+        self.choice_name = name
         return None
 
     def _along_path(self, choices: int, value: Callable[[int], Any]) -> Any:
@@ -207,6 +210,11 @@ class _Builder:
         return ChoiceSupernet(space, self.network, input_shape, num_classes, affine)
 
 
+def _blocks(network: nn.Module) -> list[_Block]:
+    """The blocks of a supernet's network, copies that its constructor made too."""
+    return [m for m in network.modules() if isinstance(m, _Block) and m.choice_name]
+
+
 class ChoiceSupernet(Supernet):
     """The network of `from_module` with all choices in it.
 
@@ -247,7 +255,6 @@ class ChoiceSupernet(Supernet):
                 " fewer, or LayerChoice, whose weights are shared."
             )
         self._integers = [d.name for d in integers]
-        self._blocks: list[dict[str, _Block]] = []
         self._numbers = {values: i for i, values in enumerate(combinations)}
         self.networks = nn.ModuleList()
         for values in combinations:
@@ -257,11 +264,14 @@ class ChoiceSupernet(Supernet):
             )
             with _constructing(made):
                 module = network(input_shape, num_classes)
-            for block in made.blocks.values():
+            for block in _blocks(module):
                 for name, layer in block.named_children():
                     setattr(block, name, self._with_shared_norms(layer, affine))
             self.networks.append(self._with_shared_norms(module, None))
-            self._blocks.append(made.blocks)
+            if any(is_lazy(p) for p in module.parameters()):  # whose shapes are not known yet
+                every = {d.name: torch.ones(len(d.choices)) for d in self.slots}
+                with torch.no_grad():
+                    self._run(len(self.networks) - 1, torch.rand(2, *input_shape), every)
         self.layers = max(len(list(net.children())) for net in self.networks) - 1
 
     def child(self, x: Tensor, arch: Architecture) -> Tensor:
@@ -282,9 +292,14 @@ class ChoiceSupernet(Supernet):
         return self._run(0, x, paths)
 
     def _run(self, number: int, x: Tensor, paths: Mapping[str, int | Tensor]) -> Tensor:
-        for name, path in paths.items():
-            self._blocks[number][name].path = path
-        logits: Tensor = self.networks[number](x)
+        blocks = _blocks(self.networks[number])
+        for block in blocks:
+            block.path = paths[block.choice_name]
+        try:
+            logits: Tensor = self.networks[number](x)
+        finally:
+            for block in blocks:
+                block.path = 0  # a mixture's weights are not kept
         return logits
 
     def modules_after(self, layer: int) -> list[nn.Module]:

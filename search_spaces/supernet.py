@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.errors import InvalidArgument
@@ -59,24 +60,32 @@ class Normalization:
                 setattr(self, name, value)
 
 
-class SharedNorm(nn.BatchNorm2d):
-    """Batch normalization whose statistics, when evaluated, are those of each child."""
+class SharedNorm(_BatchNorm):
+    """Batch normalization whose statistics, when evaluated, are those of each child.
+
+    Of images (`batch x channels x height x width`), or of anything that has channels second.
+    """
 
     mode: Normalization
 
     @classmethod
-    def like(cls, norm: nn.BatchNorm2d, mode: Normalization, affine: bool) -> "SharedNorm":
-        """A new one in the place of another."""
-        shared = cls(norm.num_features, norm.eps, norm.momentum, affine)
+    def like(cls, norm: _BatchNorm, mode: Normalization, affine: bool) -> "SharedNorm":
+        """One in the place of another, with the same scale and shift if it has them."""
+        shared = cls(norm.num_features, norm.eps, norm.momentum, affine, norm.track_running_stats)
+        if affine and norm.affine:
+            shared.weight, shared.bias = norm.weight, norm.bias
         shared.mode = mode
         return shared
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
     def forward(self, input: Tensor) -> Tensor:
-        """`batch x channels x height x width` to the same."""
+        """A tensor to one of the same shape."""
         if self.training or self.mode.statistics == "running":
             return super().forward(input)
         children = self.mode.children
-        if input.device.type != "cpu":
+        if input.device.type != "cpu" or torch.is_grad_enabled():
             return self._at_once(input, children)
         parts = [self._of_one(part) for part in input.chunk(children)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -91,10 +100,12 @@ class SharedNorm(nn.BatchNorm2d):
         """All children in a few operations, which is what a GPU wants."""
         y = x.view(children, -1, *x.shape[1:])
         some = y[:, : self.mode.calibration] if self.mode.statistics == "recomputed" else y
-        var, mean = torch.var_mean(some, (1, 3, 4), correction=0, keepdim=True)
+        dims = (1, *range(3, y.ndim))
+        var, mean = torch.var_mean(some, dims, correction=0, keepdim=True)
         y = ((y - mean) * torch.rsqrt(var + self.eps)).flatten(0, 1)
         if self.affine:
-            y = torch.addcmul(self.bias[:, None, None], y, self.weight[:, None, None])
+            shape = (-1, *(1 for _ in x.shape[2:]))
+            y = torch.addcmul(self.bias.view(shape), y, self.weight.view(shape))
         return y
 
 
@@ -131,6 +142,8 @@ class Supernet(nn.Module, ABC):
         """
         if isinstance(path, Architecture):
             return self.child(x, self.space.check(path))
+        if not isinstance(path, Sequence) or not all(isinstance(w, Tensor) for w in path):
+            raise InvalidArgument(f"path={path!r:.80} is neither an Architecture nor a mixture.")
         given = [tuple(weights.shape) for weights in path]
         if given != [(len(slot.choices),) for slot in self.slots]:
             wanted = ", ".join(f"{slot.name} {len(slot.choices)}" for slot in self.slots)
@@ -151,16 +164,26 @@ class Supernet(nn.Module, ABC):
     def modules_after(self, layer: int) -> list[nn.Module]:
         """The modules behind the first `layer` layers, the classifier among them."""
 
-    def _with_shared_norms(self, module: nn.Module, affine: bool | None) -> nn.Module:
-        """`module`, its batch normalization replaced; `affine` None leaves scale and shift."""
-        if isinstance(module, SharedNorm):
-            return module
-        if isinstance(module, nn.BatchNorm2d):
-            return SharedNorm.like(
+    def _with_shared_norms(
+        self, module: nn.Module, affine: bool | None, made: dict[int, nn.Module] | None = None
+    ) -> nn.Module:
+        """`module`, its batch normalization replaced; `affine` None leaves scale and shift.
+
+        `made` has what was put in the place of which module, for those that are there twice.
+        """
+        made = {} if made is None else made
+        if id(module) in made:
+            return made[id(module)]
+        made[id(module)] = module
+        if isinstance(module, _BatchNorm) and not isinstance(module, SharedNorm):
+            norm = SharedNorm.like(
                 module, self.normalization, module.affine if affine is None else affine
             )
-        for name, part in module.named_children():
-            setattr(module, name, self._with_shared_norms(part, affine))
+            made[id(module)] = made[id(norm)] = norm
+            return norm
+        for name, part in module._modules.items():  # named_children() gives each only once
+            if part is not None:
+                setattr(module, name, self._with_shared_norms(part, affine, made))
         return module
 
 

@@ -183,6 +183,21 @@ class TestRuns:
         with pytest.raises(InvalidArgument, match="no architectures that were trained alone"):
             raynas.rank_stability(folder, run_folder(tmp_path / "c", values))
 
+    def test_a_known_value_counts_more_than_that_of_an_equal_cell(self, tmp_path):
+        space = search_spaces.get("nasbench201")
+        arch = space.from_string(
+            "|skip_connect~0|+|nor_conv_3x3~0|none~1|+|none~0|none~1|skip_connect~2|"
+        )
+        names = [space.to_string(space.canonical(arch)), space.to_string(arch)]
+        names += [space.to_string(a) for a in list(space)[:6]]
+        values = {name: i / 10 for i, name in enumerate(names)}
+        found = raynas.rank_stability(run_folder(tmp_path / "a", values, "nasbench201"), values)
+        assert found.tau.value == pytest.approx(1)
+
+    def test_one_probe_is_reported_without_a_measure(self, tmp_path):
+        folder = run_folder(tmp_path / "a", {"111": 0.5})
+        assert "1 architectures" in section(folder)
+
     def test_a_table_is_a_truth(self, tmp_path):
         table = raynas.Table("trials/tables/digits-nb201.parquet")
         benchmark = table.benchmark()

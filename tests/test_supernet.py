@@ -1,14 +1,18 @@
 """Supernets: one path, a mixture, many children at once."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 import search_spaces
 from raynas.errors import InvalidArchitecture, InvalidArgument
 from search_spaces import InputChoice, IntegerChoice, LayerChoice, UserSpace, from_module
-from search_spaces.supernet import Path
+from search_spaces.supernet import Normalization, Path
+from trials import many_children
 from trials.many_children import Images, evaluate_children
 
 SHAPE = (3, 8, 8)
@@ -199,6 +203,64 @@ def test_wrong_paths_are_refused(space):
         supernet(batch(), next(iter(other)))
     with pytest.raises(InvalidArgument, match="mixture: weights of shapes"):
         supernet(batch(), [torch.ones(1)])
+    for path in (None, "111"):
+        with pytest.raises(InvalidArgument, match="neither an Architecture nor a mixture"):
+            supernet(batch(), path)
+
+
+def test_what_users_do_with_blocks():
+    """Copies of a block, one norm in two places, norms of vectors, layers without shapes yet."""
+
+    class Net(nn.Module):
+        def __init__(self, input_shape, num_classes):
+            super().__init__()
+            block = LayerChoice("a", {"relu": nn.ReLU, "neg": lambda: Negative()})
+            norm = nn.BatchNorm1d(6)
+            nn.init.constant_(norm.weight, 3.0)
+            self.first = nn.LazyLinear(6)
+            self.layers = nn.Sequential(norm, block, copy.deepcopy(block), norm)
+            self.last = nn.Linear(6, num_classes)
+
+        def forward(self, x):
+            return self.last(self.layers(self.first(x.flatten(1))))
+
+    class Negative(nn.Module):
+        def forward(self, x):
+            return -x
+
+    space = from_module("net", Net)
+    supernet = space.supernet(SHAPE, 5).eval()
+    supernet.normalization.statistics = "batch"
+    (network,) = supernet.networks
+    assert network.layers[0] is network.layers[3]
+    relu, negative = (space.from_string(f"a={name}") for name in ("relu", "neg"))
+    x = batch()
+
+    def by_hand(function):
+        y = network.first(x.flatten(1))
+        y = 3 * functional.batch_norm(y, None, None, training=True)
+        y = function(function(y))
+        return network.last(3 * functional.batch_norm(y, None, None, training=True))
+
+    torch.testing.assert_close(supernet(x, relu), by_hand(torch.relu))
+    torch.testing.assert_close(supernet(x, negative), by_hand(torch.neg))
+    supernet(x, [torch.tensor([0.5, 0.5], requires_grad=True)]).sum().backward()
+    assert copy.deepcopy(supernet)(x, relu).shape == (6, 5)
+
+
+def test_statistics_of_a_batch_have_gradients():
+    space = SPACES["nasbench2010"]
+    supernet = space.supernet(SHAPE, 5).eval()
+    supernet.normalization.statistics = "batch"
+    supernet(batch(), archs_of(space, 1)[0]).sum().backward()
+
+
+def test_published_cells_that_the_decisions_cannot_express_have_no_weights():
+    space = search_spaces.get("darts:channels=2,cells=3")
+    supernet = space.supernet(SHAPE, 5)
+    with pytest.raises(InvalidArchitecture, match="has no weights for it"):
+        supernet(batch(), space.genotype("ENAS"))
+    supernet(batch(), space.genotype("DARTS_V2"))
 
 
 @pytest.mark.parametrize("name", ["nasbench101", "natsbench_size", "nasnet", "resnet"])
@@ -330,6 +392,20 @@ class TestManyChildren:
         own = evaluate_children(supernet, archs, Images([(x, labels)], x), "recomputed")
         of_batch = evaluate_children(supernet, archs, Images([(x, labels)]), "batch")
         np.testing.assert_allclose(own, of_batch, atol=1e-5)
+
+    def test_an_error_leaves_no_trace(self, monkeypatch):
+        space = SPACES["nasbench2010"]
+        supernet = space.supernet(SHAPE, 5)
+        archs = archs_of(space, 6)
+        expected = evaluate_children(supernet, archs, self.images())
+        with monkeypatch.context() as patched:
+            patched.setattr(many_children, "_judged", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                evaluate_children(supernet, archs, self.images(), "running", "grouped")
+        assert supernet.normalization == Normalization()
+        assert evaluate_children(supernet, archs, self.images()) == expected
+        with pytest.raises(InvalidArgument, match="calibration"):
+            evaluate_children(supernet, archs, Images(self.images().batches), "recomputed")
 
     def test_the_mode_is_as_before_afterwards(self, statistics):
         supernet = SPACES["micro642"].supernet(SHAPE, 5)

@@ -16,7 +16,7 @@ import torch
 
 import raynas
 import search_spaces
-from raynas.config import resolve
+from raynas.config import check_named, resolve
 from raynas.errors import DeadlineExceeded, InvalidArchitecture, InvalidArgument, SearchFailed
 from raynas.supernet_actor import RANKINGS, shared_supernet
 from trials.data import load
@@ -161,6 +161,15 @@ def test_killed_in_training_and_in_a_request_nothing_is_lost(local_ray, data, tm
             print(f"{name} killed: all answers after {time.monotonic() - start:.1f} s")  # noqa: T201
 
 
+def test_a_replica_that_does_not_see_the_weights_is_left_out(local_ray, data, tmp_path, expected):
+    recipe = replace(RECIPE, replicas=1)
+    with shared_supernet(recipe, SPACE, ray.put(data), 0, tmp_path, cpus=0.5) as supernet:
+        trained(supernet)
+        (tmp_path / "000.pt").unlink()  # before the replica has looked
+        answers = together([lambda arch=arch: supernet.evaluate([arch]) for arch in ARCHS])
+        close([answer for (answer,) in answers], expected)
+
+
 def test_a_run_searches_with_the_supernet(local_ray, tmp_path):
     arguments = {
         "space": "nasbench201:channels=2,cells=1",
@@ -198,7 +207,14 @@ def test_a_supernet_that_diverges_ends_the_search_with_the_remedy(local_ray, tmp
 
 def test_a_users_grouping_is_written_alike_in_every_process():
     plan = resolve({"evaluate": WeightSharing(grouping=by_first_edge), "space": "micro64"})
-    assert "grouping=<function by_first_edge>" in plan.config.evaluate
+    assert "grouping=function-by_first_edge-" in plan.config.evaluate
+    one, other = (
+        resolve({"evaluate": WeightSharing(grouping=key), "space": "micro64"}).config.evaluate
+        for key in (lambda arch: arch.choices[0], lambda arch: arch.choices[1])
+    )
+    assert one != other
+    with pytest.raises(InvalidArgument, match="evaluate was an object"):
+        check_named({"evaluate": one})
 
 
 def by_first_edge(arch):

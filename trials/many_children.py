@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces import Architecture
+from search_spaces.errors import InvalidArgument
 from search_spaces.supernet import Call, GraphSupernet, SharedNorm, Statistics, Supernet, needed
 from trials.parts import Part
 
@@ -122,7 +123,13 @@ def evaluate_children(
             the calibration images, or the running ones of the training.
         way: how; None: the cheaper one by estimate.
         memory: bytes of activations kept at the same time.
+
+    Raises:
+        InvalidArchitecture: when one is of another space.
+        InvalidArgument: for `recomputed` without calibration images.
     """
+    if statistics == "recomputed" and images.calibration is None:
+        raise InvalidArgument("statistics='recomputed' needs calibration images; give some.")
     supernet.eval()
     forms = sorted({supernet.space.check(arch) for arch in archs})
     extra = images.calibration if statistics == "recomputed" else None
@@ -268,6 +275,10 @@ class _Sizes:
             sizes[i] = self._step_bytes[call.step] if self._is_module(call) else joined
         return sizes
 
+    def inside(self, plan: _Plan) -> dict[int, int]:
+        """Bytes that a call's module keeps while it runs: those of its normalized values."""
+        return {i: self._normalized[call.module] for i, call in plan.calls.items()}
+
     @staticmethod
     def _is_module(call: Call) -> bool:
         return call.module not in ("", "zeros")
@@ -308,7 +319,7 @@ class _Schedule:
         """Plans for some children, each of which keeps within the memory if it can."""
         plan = _Plan.of(supernet, forms, by_step=way == "grouped")
         size = sizes.of_calls(plan)
-        if len(forms) > 1 and _peak(plan, size, way) > memory:
+        if len(forms) > 1 and _peak(plan, size, way, sizes.inside(plan)) > memory:
             middle = len(forms) // 2
             halves = [
                 cls.of(supernet, half, sizes, way, memory)
@@ -320,14 +331,14 @@ class _Schedule:
         return cls([plan], sizes.cost(plan, size, way))
 
 
-def _peak(plan: _Plan, sizes: Mapping[int, int], way: Way) -> int:
-    """Bytes that are kept at the most."""
+def _peak(plan: _Plan, sizes: Mapping[int, int], way: Way, inside: Mapping[int, int]) -> int:
+    """Bytes that are kept at the most, those inside of modules too."""
     uses, live, most = plan.uses(), 0, 0
     groups = plan.groups().values() if way == "grouped" else ([i] for i in plan.calls)
     done = set(plan.outputs.values())
     for numbers in groups:
         live += sum(sizes[i] for i in numbers)
-        most = max(most, live + (2 * sum(sizes[i] for i in numbers) if len(numbers) > 1 else 0))
+        most = max(most, live + sum(inside[i] + sizes[i] for i in numbers))
         for i in numbers:
             for j in plan.calls[i].inputs:
                 uses[j] -= 1
