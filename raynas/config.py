@@ -298,9 +298,12 @@ def _table_name(value: object, table: Mapping[str, Callable[..., Any]]) -> str |
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """What a dataclass object was made with; what is None is left out, as names leave it out."""
+    """What a dataclass object was made with; what is None is left out, as names leave it out.
+
+    So is what makes no difference to the outcome, the fields that are not compared.
+    """
     fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
-    given = {f.name: getattr(value, f.name) for f in fields if f.init}
+    given = {f.name: getattr(value, f.name) for f in fields if f.init and f.compare}
     return {name: option for name, option in given.items() if option is not None}
 
 
@@ -349,9 +352,9 @@ def _attributes(value: object) -> dict[str, Any]:
 
 def _function(function: Callable[..., Any]) -> str:
     """A function's name and what it does, the same in every process."""
-    code = getattr(function, "__code__", None)
-    done = (code.co_code, code.co_consts, code.co_names) if code else ()
-    return f"function-{getattr(function, '__qualname__', '')}-{_digest(done)}"
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    code: bytes = cloudpickle.dumps(function)  # type: ignore[no-untyped-call]
+    return f"function-{name}-{hashlib.blake2b(code, digest_size=4).hexdigest()}"
 
 
 def _digest(value: object) -> str:

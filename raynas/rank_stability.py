@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+import markupsafe
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -138,8 +139,7 @@ def top_n_rank(values: ArrayLike, truth: ArrayLike, n: int) -> int:
     Where the ranking has ties, the truly worse count as first.
     """
     order = np.lexsort((_ranks(truth), -_ranks(values)))[:n]
-    places = np.argsort(np.argsort(-_ranks(truth), kind="stable"), kind="stable")
-    return int(places[order].min()) + 1
+    return int(rankdata(-_ranks(truth), "min")[order].min())
 
 
 def random_std(n: int) -> float:
@@ -258,6 +258,8 @@ def rank_stability(
             the truth has fewer than 5 of them.
     """
     several = list(runs) if isinstance(runs, Sequence) and not isinstance(runs, str) else [runs]
+    if not several:
+        raise InvalidArgument("runs: none are given.")
     results = [run if isinstance(run, Result) else load(run) for run in several]
     tables = [_rankings(result.path) for result in results]
     names = list(tables[0].columns)
@@ -319,7 +321,10 @@ def section(folder: Path) -> str:
     """What `report.html` says of the supernet's ranking; empty where a run has none."""
     if not (folder / "supernet" / RANKINGS).exists():
         return ""
-    found = rank_stability(folder)
+    try:
+        found = rank_stability(folder)
+    except InvalidArgument as error:  # a damaged file shall not cost the report
+        return f"<h2>The supernet's ranking</h2><p>{markupsafe.escape(str(error))}</p>"
     rows = found.to_frame().round(3).to_dict("records")
     return jinja2.Environment(autoescape=True).from_string(_SECTION).render(rows=rows, found=found)
 
@@ -327,7 +332,7 @@ def section(folder: Path) -> str:
 _SECTION = """<h2>The supernet's ranking</h2>
 <p>{{ found.verdict }}</p>
 <table><tr><th>measure, over {{ found.architectures }} architectures</th><th>value</th>
-<th>95 % interval</th></tr>
+<th>interval</th></tr>
 {% for row in rows %}<tr><td>{{ row.measure }}</td><td>{{ row.value }}</td>
 <td>{% if row.low == row.low %}{{ row.low }} to {{ row.high }}{% endif %}</td></tr>
 {% endfor %}</table>

@@ -91,11 +91,11 @@ class SupernetActor(_Judge):
 
     Args:
         setting: what it is made from.
-        replicas: actors that judge as well.
+        replicas: names of actors that judge as well.
         most: architectures that are judged together.
     """
 
-    def __init__(self, setting: _Setting, replicas: Sequence[Any] = (), most: int = MOST):
+    def __init__(self, setting: _Setting, replicas: Sequence[str] = (), most: int = MOST):
         super().__init__(setting)
         self._thread = ThreadPoolExecutor(1)  # so that requests are heard during the work
         self._replicas, self._most = replicas, most
@@ -105,7 +105,7 @@ class SupernetActor(_Judge):
 
     async def pids(self) -> list[int]:
         """The numbers of this actor's process and of its replicas'."""
-        others = [replica.pid.remote() for replica in self._replicas]
+        others = [ray.get_actor(name, NAMESPACE).pid.remote() for name in self._replicas]
         return [os.getpid(), *(await asyncio.gather(*others))]
 
     async def train_epoch(self, group: int, epoch: int) -> dict[str, float]:
@@ -167,12 +167,15 @@ class SupernetActor(_Judge):
     async def _judge_here(self, archs: list[Architecture]) -> list[Estimate]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.judge, archs)
 
-    async def _serve(self, replica: Any) -> None:
+    async def _serve(self, name: str | None) -> None:
         """Let a replica (None: this actor) answer what waits, as much at a time as it may have.
 
         What a replica cannot answer waits again, for another judge; one that died takes part
         again when it is back, one that cannot judge does not.
         """
+        replica = None if name is None else ray.get_actor(name, NAMESPACE)
+        if replica is not None:
+            await _back(replica)  # it may have no place yet
         while True:
             await self._news.wait()
             await self._gather()
@@ -217,7 +220,7 @@ class SupernetActor(_Judge):
 
 
 async def _back(replica: Any) -> None:
-    """Wait until a replica that died has been started again."""
+    """Wait until a replica is there: for the first time, or again after it died."""
     while True:
         try:
             await replica.pid.remote()
@@ -339,17 +342,21 @@ def shared_supernet(
     name = f"supernet-{uuid.uuid4().hex[:12]}"
     options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": -1}
     setting = _Setting(recipe, space, data, seed, folder, max(1, int(cpus)))
-    replica: Any = ray.remote(_Replica).options(**{**options, "max_task_retries": 0})
-    replicas = [replica.remote(setting) for _ in range(recipe.replicas)]
+    names = [f"{name}-replica-{i}" for i in range(recipe.replicas)]
     front: Any = ray.remote(SupernetActor).options(
         name=name, namespace=NAMESPACE, max_concurrency=_CALLERS, **options
     )
-    actor = front.remote(setting, replicas, most)
+    actors = [front.remote(setting, names, most)]  # before the replicas, so that it has a place
+    for other in names:
+        replica: Any = ray.remote(_Replica).options(
+            name=other, namespace=NAMESPACE, **{**options, "max_task_retries": 0}
+        )
+        actors.append(replica.remote(setting))
     try:
         yield SharedSupernet(name, groups, recipe.replicas)
     finally:
-        for process in (actor, *replicas):
-            ray.kill(process)
+        for actor in actors:
+            ray.kill(actor)
 
 
 def _answer(reference: Any, deadline: float | None) -> Any:

@@ -31,6 +31,10 @@ Statistics = Literal["batch", "recomputed", "running"]
 Mixture = Sequence[Tensor]
 
 
+#: what is replaced; a user's own subclass stays, with its running statistics
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
 @dataclass
 class Normalization:
     """How the batch normalization of a supernet works at present, outside of training.
@@ -175,7 +179,7 @@ class Supernet(nn.Module, ABC):
         if id(module) in made:
             return made[id(module)]
         made[id(module)] = module
-        if isinstance(module, _BatchNorm) and not isinstance(module, SharedNorm):
+        if type(module) in _NORMS and isinstance(module, _BatchNorm):
             norm = SharedNorm.like(
                 module, self.normalization, module.affine if affine is None else affine
             )

@@ -74,6 +74,7 @@ class TestMeasures:
         assert gt_tau([1, 1, 1], [1, 2, 3]) == 0
         assert tau_interval([1, 1, 1], [1, 2, 3]) == (0, 0)
         assert s_tau([[1, 1, 1], [1, 2, 3]]).mean == 0
+        assert top_n_rank([2, 3, 1], [5, 5, 1], 1) == 1
         assert top_n_rank([1, 1, 1], [1, 2, 3], 1) == top_n_rank([1, 1, 1], [3, 2, 1], 1) == 3
         with pytest.raises(InvalidArgument, match="2 numbers for 3 values"):
             gt_tau([1, 2, 3], [1, 2])
@@ -238,6 +239,9 @@ class TestRuns:
         with pytest.raises(InvalidArgument, match="no final ranking"):
             raynas.rank_stability(other)
         path.write_bytes(b"not a table")
+        assert "cannot be read" in section(other)
+        with pytest.raises(InvalidArgument, match="runs: none"):
+            raynas.rank_stability([])
         with pytest.raises(InvalidArgument, match="cannot be read"):
             raynas.rank_stability(other)
         path.unlink()

@@ -153,11 +153,13 @@ def test_killed_in_training_and_in_a_request_nothing_is_lost(local_ray, data, tm
         _, pid = together([lambda: trained(supernet), lambda: killed(supernet)])
         assert ray.get(supernet.actor.pids.remote())[0] != pid
         for which in (0, 1):  # the actor itself, then its replica
+            pid = ray.get(supernet.actor.pids.remote())[which]
             start = time.monotonic()
             many = [lambda arch=arch: supernet.evaluate([arch] * 2) for arch in ARCHS]
-            *answers, _ = together([*many, lambda which=which: killed(supernet, which)])
+            *answers, _ = together([*many, lambda pid=pid: os.kill(pid, signal.SIGKILL)])
             close([answer[0] for answer in answers], expected)
             name = ("actor", "replica")[which]
+            assert pid != ray.get(supernet.actor.pids.remote())[which]
             print(f"{name} killed: all answers after {time.monotonic() - start:.1f} s")  # noqa: T201
 
 
@@ -213,6 +215,12 @@ def test_a_users_grouping_is_written_alike_in_every_process():
         for key in (lambda arch: arch.choices[0], lambda arch: arch.choices[1])
     )
     assert one != other
+    key_of = [lambda arch, k=k: arch.choices[k] for k in (0, 1)]
+    texts = [
+        resolve({"evaluate": WeightSharing(grouping=key), "space": "micro64"}).config.evaluate
+        for key in key_of
+    ]
+    assert texts[0] != texts[1]
     with pytest.raises(InvalidArgument, match="evaluate was an object"):
         check_named({"evaluate": one})
 

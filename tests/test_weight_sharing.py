@@ -68,13 +68,15 @@ class TestOrder:
     @pytest.mark.parametrize("name", ["nasbench201", "nasbench_macro", "micro64", "darts"])
     def test_a_fair_round_trains_every_choice(self, name):
         space = search_spaces.get(name)
-        for paths in Order(Children(space), 0, "fair", seed=2).epoch(0, 5):
-            assert len(paths) == max(len(d.choices) for d in space.decisions)
-            for i, decision in enumerate(space.decisions):
-                seen = Counter(path.choices[i] for path in paths)
-                assert len(seen) == len(decision.choices)
-                if len(decision.choices) == len(paths):
-                    assert set(seen.values()) == {1}  # strictly fair
+        length = max(len(d.choices) for d in space.decisions)
+        rounds = list(Order(Children(space), 0, "fair", seed=2).epoch(0, 7))
+        assert {len(paths) for paths in rounds} == {length}
+        dealt = [path.choices for paths in rounds for path in paths]
+        for i, decision in enumerate(space.decisions):
+            size = len(decision.choices)
+            for start in range(0, len(dealt), size):  # strictly fair where sizes are equal
+                some = [choices[i] for choices in dealt[start : start + size]]
+                assert len(set(some)) == len(some)
 
     def test_uniform_draws_come_from_the_group_and_repeat_with_the_seed(self):
         for space in (MICRO, search_spaces.get("darts")):
@@ -136,6 +138,10 @@ class TestGroups:
             Children(MICRO, 65)
         with pytest.raises(InvalidArgument, match=r"canonical=true.*200,000"):
             Children(search_spaces.get("darts"), canonical=True)
+        part = UserSpace("part", {n: range(100) for n in "abc"}, lambda *_: None,
+                         valid=lambda config: config["a"] < 20)  # fmt: skip
+        with pytest.raises(InvalidArgument, match="groups=4: found no architecture of part"):
+            Children(part, 4).draw(2, np.random.default_rng(0))
         with pytest.raises(InvalidArgument, match="grouping by a function"):
             Children(search_spaces.get("darts"), grouping=lambda arch: 0)
 

@@ -5,7 +5,7 @@ cycles; Chu et al.: FairNAS (ICCV 2021), for strict fairness; Ning et al. (arXiv
 sampling over classes of architectures that compute the same function.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -13,12 +13,13 @@ from typing import Literal
 import numpy as np
 
 from search_spaces import Architecture, SearchSpace
-from search_spaces.errors import InvalidArgument, RaynasError
+from search_spaces.errors import InvalidArgument
 from trials.trial import derived_seed
 
-#: uniform: each path drawn anew. fair: rounds in which every choice is trained equally often, one
-#: update each. cycle: all children in lexicographic order, again and again; shuffled: the same
-#: in one random order; reshuffled: in a new order each time.
+#: uniform: each path drawn anew. fair: rounds of as many paths as the largest decision has choices,
+#: one update each, dealt so that every choice is trained equally often. cycle: all children in
+#: lexicographic order, again and again; shuffled: the same in one random order; reshuffled: in a
+#: new order each time.
 Sampling = Literal["uniform", "fair", "cycle", "shuffled", "reshuffled"]
 #: similarity: slices of the lexicographic order, so that members have their leading decisions in
 #: common; random; or a function that gives the group's key
@@ -123,7 +124,10 @@ class Children:
             arch = self.space.sample(rng)
             if self.group_of(arch) == group:
                 return arch
-        raise RaynasError(f"{self.space.name}: found no architecture of group {group}.")
+        raise InvalidArgument(
+            f"groups={self.groups}: found no architecture of {self.space.name} for group {group}."
+            " Choose fewer groups, or grouping='random'."
+        )
 
     @cached_property
     def _members(self) -> list[list[Architecture]]:
@@ -164,9 +168,10 @@ class Order:
     def epoch(self, epoch: int, steps: int) -> Iterator[list[Architecture]]:
         """The paths of each step of an epoch; several in a step of `fair`."""
         rng = np.random.default_rng(derived_seed(self.seed, epoch))
+        decks = [_deck(len(decision.choices), rng) for decision in self.children.space.decisions]
         for step in range(epoch * steps, (epoch + 1) * steps):
             if self.sampling == "fair":
-                yield self._round(rng)
+                yield self._round(decks)
             elif self.sampling == "uniform":
                 yield [self.children.draw(self.group, rng)]
             else:
@@ -192,23 +197,26 @@ class Order:
     def _drawn(self) -> dict[tuple[int, ...], list[int]]:
         return {}
 
-    def _round(self, rng: np.random.Generator) -> list[Architecture]:
-        """As many paths as the largest decision has choices; each choice at least once.
+    def _round(self, decks: Sequence[Iterator[int]]) -> list[Architecture]:
+        """As many paths as the largest decision has choices.
 
-        Where all decisions have as many choices, each choice exactly once (strict fairness).
+        Where all decisions have as many, each choice exactly once (strict fairness); the choices
+        of a smaller one are dealt on and on, so that none is ever ahead of another by two.
         """
         space = self.children.space
-        sizes = [len(decision.choices) for decision in space.decisions]
-        length = max(sizes)
+        length = max(len(decision.choices) for decision in space.decisions)
         for _ in range(_MAX_TRIES):
-            columns = [
-                np.concatenate([rng.permutation(size) for _ in range(-(-length // size))])[:length]
-                for size in sizes
-            ]
-            paths = [Architecture(space.name, tuple(row)) for row in np.stack(columns, 1).tolist()]
+            rows = [tuple(next(deck) for deck in decks) for _ in range(length)]
+            paths = [Architecture(space.name, row) for row in rows]
             if all(map(space.is_valid, paths)):
                 return paths
         raise InvalidArgument(
             f"sampling='fair': found no round of valid architectures of {space.name}. Choose"
             " 'uniform'."
         )
+
+
+def _deck(size: int, rng: np.random.Generator) -> Iterator[int]:
+    """All choices in a random order, then in another one, and so on."""
+    while True:
+        yield from rng.permutation(size).tolist()

@@ -115,6 +115,8 @@ def evaluate_children(
 ) -> list[tuple[float, float]]:
     """Mean cross-entropy and accuracy (0..1) of each architecture with the shared weights.
 
+    The accuracy is NaN where the loss is not finite.
+
     Args:
         supernet: the weights; it is in evaluation mode afterwards.
         archs: what to evaluate; equal ones are computed once.
@@ -147,7 +149,10 @@ def evaluate_children(
                     totals[form] = totals[form] + row
             count += len(labels)
     found = {form: (total / count).tolist() for form, total in totals.items()}
-    return [(loss, accuracy) for loss, accuracy in map(found.__getitem__, archs)]
+    return [
+        (loss, accuracy if math.isfinite(loss) else math.nan)
+        for loss, accuracy in map(found.__getitem__, archs)
+    ]
 
 
 def _judged(logits: Tensor, labels: Tensor) -> Tensor:
@@ -332,19 +337,34 @@ class _Schedule:
 
 
 def _peak(plan: _Plan, sizes: Mapping[int, int], way: Way, inside: Mapping[int, int]) -> int:
-    """Bytes that are kept at the most, those inside of modules too."""
-    uses, live, most = plan.uses(), 0, 0
-    groups = plan.groups().values() if way == "grouped" else ([i] for i in plan.calls)
-    done = set(plan.outputs.values())
-    for numbers in groups:
-        live += sum(sizes[i] for i in numbers)
-        most = max(most, live + sum(inside[i] + sizes[i] for i in numbers))
-        for i in numbers:
-            for j in plan.calls[i].inputs:
-                uses[j] -= 1
-                live -= sizes[j] if j >= 0 and not uses[j] else 0
-            if i in done and uses[i] == 1:
-                live -= sizes[i]
+    """Bytes that are kept at the most, those inside of modules too.
+
+    Values that come out of one call together are parts of one block, which is kept until the
+    last of them has been used.
+    """
+    blocks = list(plan.groups().values()) if way == "grouped" else [[i] for i in plan.calls]
+    block_of = {i: block for block in blocks for i in block}
+    uses = plan.uses()
+    left = {id(block): len(block) for block in blocks}
+    live = most = 0
+    logits = Counter(plan.outputs.values())
+
+    def used(i: int, times: int) -> int:
+        """Bytes that become free when a value has been read."""
+        uses[i] -= times
+        if i < 0 or uses[i]:
+            return 0
+        block = block_of[i]
+        left[id(block)] -= 1
+        return 0 if left[id(block)] else sum(sizes[j] for j in block)
+
+    for block in blocks:
+        live += sum(sizes[i] for i in block)
+        copied = sum(sizes[j] for i in block for j in plan.calls[i].inputs) if len(block) > 1 else 0
+        most = max(most, live + copied + 2 * sum(inside[i] for i in block))
+        for i in block:
+            live -= sum(used(j, 1) for j in plan.calls[i].inputs)
+            live -= used(i, logits[i]) if logits[i] else 0
     return most
 
 

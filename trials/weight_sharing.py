@@ -6,9 +6,10 @@ al.: Deeper Insights into Weight Sharing in NAS (arXiv 2001.01431).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from annotated_types import Ge, Interval
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -56,7 +57,8 @@ class WeightSharing(Estimator):
             architecture to its group's key.
         prefix: number of layers that are shared, the stem aside; behind them every child has
             weights of its own. None: everything is shared.
-        replicas: further processes that judge children with the trained weights.
+        replicas: further processes that judge children with the trained weights; no part of
+            what a run is, so it may change when one is continued, and is to be said again then.
         probes: children that are ranked again and again towards the end of the training, to
             tell how far the ranking can be trusted; 0: none.
         ranked_epochs: after how many of the last epochs they are ranked.
@@ -80,7 +82,7 @@ class WeightSharing(Estimator):
     groups: PositiveInt = 1
     grouping: Grouping = "similarity"
     prefix: NonNegativeInt | None = None
-    replicas: NonNegativeInt = 0
+    replicas: NonNegativeInt = field(default=0, compare=False)
     probes: NonNegativeInt = 32
     ranked_epochs: NonNegativeInt = 5
     ranked_batches: NonNegativeInt = 8
@@ -101,6 +103,8 @@ class WeightSharing(Estimator):
         """
         children = Children(space, self.groups, self.grouping, self.canonical)
         Order(children, 0, self.sampling, 0)
+        for group in range(len(children)):
+            children.draw(group, np.random.default_rng(0))  # refuses groups without children
         supernet = space.supernet(data.input_shape, data.num_classes, self.affine)
         images = len(data.validation)
         if self.statistics == "batch" and images < 2:
