@@ -105,8 +105,8 @@ class SupernetActor(_Judge):
 
     async def pids(self) -> list[int]:
         """The numbers of this actor's process and of its replicas'."""
-        others = [ray.get_actor(name, NAMESPACE).pid.remote() for name in self._replicas]
-        return [os.getpid(), *(await asyncio.gather(*others))]
+        replicas = [ray.get_actor(name, NAMESPACE) for name in self._replicas]
+        return [os.getpid(), *(await asyncio.gather(*map(_back, replicas)))]
 
     async def train_epoch(self, group: int, epoch: int) -> dict[str, float]:
         """The metrics of an epoch, counted from 0, which is trained if it has not been yet."""
@@ -219,15 +219,13 @@ class SupernetActor(_Judge):
         return taken
 
 
-async def _back(replica: Any) -> None:
-    """Wait until a replica is there: for the first time, or again after it died."""
+async def _back(replica: Any) -> int:
+    """Wait until a replica is there, for the first time or after it died; its process's number."""
     while True:
         try:
-            await replica.pid.remote()
+            return int(await replica.pid.remote())
         except ray.exceptions.RayActorError:
             await asyncio.sleep(_POLL_SECONDS)
-        else:
-            return
 
 
 def _answered(
