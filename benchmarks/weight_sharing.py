@@ -137,14 +137,14 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         instances = [_instance(one, truth) for _, one in part.groupby("seed")]
         taus[groups, grouping] = np.array([tau for tau, *_ in instances])
         finals = part[part["kind"] == "final"].pivot_table("accuracy", "seed", "architecture")
-        spread = s_tau(finals.to_numpy())
+        spread = s_tau(finals.to_numpy()).mean if len(finals) > 1 else float("nan")
         means, stds = (np.array(column) for column in zip(*taus[groups, grouping], strict=True))
         rows.append(
             {
                 "groups": groups, "grouping": grouping if groups > 1 else "-", "n": len(instances),
                 "tau_mean": means.mean(), "tau_mean_se": stats.sem(means),
                 "tau_std": stds.mean(), "tau_std_se": stats.sem(stds),
-                "s_tau": spread.mean,
+                "s_tau": spread,
                 "top1": np.mean([top for _, top, _ in instances]),
                 "top3": np.mean([top for *_, top in instances]),
             }
