@@ -35,6 +35,9 @@ Mixture = Sequence[Tensor]
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+_SMALL = 4096  # numbers of a child that are normalized faster together than one by one
+
+
 @dataclass
 class Normalization:
     """How the batch normalization of a supernet works at present, outside of training.
@@ -89,7 +92,8 @@ class SharedNorm(_BatchNorm):
         if self.training or self.mode.statistics == "running":
             return super().forward(input)
         children = self.mode.children
-        if input.device.type != "cpu" or torch.is_grad_enabled():
+        small = children > 1 and input.numel() < _SMALL * children
+        if small or input.device.type != "cpu" or torch.is_grad_enabled():
             return self._at_once(input, children)
         parts = [self._of_one(part) for part in input.chunk(children)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -101,7 +105,7 @@ class SharedNorm(_BatchNorm):
         return functional.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
     def _at_once(self, x: Tensor, children: int) -> Tensor:
-        """All children in a few operations, which is what a GPU wants."""
+        """All children in a few operations: what a GPU wants, and small tensors on a CPU."""
         y = x.view(children, -1, *x.shape[1:])
         some = y[:, : self.mode.calibration] if self.mode.statistics == "recomputed" else y
         dims = (1, *range(3, y.ndim))

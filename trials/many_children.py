@@ -173,9 +173,9 @@ def _scheduled(
     """How some architectures are computed on batches like `x`."""
     if not isinstance(supernet, GraphSupernet) or way == "one by one" or len(forms) == 1:
         return lambda images: ((form, supernet(images, form)) for form in forms)
-    sizes = _Sizes.of(supernet, x)
+    sizes, plan = _Sizes.of(supernet, x), _Plan.of(supernet, forms)
     schedules = {
-        kind: _Schedule.of(supernet, forms, sizes, kind, memory)
+        kind: _Schedule.of(supernet, plan, sizes, kind, memory)
         for kind in _RUN if way in (None, kind)
     }  # fmt: skip
     kind = min(schedules, key=lambda kind: schedules[kind].cost)
@@ -200,13 +200,14 @@ class _Plan:
     outputs: dict[Architecture, int]
 
     @classmethod
-    def of(cls, supernet: GraphSupernet, forms: Sequence[Architecture], by_step: bool) -> "_Plan":
+    def of(cls, supernet: GraphSupernet, forms: Sequence[Architecture]) -> "_Plan":
         known: dict[Call, int] = {}
         outputs = {form: supernet.calls(form, known)[1] for form in forms}
-        calls = needed(known, outputs.values())
-        if by_step:
-            calls = dict(sorted(calls.items(), key=_stage))
-        return cls(calls, outputs)
+        return cls(needed(known, outputs.values()), outputs)
+
+    def by_step(self) -> "_Plan":
+        """The same with the calls step by step, instead of child by child."""
+        return _Plan(dict(sorted(self.calls.items(), key=_stage)), self.outputs)
 
     def uses(self) -> Counter[int]:
         """How often the value of each call is read, logits included."""
@@ -316,18 +317,19 @@ class _Schedule:
     def of(
         cls,
         supernet: GraphSupernet,
-        forms: Sequence[Architecture],
+        plan: _Plan,
         sizes: _Sizes,
         way: Way,
         memory: int,
     ) -> "_Schedule":
         """Plans for some children, each of which keeps within the memory if it can."""
-        plan = _Plan.of(supernet, forms, by_step=way == "grouped")
+        plan = plan.by_step() if way == "grouped" else plan
+        forms = list(plan.outputs)
         size = sizes.of_calls(plan)
         if len(forms) > 1 and _peak(plan, size, way, sizes.inside(plan)) > memory:
             middle = len(forms) // 2
             halves = [
-                cls.of(supernet, half, sizes, way, memory)
+                cls.of(supernet, _Plan.of(supernet, half), sizes, way, memory)
                 for half in (forms[:middle], forms[middle:])
             ]
             return cls(
