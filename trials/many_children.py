@@ -325,8 +325,9 @@ class _Schedule:
         """Plans for some children, each of which keeps within the memory if it can."""
         plan = plan.by_step() if way == "grouped" else plan
         forms = list(plan.outputs)
-        size = sizes.of_calls(plan)
-        if len(forms) > 1 and _peak(plan, size, way, sizes.inside(plan)) > memory:
+        size, inside = sizes.of_calls(plan), sizes.inside(plan)
+        plenty = 2 * (sum(size.values()) + sum(inside.values())) <= memory
+        if len(forms) > 1 and not plenty and _peak(plan, size, way, inside) > memory:
             middle = len(forms) // 2
             halves = [
                 cls.of(supernet, _Plan.of(supernet, half), sizes, way, memory)

@@ -7,6 +7,7 @@ al.: Deeper Insights into Weight Sharing in NAS (arXiv 2001.01431).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -152,6 +153,9 @@ class SharedWeights:
     ):
         recipe.check(space, data)
         self.recipe, self.space, self.data = recipe, space, data
+        self._counts = lru_cache(10_000)(
+            lambda arch: space.counts(arch, data.input_shape, data.num_classes)
+        )
         self.children = Children(space, recipe.groups, recipe.grouping, recipe.canonical)
         self.trainings = [
             SupernetTraining(recipe, self.children, group, data, seed, torch.device(device))
@@ -189,7 +193,7 @@ class SharedWeights:
     def _metrics(self, arch: Architecture, loss: float, accuracy: float) -> dict[str, float]:
         metrics = {"val_accuracy": accuracy, "val_loss": loss}
         if self.space.counts_fast:
-            counts = self.space.counts(arch, self.data.input_shape, self.data.num_classes)
+            counts = self._counts(arch)
             metrics |= {"params": counts.params, "macs": counts.macs}
         return metrics
 
