@@ -205,7 +205,7 @@ class SupernetActor(_Judge):
         deadline = time.monotonic() + _GATHER_SECONDS
         while count < len(self._waiting) < most and time.monotonic() < deadline:
             count = len(self._waiting)
-            await asyncio.sleep(_GATHER_SECONDS / 10)
+            await asyncio.sleep(_GATHER_SECONDS / 30)
 
     def _taken(self) -> list[_Request]:
         """The next requests for one judge: its share of all whose callers still wait."""

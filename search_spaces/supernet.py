@@ -11,7 +11,7 @@ Single Path One-Shot NAS (ECCV 2020); Liu et al.: DARTS (ICLR 2019) for the mixt
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -229,6 +229,8 @@ class Step:
         like: the value whose shape the result has where no input is there; None: then this one
             is not there either.
         layer: the number of its layer; the stem has 0.
+        modules: for each choice (or the only one) the name of its module; "" where the value is
+            passed on as it is, None where nothing comes out.
     """
 
     inputs: tuple[int, ...]
@@ -236,6 +238,7 @@ class Step:
     slot: int | None = None
     like: int | None = None
     layer: int = 0
+    modules: tuple[str | None, ...] = ("",)
 
 
 @dataclass(frozen=True)
@@ -276,7 +279,6 @@ class GraphSupernet(Supernet):
         self.layers = 0
         self.steps: list[Step] = []
         self.operations = nn.ModuleDict()
-        self._identities: set[str] = set()
 
     # How a space builds one
 
@@ -301,15 +303,15 @@ class GraphSupernet(Supernet):
         self.layers += 1
 
     def _add(self, step: Step, modules: Sequence[nn.Module | None], affine: bool | None) -> int:
-        self.steps.append(step)
-        number = len(self.steps)
+        number = len(self.steps) + 1
+        names: list[str | None] = []
         for choice, module in enumerate(modules):
-            if module is None:
+            if module is None or type(module) is nn.Identity:
+                names.append(None if module is None else "")
                 continue
-            name = f"{number}_{choice}"
-            if type(module) is nn.Identity:
-                self._identities.add(name)
-            self.operations[name] = self._with_shared_norms(module, affine)
+            names.append(f"{number}_{choice}")
+            self.operations[f"{number}_{choice}"] = self._with_shared_norms(module, affine)
+        self.steps.append(replace(step, modules=tuple(names)) if names else step)
         return number
 
     # How it runs
@@ -343,15 +345,12 @@ class GraphSupernet(Supernet):
 
         for i, step in enumerate(self.steps, start=1):
             inputs = self._inputs(i, step, values, number)
-            if step.slot is None:
-                names = [f"{i}_0" if f"{i}_0" in self.operations else ""]
-            else:
-                names = [f"{i}_{c}" for c in selected[step.slot] if f"{i}_{c}" in self.operations]
             outputs = []
-            for name in names if inputs else ():
-                name = "" if name in self._identities else name
-                alone = not name and len(inputs) == 1
-                outputs.append(inputs[0] if alone else number(Call(i, name, inputs, step.join)))
+            for choice in (0,) if step.slot is None else selected[step.slot]:
+                name = step.modules[choice]
+                if inputs and name is not None:
+                    alone = not name and len(inputs) == 1
+                    outputs.append(inputs[0] if alone else number(Call(i, name, inputs, step.join)))
             if len(outputs) > 1:
                 outputs = [number(Call(i, "", tuple(outputs)))]
             values.append(outputs[0] if outputs else None)
@@ -392,18 +391,21 @@ class GraphSupernet(Supernet):
     def mixed(self, x: Tensor, mixture: Mixture) -> Tensor:
         """Every module of a slot runs; its outputs are added with the slot's weights."""
         values: list[Tensor] = [x]
-        for i, step in enumerate(self.steps, start=1):
+        for step in self.steps:
             joined = _join([values[j] for j in step.inputs], step.join)
-            if step.slot is None:
-                name = f"{i}_0"
-                values.append(self.operations[name](joined) if name in self.operations else joined)
-                continue
-            terms = [
-                weight * self.operations[f"{i}_{choice}"](joined)
-                for choice, weight in enumerate(mixture[step.slot])
-                if f"{i}_{choice}" in self.operations
+            outputs = [
+                self.operations[name](joined) if name else joined
+                for name in step.modules
+                if name is not None
             ]
-            values.append(_join(terms, "sum"))
+            if step.slot is not None:
+                weights = [
+                    weight
+                    for weight, name in zip(mixture[step.slot], step.modules, strict=True)
+                    if name is not None
+                ]
+                outputs = [w * output for w, output in zip(weights, outputs, strict=True)]
+            values.append(_join(outputs, "sum"))
         return values[-1]
 
     def modules_after(self, layer: int) -> list[nn.Module]:
