@@ -249,6 +249,7 @@ def test_a_search_in_which_all_fail_says_why(run):
         run("few", space=few, search="random", samples=2)
 
 
+@pytest.mark.slow  # four starts of a worker
 def test_a_dying_worker_is_recorded_as_a_failure(run):
     result = run(evaluate=Suicidal(), search="random", samples=3, epochs=1, max_concurrent=1)
     assert list(result.trials["status"]) == ["completed", "failed", "completed"]

@@ -146,6 +146,7 @@ def killed(supernet, which=0):
     return pid
 
 
+@pytest.mark.slow  # three restarts
 def test_killed_in_training_and_in_a_request_nothing_is_lost(local_ray, data, tmp_path, expected):
     recipe = replace(RECIPE, replicas=1)
     with shared_supernet(recipe, SPACE, ray.put(data), 0, tmp_path, cpus=0.5) as supernet:
