@@ -35,7 +35,7 @@ import torch
 from scipy import stats
 
 import search_spaces
-from raynas.rank_stability import gt_tau, s_tau, tau_interval, top_n_rank
+from raynas.rank_measures import gt_tau, s_tau, tau_interval, top_n_rank
 from trials.children import Children
 from trials.data import Data, load
 from trials.supernet_training import SupernetTraining

@@ -142,7 +142,8 @@ class SupernetActor(_Judge):
         for arch in archs:
             self.weights.space.check(arch)
         while not self.weights.trained:
-            _check_deadline(until, "the supernet is still in training")
+            if until is not None and time.time() > until:
+                raise DeadlineExceeded("The deadline has passed; the supernet is in training.")
             await asyncio.sleep(_POLL_SECONDS)
         if not self._judges:
             serving = [self._serve(None), *map(self._serve, self._replicas)]
@@ -155,8 +156,9 @@ class SupernetActor(_Judge):
                 request.answer, None if until is None else until - time.time()
             )
         except TimeoutError:
-            _check_deadline(0, f"{len(archs)} architectures have not been judged")
-            raise
+            raise DeadlineExceeded(
+                f"The deadline has passed; {len(archs)} architectures have not been judged."
+            ) from None
 
     async def estimate(self, archs: list[Architecture]) -> tuple[float, list[Estimate]]:
         """(seconds, what came of each), for a `Pool`."""
@@ -370,11 +372,6 @@ def _answer(reference: Any, deadline: float | None) -> Any:
         raise
     except ray.exceptions.ActorDiedError as error:
         raise RaynasError(f"The supernet's actor is gone: {error}") from error
-
-
-def _check_deadline(until: float | None, what: str) -> None:
-    if until is not None and time.time() > until:
-        raise DeadlineExceeded(f"The deadline has passed; {what}.")
 
 
 def _path(training: SupernetTraining, folder: Path) -> Path:

@@ -11,7 +11,8 @@ from torch.nn import functional
 import search_spaces
 from raynas.errors import InvalidArchitecture, InvalidArgument
 from search_spaces import InputChoice, IntegerChoice, LayerChoice, UserSpace, from_module
-from search_spaces.supernet import Normalization, Path
+from search_spaces.shared_norm import Normalization
+from search_spaces.supernet import Path
 from trials import many_children
 from trials.many_children import Images, evaluate_children
 

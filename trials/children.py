@@ -53,15 +53,16 @@ class Children:
 
     def __post_init__(self) -> None:
         if self.canonical and not self.listed:
-            raise self._too_large("canonical=true")
+            raise self.too_large("canonical=true")
         if self.grouping not in ("similarity", "random") and not self.listed:
-            raise self._too_large("grouping by a function")
+            raise self.too_large("grouping by a function")
         if self.listed and self.groups > len(self.listed):
             raise InvalidArgument(
                 f"groups={self.groups}: {self.space.name} has only {len(self.listed)} children."
             )
 
-    def _too_large(self, what: str) -> InvalidArgument:
+    def too_large(self, what: str) -> InvalidArgument:
+        """The error for what needs all architectures of a space that has too many."""
         return InvalidArgument(
             f"{what} goes through all architectures, of which {self.space.name} has"
             f" {self.space.size:.1e}; that works up to {_MAX_LISTED:,}."
@@ -113,11 +114,11 @@ class Children:
 
     def members(self, group: int) -> list[Architecture]:
         """The children of a group; empty where they are not listed."""
-        return [arch for arch in self.listed if self._group_of[arch] == group]
+        return self._members[group] if self.listed else []
 
     def draw(self, group: int, rng: np.random.Generator) -> Architecture:
         """A child of a group, drawn uniformly."""
-        members = self._members[group] if self.listed else []
+        members = self.members(group)
         if members:
             return members[int(rng.integers(len(members)))]
         for _ in range(_MAX_TRIES * self.groups):
@@ -131,11 +132,14 @@ class Children:
 
     @cached_property
     def _members(self) -> list[list[Architecture]]:
-        return [self.members(group) for group in range(len(self))]
+        members: list[list[Architecture]] = [[] for _ in range(len(self))]
+        for arch, group in self._group_of.items():
+            members[group].append(arch)
+        return members
 
     def some(self, group: int, count: int, seed: int) -> list[Architecture]:
         """Different children of a group, in order; all where there are no more than `count`."""
-        members = self._members[group] if self.listed else []
+        members = self.members(group)
         rng = np.random.default_rng(derived_seed(seed))
         if members:
             chosen = rng.permutation(len(members))[:count]
@@ -163,7 +167,7 @@ class Order:
                 " canonical=false only. Choose 'uniform' or 'reshuffled'."
             )
         if self.sampling not in ("uniform", "fair") and not self.children.listed:
-            raise self.children._too_large(f"sampling={self.sampling!r}")
+            raise self.children.too_large(f"sampling={self.sampling!r}")
 
     def epoch(self, epoch: int, steps: int) -> Iterator[list[Architecture]]:
         """The paths of each step of an epoch; several in a step of `fair`."""
@@ -175,15 +179,11 @@ class Order:
             elif self.sampling == "uniform":
                 yield [self.children.draw(self.group, rng)]
             else:
-                cycle, place = divmod(step, len(self._members))
-                yield [self._members[self._permutation(cycle)[place]]]
+                members = self.children.members(self.group)
+                cycle, place = divmod(step, len(members))
+                yield [members[self._permutation(cycle, len(members))[place]]]
 
-    @cached_property
-    def _members(self) -> list[Architecture]:
-        return self.children.members(self.group)
-
-    def _permutation(self, cycle: int) -> list[int]:
-        count = len(self._members)
+    def _permutation(self, cycle: int, count: int) -> list[int]:
         if self.sampling == "cycle":
             return list(range(count))
         path = (self.seed,) if self.sampling == "shuffled" else (self.seed, cycle)

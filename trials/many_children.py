@@ -27,7 +27,8 @@ from torch.nn import functional
 
 from search_spaces import Architecture
 from search_spaces.errors import InvalidArgument
-from search_spaces.supernet import Call, GraphSupernet, SharedNorm, Statistics, Supernet, needed
+from search_spaces.shared_norm import SharedNorm, Statistics
+from search_spaces.supernet import Call, GraphSupernet, Supernet, needed
 from trials.parts import Part
 
 Way = Literal["one by one", "tree", "grouped"]

@@ -17,7 +17,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from search_spaces import Architecture, SearchSpace
 from search_spaces.errors import InvalidArgument
-from search_spaces.supernet import Statistics
+from search_spaces.shared_norm import Statistics
 from trials.children import Children, Grouping, Order, Sampling
 from trials.data import Data
 from trials.supernet_training import SupernetTraining
