@@ -31,7 +31,7 @@ from raynas.config import (
     write_yaml,
 )
 from raynas.errors import InvalidArgument, SearchFailed, StorageError
-from raynas.estimates import EstimatorPool, Pool, search_by_estimates
+from raynas.estimates import EstimatorPool, search_by_estimates
 from raynas.export import FORMATS, export, has_onnx, read_json, write_json
 from raynas.flatness import with_flatness
 from raynas.journal import Journal, read_events
@@ -43,7 +43,7 @@ from raynas.schedulers import Scheduler
 from raynas.scoring import warm_start
 from raynas.search import METRIC, Evaluation, Search
 from raynas.searchers import Searcher
-from raynas.supernet_actor import SharedSupernet, shared_supernet
+from raynas.supernet_actor import shared_supernet
 from raynas.tensorboard import TensorBoard
 from raynas.trainable import Job, TrialActor, final_path
 from raynas.tune_adapter import TuneCallback, TuneScheduler, TuneSearcher
@@ -251,12 +251,9 @@ def _search_supernet(
             if (group, epoch + 1) not in told:
                 journal.append("supernet", group=group, epoch=epoch + 1, metrics=metrics)
                 monitor.supernet(group, supernet.groups, epoch + 1, recipe.epochs, metrics)
-        pool = partial(_supernet_pool, supernet)
-        search_by_estimates(search, recipe, ray.get(job.data), pool, monitor.update)
-
-
-def _supernet_pool(supernet: SharedSupernet, _: Estimator, most: int) -> Pool:
-    return supernet.pool(most)
+        search_by_estimates(
+            search, recipe, ray.get(job.data), lambda _, most: supernet.pool(most), monitor.update
+        )
 
 
 def _check_outcome(search: Search, folder: Path) -> None:
