@@ -128,7 +128,8 @@ class TrialActor(tune.Trainable):
 
     def _state(self) -> dict[str, Any]:
         assert self.trial is not None
-        return {"trial": self.trial.state_dict(), "history": self.history}
+        state = {"trial": self.trial.state_dict(), "history": self.history}
+        return {**state, "data": self.data.fingerprint}
 
     def _save(self) -> None:
         state = self._state()

@@ -105,13 +105,17 @@ class TrainingTrial(Trial):
         self.precision = _mixed_precision(device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self.seconds = 0.0
+        #: of the last epoch, `images x classes`, in the order of the validation part
+        self.validation_logits: Tensor | None = None
 
     def step(self) -> dict[str, float]:
         """One epoch of training, one pass over the validation part."""
         start = time.perf_counter()
         train_loss = self._train_epoch()
         self.seconds += time.perf_counter() - start
-        val_loss, val_accuracy = evaluate(self.network, self.validation, self.device)
+        logits, labels = predict(self.network, self.validation, self.device)
+        val_loss, val_accuracy = loss_and_accuracy(logits, labels)
+        self.validation_logits = logits.cpu()
         self.epoch += 1
         if not math.isfinite(val_loss):
             raise Diverged(f"validation loss is {val_loss} after epoch {self.epoch}")
@@ -166,9 +170,10 @@ class TrainingTrial(Trial):
             raise Diverged(f"training loss is {float(total)} in epoch {self.epoch + 1}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizer and loss scale, epochs done, seconds spent."""
+        """Weights, their logits, optimizer and loss scale, epochs done, seconds spent."""
         return {
             "network": self.network.state_dict(),
+            "validation_logits": self.validation_logits,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
@@ -178,6 +183,7 @@ class TrainingTrial(Trial):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where `state_dict` was taken."""
         self.network.load_state_dict(state["network"])
+        self.validation_logits = state.get("validation_logits")
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
@@ -185,15 +191,24 @@ class TrainingTrial(Trial):
 
 def evaluate(network: nn.Module, part: Part, device: torch.device) -> tuple[float, float]:
     """Mean cross-entropy and accuracy (0..1) of a network on a part of the data."""
+    return loss_and_accuracy(*predict(network, part, device))
+
+
+def predict(network: nn.Module, part: Part, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(logits `images x classes`, labels `images`) of a part of the data, in its order."""
     network.eval()
-    loss = torch.zeros((), device=device)
-    correct = torch.zeros((), device=device)
     with torch.inference_mode():
-        for images, labels in part.batches(_EVALUATION_BATCH, device):
-            logits = network(images)
-            loss += functional.cross_entropy(logits, labels, reduction="sum")
-            correct += (logits.argmax(1) == labels).sum()
-    return float(loss) / len(part), float(correct) / len(part)
+        batches = [
+            (network(images), labels) for images, labels in part.batches(_EVALUATION_BATCH, device)
+        ]
+    logits, labels = zip(*batches, strict=True)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy (0..1) of `images x classes` logits."""
+    loss = functional.cross_entropy(logits, labels)
+    return float(loss), float((logits.argmax(1) == labels).double().mean())
 
 
 def _network(space: SearchSpace, arch: Architecture, data: Data, seed: int) -> nn.Module:

@@ -47,7 +47,11 @@ class Trial(ABC):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs to go on; empty where there is nothing to keep."""
+        """All that `load_state_dict` needs to go on; empty where there is nothing to keep.
+
+        A trial can become a member of an ensemble when its state has the weights of what the
+        space builds, `network`, and, of these, `validation_logits`, `images x classes`.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
