@@ -19,8 +19,9 @@ from raynas.errors import (
 )
 from raynas.flatness import flatness
 from raynas.rank_stability import RankStability, rank_stability
-from raynas.results import Best, Result, load
+from raynas.results import Best, Ensemble, Result, load
 from raynas.run import resume, run
+from raynas.saep import SAEP
 from raynas.schedulers import Asha, Fifo, Scheduler
 from raynas.scoring import score
 from raynas.searchers import (
@@ -36,6 +37,7 @@ from raynas.searchers import (
 from trials import Estimator, Evaluator, Proxy, Table, Train, Trial, WeightSharing
 
 __all__ = [
+    "SAEP",
     "Area",
     "Asha",
     "Auto",
@@ -43,6 +45,7 @@ __all__ = [
     "ConfigurationMismatch",
     "DataError",
     "DeadlineExceeded",
+    "Ensemble",
     "Estimator",
     "Evaluator",
     "Evolution",

@@ -22,6 +22,7 @@ from raynas.export import export_again
 from raynas.journal import is_locked
 from raynas.monitor import shown
 from raynas.results import Result
+from search_spaces.naming import spell
 from trials.proxies import PROXIES
 
 app = typer.Typer(
@@ -145,6 +146,51 @@ def export(
     best = raynas.load(path).best
     for written in export_again(best.model(), best.folder, to, format.split(",")):
         print(written)
+
+
+@app.command()
+def ensemble(
+    path: Annotated[Path, typer.Argument(help="run folder")],
+    rule: Annotated[
+        str, typer.Option(help="prs, pap, pie; to compare also pap-literal, greedy")
+    ] = "pie",
+    size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="members to keep; default: as few as the tolerance allows"),
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="of pie: diversity against relevance")] = 0.5,
+    tolerance: Annotated[
+        float, typer.Option(help="validation accuracy that may be lost, as a fraction")
+    ] = 0.005,
+    combine: Annotated[
+        str, typer.Option(help="average, vote, weighted-vote or mixture")
+    ] = "average",
+    stopped: Annotated[
+        bool, typer.Option(help="let evaluations that were stopped early be members too")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prune the trained architectures of a finished run to a small, diverse ensemble."""
+    if not raynas.load(path).finished:
+        raise InvalidArgument(f"path={str(path)!r}: the run is not finished. raynas resume {path}")
+    options = {"rule": rule, "alpha": alpha, "tolerance": tolerance, "combine": combine,
+               "stopped": stopped, **({} if size is None else {"size": size})}  # fmt: skip
+    made = raynas.resume(path, ensemble=spell("saep", options)).ensemble
+    if as_json:
+        content = {**made.found, "members": made.members.to_dict("records")}
+        print(json.dumps(content, default=_plain))
+        return
+    table = Table("", "members", "validation", "test", "loss", "parameters", box=None)
+    for label, values in (("ensemble", made.metrics), ("all candidates", made.found["unpruned"])):
+        table.add_row(
+            label, f"{values['members']:.0f}", f"{values['val_accuracy']:.2%}",
+            f"{values['test_accuracy']:.2%}", f"{values['test_loss']:.4f}",
+            f"{values['params']:,.0f}",
+        )  # fmt: skip
+    Console().print(table)
+    for index, reason in made.excluded.items():
+        print(f"raynas: #{index} is no candidate: {reason}", file=sys.stderr)
+    print(made.folder / "model.pt2")
 
 
 @app.command()

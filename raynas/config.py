@@ -22,6 +22,7 @@ from ray import cloudpickle
 
 import search_spaces
 from raynas.errors import ConfigurationMismatch, InvalidArgument, StorageError
+from raynas.saep import SAEP
 from raynas.schedulers import SCHEDULERS, Scheduler
 from raynas.searchers import SEARCHERS, Searcher
 from search_spaces import SearchSpace, UserSpace
@@ -33,10 +34,12 @@ from trials.trial import Estimator, Evaluator
 
 T = TypeVar("T")
 
+ENSEMBLES: dict[str, Callable[..., SAEP]] = {"saep": SAEP}
+
 #: what may differ when a run is continued
 CHANGEABLE = (
     "samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "storage_path", "name",
-    "resume",
+    "resume", "ensemble",
 )  # fmt: skip
 
 
@@ -64,6 +67,9 @@ class Config(BaseModel):
     gpus_per_trial: Annotated[float, Field(ge=0)] | None = Field(
         None, description="GPUs of one trial, fractions too; default: 1 if there are any"
     )
+    ensemble: str | None = Field(
+        None, description="prune the trained architectures to an ensemble: saep:rule=pie,size=8"
+    )
     max_concurrent: Annotated[int, Field(ge=1)] | None = Field(
         None, description="trials at the same time; default: as many as the cluster holds"
     )
@@ -84,6 +90,7 @@ class Plan:
     searcher: Searcher
     evaluator: Evaluator | Estimator
     scheduler: Scheduler
+    ensemble: SAEP | None
 
     @property
     def folder(self) -> Path:
@@ -109,15 +116,19 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
         Estimator if isinstance(given["evaluate"], Estimator) else Evaluator, EVALUATORS,
     )  # fmt: skip
     scheduler = _object("scheduler", given, Scheduler, SCHEDULERS)
+    wanted = given["ensemble"]
+    ensemble = None if wanted is None else _object("ensemble", given, SAEP, ENSEMBLES)
     source = given["data"]
     texts = {
         "space": described(space, search_spaces.SPACES),
         "search": described(searcher, SEARCHERS),
         "evaluate": described(evaluator, EVALUATORS),
         "scheduler": described(scheduler, SCHEDULERS),
+        "ensemble": None if ensemble is None else described(ensemble, ENSEMBLES),
         "data": trial_data.absolute(source) if isinstance(source, str) else _kind(source),
     }
     config = _validated({**given, **texts})
+    _check_ensemble(config, ensemble, evaluator)
     if config.name is not None:
         run_folder(config)  # before the data are read, which may take a while
     data = trial_data.load(source, seed=config.seed)
@@ -129,7 +140,25 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     if isinstance(evaluator, Estimator):
         space = evaluator.restricted(space)
         evaluator.check(space, data)
-    return Plan(config, space, data, searcher, evaluator, scheduler)
+    return Plan(config, space, data, searcher, evaluator, scheduler, ensemble)
+
+
+def _check_ensemble(
+    config: Config, ensemble: SAEP | None, evaluator: Evaluator | Estimator
+) -> None:
+    """Refuse an ensemble that cannot come about."""
+    if ensemble is None:
+        return
+    if isinstance(evaluator, Estimator):
+        raise InvalidArgument(
+            f"ensemble={config.ensemble!r} needs trained architectures, and"
+            f" evaluate={config.evaluate!r} trains none: use evaluate='train'."
+        )
+    least = max(2, ensemble.size or 0)
+    if config.samples < least:
+        raise InvalidArgument(
+            f"samples={config.samples}: an ensemble of {least} members needs as many architectures."
+        )
 
 
 def check_known(arguments: Iterable[Any]) -> None:

@@ -15,9 +15,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from raynas.config import Config
+from raynas.ensemble_report import section as ensemble_section
 from raynas.flatness import Flatness, collected
 from raynas.monitor import shown
-from raynas.rank_stability import section
+from raynas.rank_stability import section as stability_section
 from raynas.search import Evaluation, Search, Status
 
 _TEMPLATE = """<!doctype html>
@@ -51,6 +52,7 @@ decision away, as far as they were evaluated) is below its own accuracy; large d
 neighbors. A flat optimum, to the left, is expected to lose less when it is trained otherwise.</p>
 {% endif %}
 {{ supernet }}
+{{ ensemble }}
 <h2>How far to trust it</h2>
 <ul>
 <li>The {{ metric }} of the best is the largest of {{ comparable }} that reached the same
@@ -124,7 +126,8 @@ def write_report(
             test_images=test_images,
             untrained=untrained,
             figure=base64.b64encode(figure).decode(),
-            supernet=markupsafe.Markup(section(folder)),
+            supernet=markupsafe.Markup(stability_section(folder)),
+            ensemble=markupsafe.Markup(ensemble_section(folder, test_images)),
             flatness=base64.b64encode(flatness).decode(),
             counts=", ".join(f"{len(found)} {s.value}" for s, found in by_status.items() if found),
             comparable=sum(e.epochs == best.epochs for e in search.evaluations),

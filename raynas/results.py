@@ -71,6 +71,66 @@ class Best:
 
 
 @dataclass(frozen=True)
+class Ensemble:
+    """The ensemble of a run; see `raynas.saep`.
+
+    Attributes:
+        folder: `ensemble/` in the run folder.
+    """
+
+    folder: Path
+
+    @cached_property
+    def found(self) -> dict[str, Any]:
+        """What `ensemble.json` has: the rule, the combination, `metrics`, `unpruned`, `excluded`.
+
+        Raises:
+            StorageError: when the folder is damaged.
+        """
+        return read_json(self.folder / "ensemble.json")
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """`members`, `val_` and `test_` `accuracy`, `loss` and `ece` (expected calibration error).
+
+        And `params`, `macs` and `latency_ms`, of one image on the CPU.
+        """
+        metrics: dict[str, Any] = self.found["metrics"]
+        return metrics
+
+    @property
+    def excluded(self) -> dict[int, str]:
+        """{evaluation: why it could not be a member}."""
+        return {int(index): reason for index, reason in self.found["excluded"].items()}
+
+    @property
+    def members(self) -> pd.DataFrame:
+        """One row per member, with its `weight`, and `contribution` to the validation accuracy."""
+        return pd.read_parquet(self.folder / "members.parquet")
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """What the ensembles of every size that every rule leaves are worth and cost.
+
+        A row has `rule` and what `metrics` has; latencies are sums over the members.
+        """
+        return pd.read_parquet(self.folder / "curves.parquet")
+
+    @property
+    def diversity(self) -> pd.DataFrame:
+        """`disagreement` and `vi` of every pair of candidates, `first` and `second`."""
+        return pd.read_parquet(self.folder / "diversity.parquet")
+
+    def model(self) -> nn.Module:
+        """All members as one network, in evaluation mode, on the CPU.
+
+        It takes images as `Best.model` does and gives logarithms of probabilities, `batch x
+        classes`. It is the exported program, which cannot be trained further.
+        """
+        return ExportedModel(self.folder)
+
+
+@dataclass(frozen=True)
 class Result:
     """A run, as its folder has it.
 
@@ -114,6 +174,21 @@ class Result:
         first = row.iloc[0].drop("curve").dropna()
         metrics = {str(key): value for key, value in first.items()}
         return Best(metrics["architecture"], metrics, folder)
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The ensemble.
+
+        Raises:
+            StorageError: when none has been made.
+        """
+        folder = self.path / "ensemble"
+        if not (folder / "ensemble.json").exists():  # it is written last
+            raise StorageError(
+                f"{self.path} holds no ensemble. Make one with `raynas ensemble`, or"
+                " run(ensemble=...)."
+            )
+        return Ensemble(folder)
 
     @property
     def finished(self) -> bool:

@@ -1,8 +1,8 @@
 """`run()`: from a data set to the best architecture, trained and exported.
 
 The stages, each of which reads and writes the run folder: scores for a warm start, search, final
-training of the best, export, report. What a stage has done is in the journal, so a run that was
-killed anywhere continues there.
+training of the best, export, report, ensemble. What a stage has done is in the journal, so a run
+that was killed anywhere continues there.
 """
 
 import itertools
@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import ray
 import torch
 from ray import tune
@@ -30,6 +31,7 @@ from raynas.config import (
     resolve,
     write_yaml,
 )
+from raynas.ensemble import is_current, make_ensemble
 from raynas.errors import InvalidArgument, SearchFailed, StorageError
 from raynas.estimates import EstimatorPool, search_by_estimates
 from raynas.export import FORMATS, export, has_onnx, read_json, write_json
@@ -39,9 +41,10 @@ from raynas.monitor import Monitor, describe
 from raynas.report import write_report
 from raynas.results import Result, load, trials_table
 from raynas.retrain import TrainingFailed, retrain
+from raynas.saep import SAEP
 from raynas.schedulers import Scheduler
 from raynas.scoring import warm_start
-from raynas.search import METRIC, Evaluation, Search
+from raynas.search import METRIC, Evaluation, Search, Status
 from raynas.searchers import Searcher
 from raynas.supernet_actor import shared_supernet
 from raynas.tensorboard import TensorBoard
@@ -69,6 +72,7 @@ def run(
     seed: int = 0,
     cpus_per_trial: float = 1,
     gpus_per_trial: float | None = None,
+    ensemble: str | SAEP | None = None,
     max_concurrent: int | None = None,
     storage_path: str | Path = "runs",
     name: str | None = None,
@@ -95,6 +99,8 @@ def run(
             same run, bit for bit, on the same machine.
         cpus_per_trial: CPU cores of one trial, and its threads.
         gpus_per_trial: GPUs of one trial, also a fraction; None: 1 when the cluster has any.
+        ensemble: `saep`, or a `SAEP`: prune the trained architectures to a small, diverse ensemble
+            too; also of a run that is finished.
         max_concurrent: trials at the same time; None: as many as the cluster holds.
         storage_path: where run folders lie; all nodes must see it.
         name: of the run folder; None: made from the other arguments, the same for the same ones.
@@ -123,7 +129,8 @@ def run(
                 plan.space, plan.searcher, plan.scheduler,
                 config.samples, epochs, config.seed, journal, metric,
             )  # fmt: skip
-            if not (_is_complete(journal) and state.exhausted):
+            done = _is_complete(journal) and state.exhausted
+            if not (done and _has_ensemble(plan, state)):
                 _stages(plan, state, journal, resources)
     return Result(plan.folder)
 
@@ -133,7 +140,8 @@ def resume(path: str | Path, **changes: Any) -> Result:
 
     Args:
         path: the run folder.
-        changes: arguments that may differ from before: `samples`, resources, `max_concurrent`.
+        changes: arguments that may differ from before: `samples`, `ensemble`, resources,
+            `max_concurrent`.
 
     Raises:
         InvalidArgument: when the run was started with an object that has no name, such as a
@@ -160,7 +168,7 @@ class _Resources:
 
 
 def _stages(plan: Plan, search: Search, journal: Journal, resources: _Resources) -> None:
-    """Search, final training, export, report."""
+    """Search, final training, export, report, ensemble."""
     tensorboard = TensorBoard(plan.folder, plan.space)
     for event in journal.events:
         tensorboard(event)
@@ -191,7 +199,14 @@ def _stages(plan: Plan, search: Search, journal: Journal, resources: _Resources)
     _export(plan, best, metrics)
     failed = [e for e in read_events(plan.folder) if e["event"] == "retraining_failed"]
     untrained = {e["evaluation"]: e["reason"] for e in failed if e["evaluation"] != best.index}
-    write_report(plan.folder, plan.config, search, best, metrics, len(plan.data.test), untrained)
+    report = partial(
+        write_report,
+        plan.folder, plan.config, search, best, metrics, len(plan.data.test), untrained,
+    )  # fmt: skip
+    report()
+    if not _has_ensemble(plan, search):
+        _prune(plan, search, job, resources, journal, monitor)
+        report()
     journal.append("complete", evaluations=len(search.evaluations))
 
 
@@ -342,6 +357,35 @@ def _export(plan: Plan, best: Evaluation, metrics: dict[str, Any]) -> None:
         },
     )
     write_json(folder / "metrics.json", metrics)
+
+
+def _prune(
+    plan: Plan, search: Search, job: Job, resources: _Resources, journal: Journal, monitor: Monitor
+) -> None:
+    """Make the ensemble that is asked for."""
+    candidates = _candidates(plan, search)
+    monitor.say(f"Ensemble of {len(candidates)} candidates: {plan.config.ensemble}")
+    found = make_ensemble(
+        plan.ensemble, candidates, job, plan.data, plan.config.seed, str(plan.config.ensemble),
+        resources.cpus, resources.gpus,
+    )  # fmt: skip
+    curves = pd.read_parquet(plan.folder / "ensemble" / "curves.parquet").to_dict("records")
+    journal.append("ensemble", rule=found["rule"], metrics=found["metrics"], curves=curves)
+
+
+def _candidates(plan: Plan, search: Search) -> list[Evaluation]:
+    """The evaluations that may be members of the ensemble."""
+    trained = [Status.COMPLETED]
+    if plan.ensemble is not None and plan.ensemble.stopped:
+        trained.append(Status.STOPPED)
+    return [e for e in search.evaluations if e.status in trained]
+
+
+def _has_ensemble(plan: Plan, search: Search) -> bool:
+    """Whether the folder holds the ensemble that is asked for, or none is."""
+    if plan.ensemble is None:
+        return True
+    return is_current(plan.folder, str(plan.config.ensemble), _candidates(plan, search))
 
 
 def _write_table(plan: Plan, search: Search) -> None:

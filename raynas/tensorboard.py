@@ -2,7 +2,8 @@
 
 `tensorboard/search` has the progress of the search, `tensorboard/trials/<evaluation>` the curves
 of each trial and its row in the HParams table, `tensorboard/supernet/<group>` the training of the
-shared weights, `tensorboard/retraining` the final training.
+shared weights, `tensorboard/retraining` the final training, `tensorboard/ensemble/<rule>` what the
+ensembles that a rule leaves are worth, over the number of their members.
 """
 
 import math
@@ -20,7 +21,7 @@ from raynas.journal import Event
 from raynas.search import METRIC
 from search_spaces import SearchSpace
 
-_PARTS = ("search", "trials", "supernet", "retraining")
+_PARTS = ("search", "trials", "supernet", "retraining", "ensemble")
 
 
 class EventFile:
@@ -56,6 +57,7 @@ class TensorBoard:
             "finished": self._finished,
             "supernet": self._supernet,
             "retraining": self._retraining,
+            "ensemble": self._ensemble,
         }
         self._metric = METRIC
         self._ended: set[int] = set()
@@ -119,6 +121,14 @@ class TensorBoard:
     def _retraining(self, event: Event) -> None:
         scalars = _scalars(event["epoch"], event["time"], _tagged(event["metrics"]))
         self._file("retraining").append(scalars)
+
+    def _ensemble(self, event: Event) -> None:
+        shutil.rmtree(self.folder / "ensemble", ignore_errors=True)  # of an earlier one
+        self._files = {k: v for k, v in self._files.items() if "ensemble" not in k.parts[-2:]}
+        for point in reversed(event["curves"]):
+            values = {k: v for k, v in point.items() if k not in ("rule", "members")}
+            scalars = _scalars(point["members"], event["time"], _tagged(values))
+            self._file("ensemble", point["rule"]).append(scalars)
 
     def _file(self, *parts: str) -> EventFile:
         folder = self.folder.joinpath(*parts)

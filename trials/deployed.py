@@ -1,9 +1,14 @@
-"""A trained network together with the normalization of its images, as it is exported."""
+"""Trained networks together with the normalization of their images, as they are exported."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+#: how members become one prediction; see `combine`
+Kind = Literal["average", "vote", "weighted-vote", "mixture"]
 
 
 class ImageClassifier(nn.Module):
@@ -28,3 +33,60 @@ class ImageClassifier(nn.Module):
         """Images `batch x channels x height x width`, float32, 0..1, to `batch x classes`."""
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
+
+
+class Committee(nn.Module):
+    """The members of an ensemble as one network; see `combine`.
+
+    Args:
+        networks: the members; each maps normalized images to logits.
+        kind: how they are combined.
+        weights: one for each member.
+        temperature: of the combination.
+    """
+
+    weights: Tensor
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        kind: Kind,
+        weights: Sequence[float],
+        temperature: float = 1.0,
+    ):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.kind, self.temperature = kind, temperature
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalized images to logarithms of probabilities, `batch x classes`."""
+        logits = torch.stack([network(images) for network in self.networks])
+        return combine(logits, self.kind, self.weights, self.temperature)
+
+
+def combine(logits: Tensor, kind: Kind, weights: Tensor, temperature: float = 1.0) -> Tensor:
+    """What members say together, as logarithms of probabilities, `images x classes`.
+
+    `average`: the weighted mean of their probabilities. `vote` and `weighted-vote`: the weighted
+    shares of their votes, one more vote being divided as the average is, which decides ties.
+    `mixture`: the softmax of the weighted sum of their logits, as in AdaNet.
+
+    Args:
+        logits: `members x images x classes`.
+        kind: one of these.
+        weights: one for each member, not negative; they sum to 1 except in a mixture.
+        temperature: what the logarithms are divided by in the end; > 1 makes them less sure.
+    """
+    column = weights.view(-1, 1, 1).to(logits.dtype)
+    if kind == "mixture":
+        together = functional.log_softmax((column * logits).sum(0), dim=1)
+    else:
+        shares = (column * functional.softmax(logits, dim=2)).sum(0)
+        if kind != "average":
+            classes = logits.shape[2]
+            votes = functional.one_hot(logits.argmax(2), classes).to(logits.dtype)
+            members = logits.shape[0]
+            shares = (members * (column * votes).sum(0) + shares) / (members + 1)
+        together = torch.log(shares.clamp_min(torch.finfo(logits.dtype).tiny))
+    return functional.log_softmax(together / temperature, dim=1)

@@ -1,0 +1,138 @@
+"""How the members of an ensemble become one prediction: weights, temperature, and what it is worth.
+
+All of it is fitted on the held-out part that the members were not trained on, and never on the
+test part. The combination itself is `trials.deployed.combine`, which is also what is exported.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize, minimize_scalar
+from torch.nn import functional
+
+from trials.deployed import Kind, combine
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+#: `members x images x classes`, and `images`
+Logits = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+_BINS = 15  # of the calibration error
+_TEMPERATURES = (0.05, 20.0)
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A fitted combination.
+
+    Attributes:
+        kind: `average`, `vote`, `weighted-vote` or `mixture`; see `trials.deployed.combine`.
+        weights: one for each member.
+        temperature: what divides the logarithms of the combined probabilities.
+    """
+
+    kind: Kind
+    weights: tuple[float, ...]
+    temperature: float = 1.0
+
+    def measure(self, logits: Logits, labels: Labels) -> dict[str, float]:
+        """`accuracy`, `loss` (mean cross-entropy) and `ece` (expected calibration error)."""
+        return measures(self._log_probabilities(logits), labels)
+
+    def predict(self, logits: Logits) -> Labels:
+        """The class of every image."""
+        predicted: Labels = np.argmax(self._log_probabilities(logits), axis=1)
+        return predicted
+
+    def _log_probabilities(self, logits: Logits) -> NDArray[np.float32]:
+        weights = torch.tensor(self.weights)
+        together = combine(torch.from_numpy(logits), self.kind, weights, self.temperature)
+        return together.numpy()
+
+
+def fit(kind: Kind, logits: Logits, labels: Labels, temperature: bool = True) -> Combination:
+    """Fit a combination.
+
+    `average` and `vote` weigh all alike. `weighted-vote` weighs a member by the logarithm of the
+    odds that it is right, plus log(classes - 1) (Zhu et al.: Multi-class AdaBoost, 2009).
+    `mixture` learns the weights; see `mixture_weights`.
+
+    Args:
+        kind: of the combination.
+        logits: of the members on the held-out part, `members x images x classes`.
+        labels: the true classes.
+        temperature: whether to fit one, so that the loss is least (Guo et al.: On Calibration of
+            Modern Neural Networks, 2017); it changes no decision.
+    """
+    members, images, classes = logits.shape
+    weights: NDArray[np.float64] = np.full(members, 1 / members)
+    if kind == "weighted-vote":
+        right = (logits.argmax(2) == labels).sum(axis=1)
+        odds = (right + 1) / (images - right + 1)
+        votes = np.maximum(np.log(odds) + np.log(classes - 1), 0)
+        weights = votes / votes.sum() if votes.any() else weights
+    elif kind == "mixture":
+        weights = mixture_weights(logits, labels)
+    plain = Combination(kind, tuple(weights.tolist()))
+    if not temperature:
+        return plain
+    together = torch.from_numpy(plain._log_probabilities(logits))
+    best = _best_temperature(together, torch.from_numpy(labels))
+    return Combination(kind, plain.weights, best)
+
+
+def mixture_weights(
+    logits: Logits, labels: Labels, penalties: Sequence[float] | None = None
+) -> NDArray[np.float64]:
+    """The w >= 0 that make AdaNet's objective least (Cortes et al. 2017, equation 5).
+
+    F(w) = mean cross-entropy of sum_j w_j h_j + sum_j penalty_j w_j, which is convex; from
+    w = 1/N on.
+
+    Args:
+        logits: h, `members x images x classes`.
+        labels: the true classes.
+        penalties: one for each member; None: 0.
+    """
+    members = len(logits)
+    cost = np.zeros(members) if penalties is None else np.asarray(penalties, np.float64)
+    h, y = torch.from_numpy(logits), torch.from_numpy(labels)
+
+    def objective(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        weights = torch.tensor(w, dtype=torch.float32, requires_grad=True)
+        loss = functional.cross_entropy(torch.tensordot(weights, h, dims=1), y)
+        (gradient,) = torch.autograd.grad(loss, weights)
+        return float(loss.detach()) + float(cost @ w), gradient.double().numpy() + cost
+
+    found = minimize(
+        objective, np.full(members, 1 / members), jac=True, method="L-BFGS-B",
+        bounds=[(0, None)] * members,
+    )  # fmt: skip
+    weights: NDArray[np.float64] = found.x
+    return weights
+
+
+def measures(log_probabilities: NDArray[np.float32], labels: Labels) -> dict[str, float]:
+    """`accuracy`, `loss` and `ece` of predictions, `images x classes`."""
+    predicted = log_probabilities.argmax(axis=1)
+    right = predicted == labels
+    sure = np.exp(log_probabilities.max(axis=1))
+    bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
+    gaps = np.bincount(bins, weights=right - sure.astype(np.float64), minlength=_BINS)
+    return {
+        "accuracy": float(right.mean()),
+        "loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
+        "ece": float(np.abs(gaps).sum() / len(labels)),
+    }
+
+
+def _best_temperature(together: torch.Tensor, labels: torch.Tensor) -> float:
+    def loss(logarithm: float) -> float:
+        return float(functional.cross_entropy(together / np.exp(logarithm), labels))
+
+    found = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
+    return float(np.exp(found.x))

@@ -1,0 +1,79 @@
+"""DOMEP: COMEP on many machines, for thousands of members.
+
+Bian et al.: arXiv 1910.00370, and Ensemble Pruning Based on Objection Maximization With a General
+Distributed Framework (IEEE TNNLS 2020). The members are divided at random; COMEP chooses from each
+part, and then from the union of what was chosen; the outcome is that, unless the set of one part
+alone has a larger TDAS.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+
+from raynas.cluster import connected
+from raynas.combination import Labels
+from raynas.errors import InvalidArgument
+from raynas.information import Predictions, check_alpha, tdac_matrix
+from raynas.saep import comep, tdas
+from raynas.trainable import prepare_process
+
+#: TDAS and members of a set
+Chosen = tuple[float, list[int]]
+
+_PART = 1000  # members, whose TDAC takes seconds and less than half a GiB
+
+
+def domep(
+    predictions: Predictions, labels: Labels, size: int, alpha: float = 0.5, seed: int = 0
+) -> list[int]:
+    """`size` members of thousands, rising.
+
+    Args:
+        predictions: `members x images`, classes as numbers from 0.
+        labels: the true class of each image.
+        size: how many to choose.
+        alpha: lambda of TDAC, 0..1.
+        seed: of the division and of COMEP's draws.
+
+    Raises:
+        InvalidArgument: for a size that is not in 2..members, or a wrong alpha.
+    """
+    check_alpha(alpha)
+    if not 2 <= size <= len(predictions):
+        raise InvalidArgument(f"size={size}: give 2 to {len(predictions)}, the number of members.")
+    with connected():
+        shared = ray.put((predictions, labels))
+        return sorted(_chosen(shared, range(len(predictions)), size, alpha, [seed])[1])
+
+
+def _chosen(
+    shared: "ray.ObjectRef[Any]", among: Sequence[int], size: int, alpha: float, seed: list[int]
+) -> Chosen:
+    """(TDAS, members) chosen from some: at once where they are few, else from parts."""
+    task: Any = ray.remote(_choose).options(num_cpus=1)
+    most = max(_PART, 2 * size)
+    if len(among) <= most:
+        alone: Chosen = ray.get(task.remote(shared, among, size, alpha, seed))
+        return alone
+    shuffled = np.random.default_rng(seed).permutation(np.asarray(among))
+    parts = np.array_split(shuffled, -(-len(among) // most))
+    found: list[Chosen] = ray.get(
+        [task.remote(shared, part, size, alpha, [*seed, i]) for i, part in enumerate(parts)]
+    )
+    union = [member for _, chosen in found for member in chosen]
+    together = _chosen(shared, union, size, alpha, [*seed, len(parts)])
+    return max([together, *found], key=lambda chosen: chosen[0])
+
+
+def _choose(
+    shared: tuple[Predictions, Labels], among: Sequence[int], size: int, alpha: float,
+    seed: list[int],
+) -> Chosen:  # fmt: skip
+    """COMEP on one part; (TDAS, members)."""
+    prepare_process(threads=1)
+    predictions, labels = shared
+    matrix = tdac_matrix(predictions[np.asarray(among)], labels, alpha)
+    chosen = comep(matrix, size, np.random.default_rng(seed))
+    return tdas(matrix, chosen), [int(among[i]) for i in chosen]

@@ -1,0 +1,140 @@
+"""The candidates for an ensemble: trained architectures of a run, and what they predict."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from raynas.saep import unusable
+from raynas.search import Evaluation
+from raynas.trainable import Job, checkpoint_path, prepare_process, reason_of
+from search_spaces import Architecture, SearchSpace
+from search_spaces.counting import Counts, count_macs, count_params
+from trials.data import Data
+from trials.training import predict
+
+_PASSES = 20  # of one image
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained architecture.
+
+    Attributes:
+        evaluation: its index in the run.
+        architecture: in the notation of the search space.
+        epochs: that it was trained for.
+        validation: its logits on the validation part, `images x classes`.
+        test: its logits on the test part.
+        counts: parameters and MACs of one image.
+        latency_ms: of one image on the CPU, with the threads of a trial.
+    """
+
+    evaluation: int
+    architecture: str
+    epochs: int
+    validation: NDArray[np.float32]
+    test: NDArray[np.float32]
+    counts: Counts
+    latency_ms: float
+
+
+class _Unusable(Exception):
+    """Why an evaluation cannot be a member."""
+
+
+def collect(
+    job: Job, evaluations: Sequence[Evaluation], cpus: float, gpus: float
+) -> tuple[list[Member], dict[int, str]]:
+    """The members among some evaluations; {evaluation: reason} of those that cannot be one."""
+    task: Any = ray.remote(_examine).options(num_cpus=cpus, num_gpus=gpus)
+    waiting = [
+        task.remote(job.space, e.architecture, job.data, checkpoint_path(job.folder, e.index),
+                    job.threads)
+        for e in evaluations
+    ]  # fmt: skip
+    members, excluded = [], {}
+    for evaluation, reference in zip(evaluations, waiting, strict=True):
+        try:
+            found = ray.get(reference)
+        except ray.exceptions.RayError as error:  # the worker died
+            found = reason_of(error).splitlines()[0]
+        if isinstance(found, str):
+            excluded[evaluation.index] = found
+        else:
+            members.append(Member(evaluation.index, evaluation.notation, evaluation.epochs, *found))
+    return members, excluded
+
+
+def load_network(
+    space: SearchSpace, arch: Architecture, data: Data, path: Path
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The trained network of an evaluation, on the CPU, and all that its checkpoint holds.
+
+    Raises:
+        _Unusable: when there is none, or not of these data.
+    """
+    if not path.exists():
+        raise _Unusable(f"its weights are missing: there is no {path}")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state.get("data", data.fingerprint) != data.fingerprint:
+        raise _Unusable(
+            f"it was trained on other data, or another division of them ({state['data']}; the run"
+            f" has {data.fingerprint})"
+        )
+    weights = state["trial"].get("network")
+    if weights is None:
+        raise _Unusable("its evaluator stores no weights (`network` in the trial's state)")
+    network = space.build(arch, data.input_shape, data.num_classes)
+    network.load_state_dict(weights)
+    return network.eval(), state
+
+
+def latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int) -> float:
+    """Milliseconds of the forward pass of one image on the CPU: the median of 20."""
+    image = torch.zeros(1, *input_shape)
+    network = network.cpu().eval()
+    before, seconds = torch.get_num_threads(), []
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        for _ in range(_PASSES + 3):
+            start = time.perf_counter()
+            network(image)
+            seconds.append(time.perf_counter() - start)
+    torch.set_num_threads(before)
+    return 1000 * statistics.median(seconds[3:])
+
+
+def _examine(
+    space: SearchSpace, arch: Architecture, data: Data, path: Path, threads: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], Counts, float] | str:
+    """What `Member` has of a trained network, or why it cannot be one."""
+    device = prepare_process(threads)
+    try:
+        network, state = load_network(space, arch, data, path)
+        network.to(device)
+        counts = Counts(count_params(network), count_macs(network, data.input_shape))
+        stored = state["trial"].get("validation_logits")
+        if stored is None:
+            stored, _ = predict(network, data.validation, device)
+        test, _ = predict(network, data.test, device)
+        shape = (len(data.validation), data.num_classes)
+        if tuple(stored.shape) != shape:
+            raise _Unusable(f"its validation logits are {tuple(stored.shape)}, not {shape}")
+        validation = stored.float().cpu().numpy()
+        if reason := unusable(validation):
+            raise _Unusable(reason)
+        seconds = latency_ms(network, data.input_shape, threads)
+        return validation, test.float().cpu().numpy(), counts, seconds
+    except _Unusable as error:
+        return str(error)
+    except Exception as error:  # whatever the network or a damaged file raises
+        return reason_of(error)
