@@ -5,6 +5,7 @@ from typing import Any
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.choices import InputChoice, IntegerChoice, LayerChoice, from_module
 from search_spaces.darts import DARTS, ENAS, PNAS, AmoebaNet, NASNet
+from search_spaces.feedforward import Convolutional, Dense
 from search_spaces.micro64 import Micro64
 from search_spaces.naming import construct, spell
 from search_spaces.nasbench101 import NASBench101
@@ -43,6 +44,8 @@ SPACES: dict[str, type[SearchSpace]] = {
     "resnet": ResNet,
     "resnext_a": ResNeXtA,
     "resnext_b": ResNeXtB,
+    "dense": Dense,
+    "convolutional": Convolutional,
 }
 
 

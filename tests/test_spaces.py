@@ -21,7 +21,8 @@ from search_spaces import (
     UserSpace,
     from_module,
 )
-from search_spaces.errors import InvalidArgument, RaynasError, UnknownName
+from search_spaces.counting import Counts, count_macs, count_params
+from search_spaces.errors import InvalidArchitecture, InvalidArgument, RaynasError, UnknownName
 
 torch.set_num_threads(1)
 
@@ -43,6 +44,8 @@ SMALL = {
     "resnet": "resnet:stem_channels=4",
     "resnext_a": "resnext_a",
     "resnext_b": "resnext_b",
+    "dense": "dense:units=8",
+    "convolutional": "convolutional:channels=4,units=8",
 }
 
 
@@ -50,6 +53,63 @@ class TestBuiltIn(SpaceSuite):
     @pytest.fixture(params=SMALL, ids=SMALL)
     def space(self, request) -> SearchSpace:
         return search_spaces.get(SMALL[request.param])
+
+
+class TestDepth:
+    """The layers of `dense` and `convolutional`."""
+
+    @staticmethod
+    def layers(space: str, depth: int, shape: tuple[int, int, int] = (3, 9, 7)) -> list[str]:
+        """What the network is made of, with the number of outputs where that can differ."""
+        found = search_spaces.get(space)
+        network = found.build(found.from_string(f"depth={depth}"), shape, 5)
+        sizes = [getattr(m, "out_features", getattr(m, "out_channels", "")) for m in network]
+        return [f"{type(m).__name__}{size}" for m, size in zip(network, sizes, strict=True)]
+
+    def test_dense(self):
+        hidden = ["Linear32", "ReLU"]
+        for depth in (0, 1, 3):
+            assert self.layers("dense", depth) == ["Flatten", *hidden * depth, "Linear5"]
+        assert self.layers("dense:8,2", 2)[1] == "Linear8"
+
+    def test_convolutional(self):
+        convolution, rest = ["Conv2d16", "ReLU"], ["Linear64", "ReLU", "Linear5"]
+        for depth in (1, 3):
+            expected = [*convolution * depth, "MaxPool2d", "Flatten", *rest]
+            assert self.layers("convolutional", depth) == expected
+
+    def test_sizes_of_the_members_of_saep(self):
+        """Worked out by hand from its code, for images of CIFAR-10."""
+        dense, convolutional = map(search_spaces.get, ("dense", "convolutional"))
+        assert dense.params(dense.from_string("depth=0")) == 3072 * 10 + 10
+        assert dense.params(dense.from_string("depth=1")) == 3072 * 32 + 32 + 32 * 10 + 10
+        member = convolutional.counts(convolutional.from_string("depth=1"))
+        assert member.params == 3 * 9 * 16 + 16 + 16 * 16 * 16 * 64 + 64 + 64 * 10 + 10
+        assert member.macs == 3 * 9 * 16 * 32 * 32 + 16 * 16 * 16 * 64 + 64 * 10
+
+    @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 6), (1, 5, 1)])
+    def test_images_of_one_row_or_column(self, shape):
+        for space in map(search_spaces.get, ("dense", "convolutional")):
+            for arch in space:
+                network = space.build(arch, shape, 3)
+                assert network(torch.rand(2, *shape)).shape == (2, 3)
+                counted = Counts(count_params(network), count_macs(network, shape))
+                assert space.counts(arch, shape, 3) == counted
+
+    @pytest.mark.parametrize(
+        ("name", "depth", "wanted"),
+        [
+            ("dense", "11", "an integer in 0..10"),
+            ("dense", "-1", "an integer"),
+            ("dense", "", "an integer"),
+            ("convolutional", "0", "an integer in 1..6"),
+            ("convolutional:max_depth=2", "3", "an integer in 1..2"),
+        ],
+    )
+    def test_depths_that_the_space_lacks(self, name, depth, wanted):
+        message = re.escape(f"at position 6, wanted {wanted}, found")
+        with pytest.raises(InvalidArchitecture, match=message):
+            search_spaces.get(name).from_string(f"depth={depth}")
 
 
 def convolutions(config, input_shape, num_classes):
@@ -175,7 +235,7 @@ def test_a_space_of_one_architecture_has_no_mutation():
 def test_every_name_is_that_of_its_space():
     issue = (
         "nasbench101 nasbench201 natsbench_size nasbench_macro micro64 darts nasnet amoebanet pnas"
-        " enas resnet resnext_a resnext_b"
+        " enas resnet resnext_a resnext_b dense convolutional"
     )
     assert search_spaces.names() == issue.split()
     for name in search_spaces.names():
