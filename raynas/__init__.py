@@ -25,6 +25,7 @@ from raynas.saep import SAEP
 from raynas.schedulers import Asha, Fifo, Scheduler
 from raynas.scoring import score
 from raynas.searchers import (
+    AdaNet,
     Area,
     Auto,
     Evolution,
@@ -38,6 +39,7 @@ from trials import Estimator, Evaluator, Proxy, Table, Train, Trial, WeightShari
 
 __all__ = [
     "SAEP",
+    "AdaNet",
     "Area",
     "Asha",
     "Auto",

@@ -23,7 +23,7 @@ from ray import cloudpickle
 import search_spaces
 from raynas.errors import ConfigurationMismatch, InvalidArgument, StorageError
 from raynas.saep import SAEP
-from raynas.schedulers import SCHEDULERS, Scheduler
+from raynas.schedulers import SCHEDULERS, Fifo, Scheduler
 from raynas.searchers import SEARCHERS, Searcher
 from search_spaces import SearchSpace, UserSpace
 from search_spaces.naming import construct, converted, parse, spell, suggestion
@@ -54,7 +54,9 @@ class Config(BaseModel):
     evaluate: str = Field(
         "train", description="how an architecture is evaluated: train, table, proxy, supernet"
     )
-    scheduler: str = Field("asha", description="which trials are stopped early: asha, fifo")
+    scheduler: str = Field(
+        "asha", description="which trials are stopped early: asha, fifo (with adanet always)"
+    )
     samples: Annotated[int, Field(ge=1)] = Field(32, description="architectures to evaluate")
     epochs: Annotated[int, Field(ge=1)] = Field(4, description="epochs of a full evaluation")
     retrain_epochs: Annotated[int, Field(ge=1)] | None = Field(
@@ -115,6 +117,9 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
         "evaluate", given,
         Estimator if isinstance(given["evaluate"], Estimator) else Evaluator, EVALUATORS,
     )  # fmt: skip
+    searcher.check(space)
+    if searcher.grows and arguments.get("scheduler") is None:
+        given["scheduler"] = "fifo"
     scheduler = _object("scheduler", given, Scheduler, SCHEDULERS)
     wanted = given["ensemble"]
     ensemble = None if wanted is None else _object("ensemble", given, SAEP, ENSEMBLES)
@@ -129,6 +134,7 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     }
     config = _validated({**given, **texts})
     _check_ensemble(config, ensemble, evaluator)
+    _check_growing(config, searcher, evaluator, scheduler)
     if config.name is not None:
         run_folder(config)  # before the data are read, which may take a while
     data = trial_data.load(source, seed=config.seed)
@@ -141,6 +147,22 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
         space = evaluator.restricted(space)
         evaluator.check(space, data)
     return Plan(config, space, data, searcher, evaluator, scheduler, ensemble)
+
+
+def _check_growing(
+    config: Config, searcher: Searcher, evaluator: Evaluator | Estimator, scheduler: Scheduler
+) -> None:
+    """Refuse what does not go with a searcher that grows an ensemble."""
+    if searcher.grows and isinstance(evaluator, Estimator):
+        raise InvalidArgument(
+            f"evaluate={config.evaluate!r}: search={config.search!r} grows an ensemble of trained"
+            " networks: use evaluate='train'."
+        )
+    if searcher.grows and not isinstance(scheduler, Fifo):
+        raise InvalidArgument(
+            f"scheduler={config.scheduler!r}: search={config.search!r} compares candidates that are"
+            " trained to the end: use scheduler='fifo'."
+        )
 
 
 def _check_ensemble(

@@ -70,13 +70,14 @@ class Candidates:
 
 
 def make_ensemble(
-    saep: SAEP | None, evaluations: Sequence[Evaluation], job: Job, data: Data, seed: int,
+    saep: SAEP, prune: bool, evaluations: Sequence[Evaluation], job: Job, data: Data, seed: int,
     asked: str, cpus: float, gpus: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Prune trained architectures to an ensemble, measure it, export it.
 
     Args:
-        saep: how; None: all of them are its members.
+        saep: how.
+        prune: whether at all; otherwise all of them are its members.
         evaluations: the candidates, trained.
         job: the run's.
         data: of the run.
@@ -100,19 +101,18 @@ def make_ensemble(
             " Evaluations that were stopped early are members only with SAEP(stopped=True)."
         )
     candidates = Candidates(members, data)
-    rule = saep or SAEP()
-    orders = {name: _order(candidates, rule, name, seed) for name in RULES}
+    orders = {name: _order(candidates, saep, name, seed) for name in RULES}
     curves = pd.DataFrame(
-        {"rule": name, **_point(candidates, rule, order[-size:])}
+        {"rule": name, **_point(candidates, saep, order[-size:])}
         for name, order in orders.items()
         for size in _sizes(len(members))
     )
     kept = list(range(len(members)))
-    if saep is not None:
+    if prune:
         own = curves[curves["rule"] == saep.rule]
         accuracies = dict(zip(own["members"].astype(int), own["val_accuracy"], strict=True))
         kept = sorted(orders[saep.rule][-saep.settled_size(accuracies) :])
-    together = candidates.fitted(rule, kept)
+    together = candidates.fitted(saep, kept)
     folder = job.folder / "ensemble"
     folder.mkdir(exist_ok=True)
     (folder / "ensemble.json").unlink(missing_ok=True)  # its presence says that the folder is whole
@@ -120,11 +120,11 @@ def make_ensemble(
     found = {
         "asked": asked,
         "evaluations": [e.index for e in evaluations],
-        "rule": saep.rule if saep else None,
+        "rule": saep.rule if prune else None,
         "combination": together.kind,
         "temperature": together.temperature,
         "metrics": candidates.measured(kept, together) | {"latency_ms": latency},
-        "unpruned": _point(candidates, rule, list(range(len(members)))),
+        "unpruned": _point(candidates, saep, list(range(len(members)))),
         "excluded": {str(index): reason for index, reason in excluded.items()},
     }
     table = _table(candidates, kept, together)

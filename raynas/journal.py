@@ -5,9 +5,9 @@ with the event, so a driver may be killed at any moment. Only one process writes
 
 Events: `session` (a driver started), `supernet` (one epoch of shared weights), `suggested`,
 `reported` (one epoch), `finished`, `leading` (the best by now, where the searcher judges by more
-than the value), `retraining` (one epoch of the final training), `retraining_failed`, `retrained`,
-`ensemble` (what pruning left), `complete`.
-What each carries is written where it is recorded, in `search.py` and `run.py`.
+than the value), `grown` (the ensemble, where one grows), `retraining` (one epoch of the final
+training), `retraining_failed`, `retrained`, `ensemble` (what pruning left), `complete`. What each
+carries is written where it is recorded, in `search.py` and `run.py`.
 """
 
 import io

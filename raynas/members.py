@@ -47,6 +47,31 @@ class Member:
     latency_ms: float
 
 
+class StoredLogits:
+    """What the trials of a run predicted on the validation part; a `HeldOut`.
+
+    Args:
+        folder: the run folder.
+        data: of the run.
+    """
+
+    def __init__(self, folder: Path, data: Data):
+        self.folder, self.data = folder, data
+        self.labels = data.validation.labels
+
+    def logits(self, evaluation: int) -> NDArray[np.float32] | None:
+        """None when the trial stored none, or they are not finite."""
+        try:
+            state = torch.load(
+                checkpoint_path(self.folder, evaluation), map_location="cpu", weights_only=True
+            )
+            stored: NDArray[np.float32] = state["trial"]["validation_logits"].float().numpy()
+        except Exception:  # there is none, or it is damaged
+            return None
+        fits = stored.shape == (len(self.labels), self.data.num_classes)
+        return stored if fits and np.isfinite(stored).all() else None
+
+
 class _Unusable(Exception):
     """Why an evaluation cannot be a member."""
 

@@ -37,6 +37,7 @@ from raynas.estimates import EstimatorPool, search_by_estimates
 from raynas.export import FORMATS, export, has_onnx, read_json, write_json
 from raynas.flatness import with_flatness
 from raynas.journal import Journal, read_events
+from raynas.members import StoredLogits
 from raynas.monitor import Monitor, describe
 from raynas.report import write_report
 from raynas.results import Result, load, trials_table
@@ -65,7 +66,7 @@ def run(
     data: Any = "digits",
     search: str | Searcher = "evolution",
     evaluate: str | Evaluator | Estimator = "train",
-    scheduler: str | Scheduler = "asha",
+    scheduler: str | Scheduler | None = None,
     samples: int = 32,
     epochs: int = 4,
     retrain_epochs: int | None = None,
@@ -87,11 +88,12 @@ def run(
         space: a name (`search_spaces.names()`) or a `SearchSpace`.
         data: a name (`trials.data.names()`), a folder of class folders, a Parquet file, a pair
             (images, labels) of arrays, or a `torch.utils.data.Dataset`.
-        search: `auto`, `evolution`, `area`, `local`, `naswot`, `random`, `na-rs`, or a `Searcher`.
+        search: `auto`, `evolution`, `area`, `local`, `naswot`, `random`, `na-rs`, `adanet` (which
+            grows an ensemble), or a `Searcher`.
         evaluate: `train`, `table:FILE`, `proxy`, `supernet` (with the weights that all
             architectures share; `trials.WeightSharing`), or an `Evaluator` or `Estimator`. Without
             `train` only the outcome of the search is trained alone.
-        scheduler: `asha`, `fifo`, or a `Scheduler`.
+        scheduler: `asha`, `fifo`, or a `Scheduler`; None: `asha`, with `adanet` `fifo`.
         samples: number of architectures to evaluate.
         epochs: epochs of an evaluation that is not stopped early.
         retrain_epochs: epochs of the final training; `epochs` if None.
@@ -128,6 +130,7 @@ def run(
             state = Search(
                 plan.space, plan.searcher, plan.scheduler,
                 config.samples, epochs, config.seed, journal, metric,
+                held_out=StoredLogits(plan.folder, plan.data),
             )  # fmt: skip
             done = _is_complete(journal) and state.exhausted
             if not (done and _has_ensemble(plan, state)):
@@ -364,9 +367,12 @@ def _prune(
 ) -> None:
     """Make the ensemble that is asked for."""
     candidates = _candidates(plan, search)
-    monitor.say(f"Ensemble of {len(candidates)} candidates: {plan.config.ensemble}")
+    monitor.say(
+        f"Ensemble of {len(candidates)} candidates: {plan.config.ensemble or 'all of them'}"
+    )
     found = make_ensemble(
-        plan.ensemble, candidates, job, plan.data, plan.config.seed, str(plan.config.ensemble),
+        plan.ensemble or SAEP(combine=search.searcher.combine), plan.ensemble is not None,
+        candidates, job, plan.data, plan.config.seed, str(plan.config.ensemble),
         resources.cpus, resources.gpus,
     )  # fmt: skip
     curves = pd.read_parquet(plan.folder / "ensemble" / "curves.parquet").to_dict("records")
@@ -375,6 +381,8 @@ def _prune(
 
 def _candidates(plan: Plan, search: Search) -> list[Evaluation]:
     """The evaluations that may be members of the ensemble."""
+    if search.searcher.grows:
+        return [search.evaluations[i] for i in search.searcher.ensemble]
     trained = [Status.COMPLETED]
     if plan.ensemble is not None and plan.ensemble.stopped:
         trained.append(Status.STOPPED)
@@ -383,7 +391,7 @@ def _candidates(plan: Plan, search: Search) -> list[Evaluation]:
 
 def _has_ensemble(plan: Plan, search: Search) -> bool:
     """Whether the folder holds the ensemble that is asked for, or none is."""
-    if plan.ensemble is None:
+    if plan.ensemble is None and len(search.searcher.ensemble) < 2:
         return True
     return is_current(plan.folder, str(plan.config.ensemble), _candidates(plan, search))
 

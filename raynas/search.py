@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from raynas.errors import JournalError
+from raynas.errors import InvalidArgument, JournalError
 from raynas.journal import Event, Journal
 from raynas.schedulers import Scheduler
-from raynas.searchers import Searcher
+from raynas.searchers import HeldOut, Searcher
 from search_spaces import Architecture, SearchSpace
 from trials.trial import derived_seed
 
@@ -85,7 +85,12 @@ class Search:
         journal: open; its events, if any, are replayed. None: nothing is recorded.
         metric: what is maximized.
         unique: whether architectures that compute the same function are evaluated only once;
-            else every one that the searcher asks for is paid for.
+            else every one that the searcher asks for is paid for, as for one that grows an
+            ensemble.
+        held_out: predictions of evaluations, for a searcher that grows an ensemble.
+
+    Raises:
+        InvalidArgument: when such a searcher has no predictions to go by.
     """
 
     def __init__(
@@ -99,10 +104,17 @@ class Search:
         journal: Journal | None = None,
         metric: str = METRIC,
         unique: bool = True,
+        held_out: HeldOut | None = None,
     ):
         self.space, self.searcher, self.scheduler = space, searcher, scheduler
         self.samples, self.epochs, self.seed, self.journal = samples, epochs, seed, journal
-        self.metric, self.unique = metric, unique
+        self.metric, self.unique = metric, unique and not searcher.grows
+        self.held_out = held_out
+        if searcher.grows and held_out is None:
+            raise InvalidArgument(
+                f"search: {type(searcher).__name__} grows an ensemble of trained networks, and here"
+                " nothing is trained: use it in run() with evaluate='train'."
+            )
         self.evaluations: list[Evaluation] = []
         #: the best evaluation that has ended: by epochs reached, then by the metric, or by how
         #: the searcher judges
@@ -132,6 +144,7 @@ class Search:
         self.replay(journal.events if journal else [])
         self._interrupted = self._close_decided()
         self._note_leading()  # the driver may have died before it could
+        self._grow()
 
     @property
     def finished(self) -> int:
@@ -206,6 +219,14 @@ class Search:
         self._record("finished", evaluation=index, status=status.value, reason=reason)
         self._finish(index, status, reason)
         self._note_leading()
+        self._grow()
+
+    def _grow(self) -> None:
+        """Have the searcher decide on its ensemble, where it grows one and has what it needs."""
+        if self.held_out is not None and self.searcher.undecided:
+            decision = self.searcher.decide(self.held_out)
+            self._record("grown", **decision)
+            self.searcher.grow(decision)
 
     def _note_leading(self) -> None:
         """Record which evaluation is the best, where its value alone does not tell."""
@@ -237,6 +258,8 @@ class Search:
                 self._promote(event["evaluation"])
             elif event["event"] == "leading":
                 self._leading = event["evaluation"]
+            elif event["event"] == "grown":
+                self.searcher.grow(event)
             elif event["event"] == "scored":
                 self._score(event["score"])
             elif event["event"] == "exhausted":

@@ -57,6 +57,7 @@ class TensorBoard:
             "finished": self._finished,
             "supernet": self._supernet,
             "retraining": self._retraining,
+            "grown": self._grown,
             "ensemble": self._ensemble,
         }
         self._metric = METRIC
@@ -121,6 +122,12 @@ class TensorBoard:
     def _retraining(self, event: Event) -> None:
         scalars = _scalars(event["epoch"], event["time"], _tagged(event["metrics"]))
         self._file("retraining").append(scalars)
+
+    def _grown(self, event: Event) -> None:
+        values = {"growth/members": float(len(event["members"]))}
+        if event["objective"] is not None:
+            values["growth/objective"] = event["objective"]
+        self._file("search").append(_scalars(event["iteration"] + 1, event["time"], values))
 
     def _ensemble(self, event: Event) -> None:
         shutil.rmtree(self.folder / "ensemble", ignore_errors=True)  # of an earlier one

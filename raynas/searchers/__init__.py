@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from raynas.searchers.adanet import AdaNet
 from raynas.searchers.area import Area
 from raynas.searchers.auto import Auto
 from raynas.searchers.evolution import Evolution
@@ -9,13 +10,15 @@ from raynas.searchers.local_search import LocalSearch
 from raynas.searchers.naswot import Naswot
 from raynas.searchers.neighborhood import NeighborhoodAware, na_rs
 from raynas.searchers.random_search import RandomSearch
-from raynas.searchers.searcher import Scoring, Searcher
+from raynas.searchers.searcher import HeldOut, Scoring, Searcher
 
 __all__ = [
     "SEARCHERS",
+    "AdaNet",
     "Area",
     "Auto",
     "Evolution",
+    "HeldOut",
     "LocalSearch",
     "Naswot",
     "NeighborhoodAware",
@@ -25,6 +28,7 @@ __all__ = [
 ]
 
 SEARCHERS: dict[str, Callable[..., Searcher]] = {
+    "adanet": AdaNet,
     "area": Area,
     "auto": Auto,
     "evolution": Evolution,

@@ -1,0 +1,218 @@
+"""AdaNet: an ensemble that grows by one member at a time, pruned by SAEP as it grows.
+
+Cortes et al.: AdaNet: Adaptive Structural Learning of Artificial Neural Networks (ICML 2017); with
+pruning, Bian et al.: Sub-Architecture Ensemble Pruning (arXiv 1910.00370), whose code this follows:
+candidates do not read the members' layers, and are trained by their own loss.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from annotated_types import Interval
+from pydantic import NonNegativeFloat
+from torch.nn import functional
+
+from raynas.combination import Labels, Logits, mixture_weights
+from raynas.errors import InvalidArgument
+from raynas.saep import RULES
+from raynas.searchers.searcher import HeldOut, Searcher
+from search_spaces import Architecture, SearchSpace
+from trials.deployed import Kind
+from trials.trial import derived_seed
+
+_DEPTH = "depth"  # the decision that grows
+_TRIES = 1000  # draws of the other decisions
+
+
+@dataclass
+class AdaNet(Searcher):
+    """Grows an ensemble in a space with a decision `depth`, such as `dense`, `convolutional`.
+
+    An iteration, from the second on, first prunes the ensemble by the rule, once. Then two
+    candidates are trained: one as deep as the member that was added last, and one that is one
+    deeper (the first ones have the least depth and the next; other decisions are drawn). The
+    candidate joins with which the objective
+
+        F(w) = mean cross-entropy of sum_j w_j h_j + sum_j (lambda r(h_j) + beta) w_j
+
+    is less, h being logits, w_j = 1/n or learnt, and r the square root of the depth. Everything
+    is decided on the validation part. (The authors decide on the training data.) A run of
+    `samples` evaluations has `samples` / 2 iterations.
+
+    Args:
+        rule: `prs`, `pap`, `pap-literal`, `pie`, or `none`, which is AdaNet itself.
+        alpha: lambda of TDAC, for `pie`.
+        mixture: `uniform` (the authors' ".O") or `learnt` weights (".W").
+        complexity: lambda of the objective.
+        beta: of the objective.
+    """
+
+    rule: Literal["none", "prs", "pap", "pap-literal", "pie"] = "pie"
+    alpha: Annotated[float, Interval(ge=0, le=1)] = 0.5
+    mixture: Literal["uniform", "learnt"] = "uniform"
+    complexity: NonNegativeFloat = 0.0
+    beta: NonNegativeFloat = 0.0
+
+    grows: ClassVar[bool] = True
+
+    _iteration: int = field(default=0, init=False, repr=False)
+    #: {evaluation: choices} of everything that was asked for
+    _asked: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False)
+    #: {evaluation: value} of this iteration's candidates; None: not known yet
+    _candidates: dict[int, float | None] = field(default_factory=dict, init=False, repr=False)
+    _members: list[int] = field(default_factory=list, init=False, repr=False)
+    #: choice of the depth of the member added last
+    _last: int = field(default=0, init=False, repr=False)
+
+    def check(self, space: SearchSpace) -> None:
+        """See `Searcher`."""
+        depths = {d.name: d.choices for d in space.decisions}.get(_DEPTH, ())
+        if not depths or list(depths) != sorted(depths) or not isinstance(depths[0], int):
+            raise InvalidArgument(
+                f"space={space.name!r} has no decision {_DEPTH!r} of rising whole numbers, which"
+                " search='adanet' lets grow: use space='dense', 'convolutional', or a UserSpace"
+                " with such a decision."
+            )
+
+    def start(self, space: SearchSpace, seed: int) -> None:
+        """Begin with an empty ensemble."""
+        super().start(space, seed)
+        self.check(space)
+        self._seed = seed
+        self._place = [decision.name for decision in space.decisions].index(_DEPTH)
+        self._iteration, self._last = 0, 0
+        self._asked, self._candidates, self._members = {}, {}, []
+
+    @property
+    def ensemble(self) -> Sequence[int]:
+        """The evaluations that are members now."""
+        return tuple(self._members)
+
+    @property
+    def combine(self) -> Kind:
+        """See `Searcher`."""
+        return "mixture" if self.mixture == "learnt" else "average"
+
+    def ask(self) -> Architecture | None:
+        """The next candidate of this iteration; None until it is decided."""
+        if len(self._candidates) == self._offered:
+            return None
+        arch = self._drawn(self._last + len(self._candidates))
+        index = len(self._asked)  # every architecture that is asked for becomes an evaluation
+        self._asked[index] = list(arch.choices)
+        self._candidates[index] = None
+        return arch
+
+    def tell(self, architecture: Architecture, value: float, budget: int) -> None:
+        """A candidate is trained."""
+        for index, known in self._candidates.items():
+            if known is None and self._asked[index] == list(architecture.choices):
+                self._candidates[index] = value
+                return
+
+    @property
+    def undecided(self) -> Sequence[int]:
+        """See `Searcher`: all members and candidates, once all candidates are trained."""
+        if len(self._candidates) < self._offered or None in self._candidates.values():
+            return ()
+        return (*self._members, *self._candidates)
+
+    @property
+    def _offered(self) -> int:
+        """Candidates of this iteration: one where there is nothing deeper."""
+        return min(2, len(self.space.decisions[self._place].choices) - self._last)
+
+    def decide(self, held_out: HeldOut) -> dict[str, Any]:
+        """Prune, and choose the candidate that joins.
+
+        Returns:
+            `iteration`, `pruned` (evaluations), `joined` (an evaluation, None when all failed),
+            `members`, `objectives` ({evaluation: F}), and of the members `objective`.
+        """
+        logits = {i: own for i in self.undecided if (own := held_out.logits(i)) is not None}
+        before = [i for i in self._members if i in logits]
+        kept = self._pruned(before, logits, held_out.labels)
+        objectives = {
+            i: self._objective([*kept, i], logits, held_out.labels)
+            for i in self._candidates if i in logits
+        }  # fmt: skip
+        joined = min(objectives, key=lambda i: (objectives[i], i), default=None)
+        return {
+            "iteration": self._iteration,
+            "pruned": sorted(set(self._members) - set(kept)),
+            "joined": joined,
+            "members": [*kept, *([] if joined is None else [joined])],
+            "objectives": {str(i): value for i, value in objectives.items()},
+            "objective": None if joined is None else objectives[joined],
+        }
+
+    def grow(self, decision: Mapping[str, Any]) -> None:
+        """Take over what was decided."""
+        self._members = list(decision["members"])
+        if decision["joined"] is not None:
+            self._last = self._asked[decision["joined"]][self._place]
+        self._iteration += 1
+        self._candidates = {}
+
+    def state(self) -> dict[str, Any]:
+        """See `Searcher`."""
+        return {
+            **super().state(),
+            "iteration": self._iteration,
+            "asked": [[i, choices] for i, choices in self._asked.items()],
+            "candidates": [[i, value] for i, value in self._candidates.items()],
+            "members": list(self._members),
+            "last": self._last,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Searcher`."""
+        super().load_state(state)
+        self._iteration, self._last = state["iteration"], state["last"]
+        self._asked = {i: list(choices) for i, choices in state["asked"]}
+        self._candidates = dict(state["candidates"])
+        self._members = list(state["members"])
+
+    def _drawn(self, depth: int) -> Architecture:
+        """An architecture of this depth."""
+        for _ in range(_TRIES):
+            arch = self.space.replaced(self.space.sample(self.rng), self._place, depth)
+            if self.space.is_valid(arch):
+                return arch
+        raise InvalidArgument(f"space={self.space.name!r}: drew no valid architecture so deep.")
+
+    def _pruned(
+        self, members: list[int], logits: Mapping[int, Logits], labels: Labels
+    ) -> list[int]:
+        """The members that the rule keeps."""
+        if self.rule == "none" or not members:
+            return members
+        stacked = np.stack([logits[i] for i in members])
+        rng = np.random.default_rng(derived_seed(self._seed, self._iteration))
+        weights = self._weights(members, stacked, labels)
+        rule = RULES[self.rule](stacked, labels, rng, self.alpha, weights.tolist())
+        return [members[place] for place in rule.keep(range(len(members)))]
+
+    def _objective(self, members: list[int], logits: Mapping[int, Logits], labels: Labels) -> float:
+        """F of an ensemble."""
+        stacked = np.stack([logits[i] for i in members])
+        weights = self._weights(members, stacked, labels)
+        together = np.tensordot(weights.astype(np.float32), stacked, axes=1)
+        loss = functional.cross_entropy(torch.from_numpy(together), torch.from_numpy(labels))
+        return float(loss) + float(weights @ self._penalties(members))
+
+    def _weights(
+        self, members: list[int], logits: Logits, labels: Labels
+    ) -> np.ndarray[Any, np.dtype[np.float64]]:
+        if self.mixture == "uniform":
+            return np.full(len(members), 1 / len(members))
+        return mixture_weights(logits, labels, self._penalties(members).tolist())
+
+    def _penalties(self, members: list[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Lambda r + beta of each."""
+        choices = self.space.decisions[self._place].choices
+        depths = [float(choices[self._asked[i][self._place]]) for i in members]
+        return self.complexity * np.sqrt(depths) + self.beta
