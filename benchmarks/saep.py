@@ -8,8 +8,9 @@ one, against calling `tdac` for one pair after the other. The loop is run in ful
 where the choices must be equal, and its time per pair counts.
 `pie_cached`: the same against a loop by hand, which knows the entropies of all members and their
 information on the labels beforehand, and that classes are small whole numbers.
-`domep_seconds`, `domep_memory`: DOMEP over 20,000 members and 10,000 images, 50 chosen, on all cores;
-by how much the memory of all processes grows at most, the predictions included (no other side).
+`domep_seconds`, `domep_memory`: DOMEP over 20,000 members and 10,000 images, 50 chosen, on all
+cores; by how much the memory of all processes grows at most, the predictions included (no other
+side).
 
     python -m benchmarks.saep [--quick] [--json]
 """
