@@ -103,7 +103,7 @@ def make_ensemble(
     candidates = Candidates(members, data)
     orders = {name: _order(candidates, saep, name, seed) for name in RULES}
     curves = pd.DataFrame(
-        {"rule": name, **_point(candidates, saep, order[-size:])}
+        {"rule": name, **_point(candidates, saep, sorted(order[-size:]))}
         for name, order in orders.items()
         for size in _sizes(len(members))
     )

@@ -91,9 +91,9 @@ def collect(
         try:
             found = ray.get(reference)
         except ray.exceptions.RayError as error:  # the worker died
-            found = reason_of(error).splitlines()[0]
+            found = reason_of(error)
         if isinstance(found, str):
-            excluded[evaluation.index] = found
+            excluded[evaluation.index] = found.splitlines()[0]
         else:
             members.append(Member(evaluation.index, evaluation.notation, evaluation.epochs, *found))
     return members, excluded
@@ -109,7 +109,10 @@ def load_network(
     """
     if not path.exists():
         raise _Unusable(f"its weights are missing: there is no {path}")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files raise anything
+        raise _Unusable(f"its weights cannot be read: {path} is damaged") from error
     if state.get("data", data.fingerprint) != data.fingerprint:
         raise _Unusable(
             f"it was trained on other data, or another division of them ({state['data']}; the run"

@@ -240,12 +240,11 @@ class SAEP:
         truth = np.asarray(labels, np.int64)
         check_members(checked, truth)
         order = removal_order(self.rule, checked, truth, seed, self.alpha)
-        accuracies = {
-            size: fit(self.combine, checked[order[-size:]], truth, temperature=False).measure(
-                checked[order[-size:]], truth
-            )["accuracy"]
-            for size in range(_FEWEST, len(checked) + 1)
-        }  # fmt: skip
+        accuracies = {}
+        for size in range(_FEWEST, len(checked) + 1):
+            chosen = checked[sorted(order[-size:])]
+            together = fit(self.combine, chosen, truth, temperature=False)
+            accuracies[size] = together.measure(chosen, truth)["accuracy"]
         return sorted(order[-self.settled_size(accuracies) :])
 
     def settled_size(self, accuracies: dict[int, float]) -> int:

@@ -5,6 +5,7 @@ pruning, Bian et al.: Sub-Architecture Ensemble Pruning (arXiv 1910.00370), whos
 candidates do not read the members' layers, and are trained by their own loss.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -70,7 +71,8 @@ class AdaNet(Searcher):
     def check(self, space: SearchSpace) -> None:
         """See `Searcher`."""
         depths = {d.name: d.choices for d in space.decisions}.get(_DEPTH, ())
-        if not depths or list(depths) != sorted(depths) or not isinstance(depths[0], int):
+        whole = all(isinstance(depth, int) and depth >= 0 for depth in depths)
+        if not depths or not whole or list(depths) != sorted(depths):
             raise InvalidArgument(
                 f"space={space.name!r} has no decision {_DEPTH!r} of rising whole numbers, which"
                 " search='adanet' lets grow: use space='dense', 'convolutional', or a UserSpace"
@@ -132,7 +134,12 @@ class AdaNet(Searcher):
             `iteration`, `pruned` (evaluations), `joined` (an evaluation, None when all failed),
             `members`, `objectives` ({evaluation: F}), and of the members `objective`.
         """
-        logits = {i: own for i in self.undecided if (own := held_out.logits(i)) is not None}
+        logits = {
+            i: own
+            for i in self.undecided
+            if self._candidates.get(i) != -math.inf  # it may have predicted before it failed
+            and (own := held_out.logits(i)) is not None
+        }
         before = [i for i in self._members if i in logits]
         kept = self._pruned(before, logits, held_out.labels)
         objectives = {
@@ -161,6 +168,7 @@ class AdaNet(Searcher):
         """See `Searcher`."""
         return {
             **super().state(),
+            "seed": self._seed,
             "iteration": self._iteration,
             "asked": [[i, choices] for i, choices in self._asked.items()],
             "candidates": [[i, value] for i, value in self._candidates.items()],
@@ -171,6 +179,7 @@ class AdaNet(Searcher):
     def load_state(self, state: dict[str, Any]) -> None:
         """See `Searcher`."""
         super().load_state(state)
+        self._seed = state["seed"]
         self._iteration, self._last = state["iteration"], state["last"]
         self._asked = {i: list(choices) for i, choices in state["asked"]}
         self._candidates = dict(state["candidates"])
