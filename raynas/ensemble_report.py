@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from raynas.export import read_json
+from raynas.journal import read_events
 
 _MAX_SHOWN = 40  # members in a heat map
 _COLORS = {
@@ -59,6 +60,15 @@ Latencies here are sums over the members, each measured alone.</p>
 member.</p>
 <img src="data:image/png;base64,{{ diversity }}" alt="disagreement and variation of information of
 every pair of members">
+{% if growth %}<h3>How it grew</h3>
+<table><tr><th>iteration</th><th>pruned</th><th>joined</th><th>members</th><th>objective</th></tr>
+{% for step in growth %}<tr><td>{{ step.iteration + 1 }}</td>
+<td>{% for i in step.pruned %}#{{ i }} {% endfor %}</td>
+<td>{% if step.joined is not none %}#{{ step.joined }}
+<code>{{ notations[step.joined] }}</code>{% else %}none: both candidates failed{% endif %}</td>
+<td>{{ step.members|length }}</td>
+<td>{% if step.objective is not none %}{{ "%.4f"|format(step.objective) }}{% endif %}</td>
+</tr>{% endfor %}</table>{% endif %}
 {% if found.excluded %}<p>Not candidates:</p><ul>{% for index, reason in found.excluded.items() %}
 <li>#{{ index }} {{ reason }}</li>{% endfor %}</ul>{% endif %}
 """
@@ -73,6 +83,7 @@ def section(run: Path, test_images: int) -> str:
     accuracy = found["metrics"]["test_accuracy"]
     curves = pd.read_parquet(folder / "curves.parquet")
     alone = curves[(curves["rule"] == "greedy") & (curves["members"] == 1)]
+    events = read_events(run)
     rows = [
         ("ensemble", found["metrics"]),
         ("all candidates", found["unpruned"]),
@@ -85,6 +96,8 @@ def section(run: Path, test_images: int) -> str:
             found=found,
             rows=[(name, _whole(values)) for name, values in rows],
             percent="{:.2%}".format,
+            growth=[e for e in events if e["event"] == "grown"],
+            notations=[e["architecture"] for e in events if e["event"] == "suggested"],
             resolution=200 * float(np.sqrt(accuracy * (1 - accuracy) / test_images)),
             members=pd.read_parquet(folder / "members.parquet").to_dict("records"),
             curves=base64.b64encode((folder / "curves.png").read_bytes()).decode(),
