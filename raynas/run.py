@@ -5,21 +5,13 @@ training of the best, export, report, ensemble. What a stage has done is in the 
 that was killed anywhere continues there.
 """
 
-import itertools
-import logging
-import os
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 import ray
-import torch
-from ray import tune
 
 from raynas.cluster import connected, slots
 from raynas.config import (
@@ -31,34 +23,34 @@ from raynas.config import (
     resolve,
     write_yaml,
 )
-from raynas.ensemble import is_current, make_ensemble
-from raynas.errors import InvalidArgument, SearchFailed, StorageError
+from raynas.errors import InvalidArgument, StorageError
 from raynas.estimates import EstimatorPool, search_by_estimates
-from raynas.export import FORMATS, export, has_onnx, read_json, write_json
-from raynas.flatness import with_flatness
 from raynas.journal import Journal, read_events
 from raynas.members import StoredLogits
-from raynas.monitor import Monitor, describe
+from raynas.monitor import Monitor
 from raynas.report import write_report
-from raynas.results import Result, load, trials_table
-from raynas.retrain import TrainingFailed, retrain
+from raynas.results import Result, load
 from raynas.saep import SAEP
 from raynas.schedulers import Scheduler
 from raynas.scoring import warm_start
-from raynas.search import METRIC, Evaluation, Search, Status
+from raynas.search import METRIC, Search
 from raynas.searchers import Searcher
-from raynas.supernet_actor import shared_supernet
+from raynas.stages import (
+    Resources,
+    check_outcome,
+    export_best,
+    has_ensemble,
+    prune,
+    search_by_supernet,
+    search_by_trials,
+    train_finally,
+    write_table,
+)
 from raynas.tensorboard import TensorBoard
-from raynas.trainable import Job, TrialActor, final_path
-from raynas.tune_adapter import TuneCallback, TuneScheduler, TuneSearcher
+from raynas.trainable import Job
 from search_spaces import SearchSpace
-from trials.deployed import ImageClassifier
-from trials.training import Train
-from trials.trial import Diverged, Estimator, Evaluator, derived_seed
+from trials.trial import Estimator, Evaluator
 from trials.weight_sharing import WeightSharing
-
-_FINALISTS = 3  # tried in turn when a final training diverges
-_WORKER_DEATHS = 3  # before an evaluation whose worker keeps dying counts as failed
 
 
 def run(
@@ -133,7 +125,7 @@ def run(
                 held_out=StoredLogits(plan.folder, plan.data),
             )  # fmt: skip
             done = _is_complete(journal) and state.exhausted
-            if not (done and _has_ensemble(plan, state)):
+            if not (done and has_ensemble(plan, state)):
                 _stages(plan, state, journal, resources)
     return Result(plan.folder)
 
@@ -163,14 +155,7 @@ def resume(path: str | Path, **changes: Any) -> Result:
     return run(**{**arguments, **changes})
 
 
-@dataclass(frozen=True)
-class _Resources:
-    cpus: float
-    gpus: float
-    concurrent: int
-
-
-def _stages(plan: Plan, search: Search, journal: Journal, resources: _Resources) -> None:
+def _stages(plan: Plan, search: Search, journal: Journal, resources: Resources) -> None:
     """Search, final training, export, report, ensemble."""
     tensorboard = TensorBoard(plan.folder, plan.space)
     for event in journal.events:
@@ -191,15 +176,15 @@ def _stages(plan: Plan, search: Search, journal: Journal, resources: _Resources)
         )  # fmt: skip
         warm_start(search, plan.data, make_pool)
         if isinstance(plan.evaluator, WeightSharing):
-            _search_supernet(plan.evaluator, search, job, resources, journal, monitor)
+            search_by_supernet(plan.evaluator, search, job, resources, journal, monitor)
         elif isinstance(plan.evaluator, Estimator):
             search_by_estimates(search, plan.evaluator, plan.data, make_pool, monitor.update)
         else:
-            _search(search, job, resources, monitor)
-        _write_table(plan, search)
-        _check_outcome(search, plan.folder)
-    best, metrics = _retrain(plan, search, job, resources, journal, monitor)
-    _export(plan, best, metrics)
+            search_by_trials(search, job, resources, monitor)
+        write_table(plan, search)
+        check_outcome(search, plan.folder)
+    best, metrics = train_finally(plan, search, job, resources, journal, monitor)
+    export_best(plan, best, metrics)
     failed = [e for e in read_events(plan.folder) if e["event"] == "retraining_failed"]
     untrained = {e["evaluation"]: e["reason"] for e in failed if e["evaluation"] != best.index}
     report = partial(
@@ -207,203 +192,10 @@ def _stages(plan: Plan, search: Search, journal: Journal, resources: _Resources)
         plan.folder, plan.config, search, best, metrics, len(plan.data.test), untrained,
     )  # fmt: skip
     report()
-    if not _has_ensemble(plan, search):
-        _prune(plan, search, job, resources, journal, monitor)
+    if not has_ensemble(plan, search):
+        prune(plan, search, job, resources, journal, monitor)
         report()
     journal.append("complete", evaluations=len(search.evaluations))
-
-
-def _search(search: Search, job: Job, resources: _Resources, monitor: Monitor) -> None:
-    """Evaluate architectures as Tune trials until the search has enough."""
-    if search.exhausted:
-        return
-    session = f"{len(list(job.folder.glob('tune/*'))):03d}"
-    trainable = tune.with_resources(
-        tune.with_parameters(TrialActor, job=job), {"cpu": resources.cpus, "gpu": resources.gpus}
-    )
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures come as results
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.concurrent)
-    tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=TuneSearcher(search),
-            scheduler=TuneScheduler(search),
-            num_samples=-1,
-            max_concurrent_trials=resources.concurrent,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: f"{trial.config['evaluation']:05d}",
-        ),
-        run_config=tune.RunConfig(
-            name=session,
-            storage_path=str(job.folder / "tune"),
-            callbacks=[TuneCallback(search, monitor.update)],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=_WORKER_DEATHS),
-            verbose=0,
-        ),
-    ).fit()
-    if not search.exhausted or search.finished < len(search.evaluations):
-        raise KeyboardInterrupt  # Tune ends quietly on the first Ctrl-C
-
-
-def _search_supernet(
-    recipe: WeightSharing, search: Search, job: Job, resources: _Resources, journal: Journal,
-    monitor: Monitor,
-) -> None:  # fmt: skip
-    """Train a supernet, then evaluate architectures with its weights."""
-    if search.exhausted:
-        return
-    told = {(e["group"], e["epoch"]) for e in journal.events if e["event"] == "supernet"}
-    with shared_supernet(
-        recipe, search.space, job.data, search.seed, job.folder / "supernet",
-        resources.cpus, resources.gpus,
-    ) as supernet:  # fmt: skip
-        for group, epoch in itertools.product(range(supernet.groups), range(recipe.epochs)):
-            try:
-                metrics = supernet.train_epoch(group, epoch)
-            except Diverged as error:
-                raise SearchFailed(
-                    f"evaluate: {error}. Choose a smaller learning_rate for the supernet, and start"
-                    " again under another name."
-                ) from error
-            if (group, epoch + 1) not in told:
-                journal.append("supernet", group=group, epoch=epoch + 1, metrics=metrics)
-                monitor.supernet(group, supernet.groups, epoch + 1, recipe.epochs, metrics)
-        search_by_estimates(
-            search, recipe, ray.get(job.data), lambda _, most: supernet.pool(most), monitor.update
-        )
-
-
-def _check_outcome(search: Search, folder: Path) -> None:
-    """Raise when the search came to nothing."""
-    traces = f"The tracebacks are in {folder / 'checkpoints'}."
-    if search.failure is not None:
-        raise SearchFailed(
-            f"The first evaluations all failed for the same reason: {search.failure}."
-            f" Mend it and start again under another name. {traces}"
-        )
-    if search.best is None:
-        reasons = sorted({e.reason or "" for e in search.evaluations})
-        raise SearchFailed(f"Every evaluation failed: {'; '.join(reasons)}. {traces}")
-
-
-def _retrain(
-    plan: Plan, search: Search, job: Job, resources: _Resources, journal: Journal, monitor: Monitor
-) -> tuple[Evaluation, dict[str, Any]]:
-    """Train the best architecture on training and validation part; (evaluation, metrics)."""
-    recipe = plan.evaluator if isinstance(plan.evaluator, Train) else Train()
-    job = replace(job, epochs=plan.config.retrain_epochs or plan.config.epochs)
-    known = {e["evaluation"]: e["metrics"] for e in journal.events if e["event"] == "retrained"}
-    failures = []
-    for best in search.ranked[:_FINALISTS]:  # one that failed before is tried again
-        if best.index in known:
-            return best, known[best.index]
-        monitor.say(f"Final training of #{best.index}: {describe(best)}")
-        path = final_path(plan.folder, best.index)
-        seed = derived_seed(plan.config.seed, best.index, 1)
-        try:
-            trained = retrain(
-                job, best.architecture, recipe, seed, path, resources.cpus, resources.gpus,
-                _record_epochs(journal, best.index),
-            )  # fmt: skip
-        except TrainingFailed as error:
-            failures.append(f"#{best.index}: {error}")
-            journal.append("retraining_failed", evaluation=best.index, reason=str(error))
-            monitor.say(f"The final training failed. {failures[-1]}")
-            continue
-        metrics = {search.metric: best.value, "epochs": best.epochs, **trained}
-        journal.append("retrained", evaluation=best.index, metrics=metrics)
-        return best, metrics
-    raise SearchFailed(f"The final training failed: {'; '.join(failures)}.")
-
-
-def _record_epochs(journal: Journal, index: int) -> Callable[[int, dict[str, float]], None]:
-    """A function that journals the epochs of a final training, except those it has already."""
-    told = [e for e in journal.events if e["event"] == "retraining" and e["evaluation"] == index]
-
-    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-        if epoch > len(told):
-            journal.append("retraining", evaluation=index, epoch=epoch, metrics=metrics)
-
-    return on_epoch
-
-
-def _export(plan: Plan, best: Evaluation, metrics: dict[str, Any]) -> None:
-    """Write `best/`, unless it is there already."""
-    folder = plan.folder / "best"
-    if (folder / "metrics.json").exists():
-        made = read_json(folder / "architecture.json")
-        if made["architecture"] == best.notation:
-            return
-        (folder / "metrics.json").unlink()  # its presence says that the folder is whole
-        (folder / "architecture.json").unlink(missing_ok=True)
-    data = plan.data
-    path = final_path(plan.folder, best.index)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    network = plan.space.build(best.architecture, data.input_shape, data.num_classes)
-    network.load_state_dict(state["trial"]["network"])
-    model = ImageClassifier(network, data.mean, data.std)
-    formats = [f for f in FORMATS if f != "onnx" or has_onnx()]
-    export(model, data.input_shape, folder, formats)
-    write_json(
-        folder / "architecture.json",
-        {
-            "space": plan.config.space,
-            "architecture": best.notation,
-            "choices": list(best.architecture.choices),
-            "input_shape": list(data.input_shape),
-            "num_classes": data.num_classes,
-            "class_names": list(data.class_names),
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "input": f"float32, batch x channels x height x width, {data.unit}, not normalized",
-        },
-    )
-    write_json(folder / "metrics.json", metrics)
-
-
-def _prune(
-    plan: Plan, search: Search, job: Job, resources: _Resources, journal: Journal, monitor: Monitor
-) -> None:
-    """Make the ensemble that is asked for."""
-    candidates = _candidates(plan, search)
-    monitor.say(
-        f"Ensemble of {len(candidates)} candidates: {plan.config.ensemble or 'all of them'}"
-    )
-    found = make_ensemble(
-        plan.ensemble or SAEP(combine=search.searcher.combine), plan.ensemble is not None,
-        candidates, job, plan.data, plan.config.seed, str(plan.config.ensemble),
-        resources.cpus, resources.gpus,
-    )  # fmt: skip
-    curves = pd.read_parquet(plan.folder / "ensemble" / "curves.parquet").to_dict("records")
-    journal.append("ensemble", rule=found["rule"], metrics=found["metrics"], curves=curves)
-
-
-def _candidates(plan: Plan, search: Search) -> list[Evaluation]:
-    """The evaluations that may be members of the ensemble."""
-    if search.searcher.grows:
-        return [search.evaluations[i] for i in search.searcher.ensemble]
-    trained = [Status.COMPLETED]
-    if plan.ensemble is not None and plan.ensemble.stopped:
-        trained.append(Status.STOPPED)
-    return [e for e in search.evaluations if e.status in trained]
-
-
-def _has_ensemble(plan: Plan, search: Search) -> bool:
-    """Whether the folder holds the ensemble that is asked for, or none is."""
-    if plan.ensemble is None and len(search.searcher.ensemble) < 2:
-        return True
-    return is_current(plan.folder, str(plan.config.ensemble), _candidates(plan, search))
-
-
-def _write_table(plan: Plan, search: Search) -> None:
-    """Write the evaluations, and how flat their surroundings are, as `trials.parquet`."""
-    folder = plan.folder
-    path = folder / "trials.parquet"
-    partial = path.with_suffix(".partial")
-    trials = trials_table(read_events(folder))
-    with_flatness(trials, plan.space, search.merits, search.metric).to_parquet(partial)
-    partial.replace(path)
 
 
 def _check_folder(plan: Plan) -> None:
@@ -428,7 +220,7 @@ def _check_folder(plan: Plan) -> None:
         raise StorageError(f"{folder} is there and is not a run folder. Choose another name.")
 
 
-def _resources(plan: Plan) -> _Resources:
+def _resources(plan: Plan) -> Resources:
     cpus = plan.config.cpus_per_trial
     gpus, held = slots(cpus, plan.config.gpus_per_trial)
     if isinstance(plan.evaluator, WeightSharing) and plan.evaluator.replicas >= held:
@@ -437,7 +229,7 @@ def _resources(plan: Plan) -> _Resources:
             f" the {held} processes that the cluster holds (cpus_per_trial={cpus:g},"
             f" gpus_per_trial={gpus:g} each)."
         )
-    return _Resources(cpus, gpus, plan.config.max_concurrent or held)
+    return Resources(cpus, gpus, plan.config.max_concurrent or held)
 
 
 def _is_complete(journal: Journal) -> bool:

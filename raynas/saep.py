@@ -14,6 +14,7 @@ that is pruned is gone: it is no candidate again and not in what is exported.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
@@ -148,16 +149,10 @@ class LiteralPAP(PAP):
 class PIE(Rule):
     """Pruning by information entropy: the one member goes that COMEP leaves to the end."""
 
-    def __init__(
-        self,
-        logits: Logits,
-        labels: Labels,
-        rng: np.random.Generator,
-        alpha: float = 0.5,
-        weights: Sequence[float] | None = None,
-    ):
-        super().__init__(logits, labels, rng, alpha, weights)
-        self.tdac = tdac_matrix(logits.argmax(2), labels, alpha)
+    @cached_property
+    def tdac(self) -> Floats:
+        """Of every pair of members."""
+        return tdac_matrix(self.logits.argmax(2), self.labels, self.alpha)
 
     def goes(self, among: Sequence[int]) -> int:
         """The one that is not among the n - 1 that COMEP chooses."""
@@ -174,20 +169,15 @@ class Greedy(Rule):
     at most once, so that sizes compare). Members go in the reverse order.
     """
 
-    def __init__(
-        self,
-        logits: Logits,
-        labels: Labels,
-        rng: np.random.Generator,
-        alpha: float = 0.5,
-        weights: Sequence[float] | None = None,
-    ):
-        super().__init__(logits, labels, rng, alpha, weights)
-        self._order = _forward_selection(softmax(logits, axis=2)[:, np.arange(len(labels)), labels])
+    @cached_property
+    def order(self) -> list[int]:
+        """All members in the order in which they are added."""
+        every = np.arange(len(self.labels))
+        return _forward_selection(softmax(self.logits, axis=2)[:, every, self.labels])
 
     def goes(self, among: Sequence[int]) -> int:
         """The one that was added last."""
-        return max(among, key=self._order.index)
+        return max(among, key=self.order.index)
 
 
 RULES: dict[RuleName, type[Rule]] = {
