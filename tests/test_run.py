@@ -38,7 +38,7 @@ def run(tmp_path, monkeypatch):
     """A small run with changes."""
 
     # ONNX takes seconds; test_onnx looks at the one that the fixture `finished` has.
-    monkeypatch.setattr(sys.modules["raynas.run"], "has_onnx", lambda: False)
+    monkeypatch.setattr("raynas.stages.has_onnx", lambda: False)
 
     def start(name="run", **changes):
         return raynas.run(**{**SMALL, "storage_path": tmp_path, "name": name, **changes})
