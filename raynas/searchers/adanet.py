@@ -16,7 +16,7 @@ from annotated_types import Interval
 from pydantic import NonNegativeFloat
 from torch.nn import functional
 
-from raynas.combination import Labels, Logits, mixture_weights
+from raynas.combination import Combination, Labels, Logits, mixture_weights
 from raynas.errors import InvalidArgument
 from raynas.saep import RULES
 from raynas.searchers.searcher import HeldOut, Searcher
@@ -32,10 +32,12 @@ _TRIES = 1000  # draws of the other decisions
 class AdaNet(Searcher):
     """Grows an ensemble in a space with a decision `depth`, such as `dense`, `convolutional`.
 
-    An iteration, from the second on, first prunes the ensemble by the rule, once. Then two
-    candidates are trained: one as deep as the member that was added last, and one that is one
-    deeper (the first ones have the least depth and the next; other decisions are drawn). The
-    candidate joins with which the objective
+    An iteration, from the second on, first prunes the ensemble by the rule, once, unless that
+    would lower its validation accuracy by more than `tolerance`. (The authors' code has no
+    tolerance, but its pruned members come back; without either, `pie`, which drops one of three
+    whatever it is worth, never gets beyond three.) Then two candidates are trained: one as deep as
+    the member that was added last, and one that is one deeper (the first ones have the least depth
+    and the next; other decisions are drawn). The candidate joins with which the objective
 
         F(w) = mean cross-entropy of sum_j w_j h_j + sum_j (lambda r(h_j) + beta) w_j
 
@@ -46,6 +48,7 @@ class AdaNet(Searcher):
     Args:
         rule: `prs`, `pap`, `pap-literal`, `pie`, or `none`, which is AdaNet itself.
         alpha: lambda of TDAC, for `pie`.
+        tolerance: validation accuracy, as a fraction, that a pruning may cost; 1: any.
         mixture: `uniform` (the authors' ".O") or `learnt` weights (".W").
         complexity: lambda of the objective.
         beta: of the objective.
@@ -53,6 +56,7 @@ class AdaNet(Searcher):
 
     rule: Literal["none", "prs", "pap", "pap-literal", "pie"] = "pie"
     alpha: Annotated[float, Interval(ge=0, le=1)] = 0.5
+    tolerance: NonNegativeFloat = 0.0
     mixture: Literal["uniform", "learnt"] = "uniform"
     complexity: NonNegativeFloat = 0.0
     beta: NonNegativeFloat = 0.0
@@ -203,7 +207,16 @@ class AdaNet(Searcher):
         rng = np.random.default_rng(derived_seed(self._seed, self._iteration))
         weights = self._weights(members, stacked, labels)
         rule = RULES[self.rule](stacked, labels, rng, self.alpha, weights.tolist())
-        return [members[place] for place in rule.keep(range(len(members)))]
+        kept = [members[place] for place in rule.keep(range(len(members)))]
+        fall = self._accuracy(members, logits, labels) - self._accuracy(kept, logits, labels)
+        return members if fall > self.tolerance else kept
+
+    def _accuracy(self, members: list[int], logits: Mapping[int, Logits], labels: Labels) -> float:
+        """Of an ensemble, on the validation part."""
+        stacked = np.stack([logits[i] for i in members])
+        weights = self._weights(members, stacked, labels)
+        together = Combination(self.combine, tuple(weights.tolist()))
+        return together.measure(stacked, labels)["accuracy"]
 
     def _objective(self, members: list[int], logits: Mapping[int, Logits], labels: Labels) -> float:
         """F of an ensemble."""
