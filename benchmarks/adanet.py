@@ -1,12 +1,12 @@
 """What pruning costs an ensemble that grows: AdaNet alone and with each rule, on digits.
 
 22 evaluations, two for each of the paper's eleven iterations (with convolutional members there are
-more iterations, since the last ones have one candidate: nothing is deeper). Members are trained for
-25 epochs of 18 steps (450; the paper has 454). Dense (32 units) and convolutional ones (16 channels,
-64 units), with the defaults of the two spaces. Printed are the
-number of members at the end and the test accuracy, and what the latter differs from that of the
-ensemble that nothing was pruned of, with standard errors over the seeds. Without Ray; what searches
-of one seed have in common is trained once.
+more iterations, since the last ones have one candidate: nothing is deeper). Members are trained
+for 25 epochs of 18 steps (450; the paper has 454). The spaces have their defaults: dense members
+of 32 units, convolutional ones of 16 channels and 64 units. Printed are the number of members at
+the end and the test accuracy, and what the latter differs from that of the ensemble that nothing
+was pruned of, with standard errors over the seeds. Without Ray; what searches of one seed have in
+common is trained once.
 
     python -m benchmarks.adanet [--seeds 5] [--rate 0.1] [--json]
 """

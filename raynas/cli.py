@@ -163,8 +163,9 @@ def ensemble(
         float, typer.Option(help="validation accuracy that may be lost, as a fraction")
     ] = 0.005,
     combine: Annotated[
-        str, typer.Option(help="average, vote, weighted-vote or mixture")
-    ] = "average",
+        Optional[str],  # noqa: UP045
+        typer.Option(help="average (default), vote, weighted-vote or mixture"),
+    ] = None,
     stopped: Annotated[
         bool, typer.Option(help="let evaluations that were stopped early be members too")
     ] = False,
@@ -173,9 +174,12 @@ def ensemble(
     """Prune the trained architectures of a finished run to a small, diverse ensemble."""
     if not raynas.load(path).finished:
         raise InvalidArgument(f"path={str(path)!r}: the run is not finished. raynas resume {path}")
-    options = {"rule": rule, "alpha": alpha, "tolerance": tolerance, "combine": combine,
-               "stopped": stopped, **({} if size is None else {"size": size})}  # fmt: skip
-    made = raynas.resume(path, ensemble=spell("saep", options)).ensemble
+    options = {
+        "rule": rule, "size": size, "alpha": alpha, "tolerance": tolerance, "combine": combine,
+        "stopped": stopped,
+    }  # fmt: skip
+    given = {key: option for key, option in options.items() if option is not None}
+    made = raynas.resume(path, ensemble=spell("saep", given)).ensemble
     if as_json:
         content = {**made.found, "members": made.members.to_dict("records")}
         print(json.dumps(content, default=_plain))

@@ -121,7 +121,7 @@ def measures(log_probabilities: NDArray[np.float32], labels: Labels) -> dict[str
     predicted = log_probabilities.argmax(axis=1)
     right = predicted == labels
     sure = np.exp(log_probabilities.max(axis=1))
-    bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
+    bins = np.minimum((np.nan_to_num(sure) * _BINS).astype(int), _BINS - 1)
     gaps = np.bincount(bins, weights=right - sure.astype(np.float64), minlength=_BINS)
     return {
         "accuracy": float(right.mean()),

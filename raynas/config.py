@@ -34,6 +34,7 @@ from trials.trial import Estimator, Evaluator
 
 T = TypeVar("T")
 
+_FEWEST_GROWING = 4  # evaluations of a search that grows an ensemble
 ENSEMBLES: dict[str, Callable[..., SAEP]] = {"saep": SAEP}
 
 #: what may differ when a run is continued
@@ -158,6 +159,11 @@ def _check_growing(
             f"evaluate={config.evaluate!r}: search={config.search!r} grows an ensemble of trained"
             " networks: use evaluate='train'."
         )
+    if searcher.grows and config.samples < _FEWEST_GROWING:
+        raise InvalidArgument(
+            f"samples={config.samples}: search={config.search!r} trains two candidates for each"
+            f" member of an ensemble, and it needs two members: give {_FEWEST_GROWING} or more."
+        )
     if searcher.grows and not isinstance(scheduler, Fifo):
         raise InvalidArgument(
             f"scheduler={config.scheduler!r}: search={config.search!r} compares candidates that are"
@@ -179,8 +185,21 @@ def _check_ensemble(
     least = max(2, ensemble.size or 0)
     if config.samples < least:
         raise InvalidArgument(
-            f"samples={config.samples}: an ensemble of {least} members needs as many architectures."
+            f"samples={config.samples}: an ensemble of {least} members needs as many architectures:"
+            " evaluate more, or choose a smaller size."
         )
+
+
+def with_recorded_ensemble(plan: Plan) -> Plan:
+    """A plan that names no ensemble, with the one that its run folder names, if any."""
+    path = plan.folder / "run.yaml"
+    if plan.ensemble is not None or not path.exists():
+        return plan
+    text = read_yaml(path).get("ensemble")
+    if text is None or parse(text)[0] not in ENSEMBLES:
+        return plan
+    config = plan.config.model_copy(update={"ensemble": text})
+    return dataclasses.replace(plan, config=config, ensemble=construct("ensemble", text, ENSEMBLES))
 
 
 def check_known(arguments: Iterable[Any]) -> None:
@@ -206,10 +225,11 @@ def check_named(arguments: Mapping[str, Any]) -> None:
         "search": SEARCHERS,
         "evaluate": EVALUATORS,
         "scheduler": SCHEDULERS,
+        "ensemble": ENSEMBLES,
         "data": trial_data.names(),
     }
     for key, known in tables.items():
-        text = str(arguments.get(key, next(iter(known))))
+        text = str(arguments.get(key) or next(iter(known)))
         other = parse(text)[0] not in known and not (key == "data" and Path(text).is_absolute())
         if other or "=function-" in text:
             raise InvalidArgument(

@@ -38,9 +38,16 @@ def domep(
         seed: of the division and of COMEP's draws.
 
     Raises:
-        InvalidArgument: for a size that is not in 2..members, or a wrong alpha.
+        InvalidArgument: for a size that is not in 2..members, a wrong alpha, or shapes that do not
+            fit.
     """
     check_alpha(alpha)
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    if predictions.ndim != 2 or labels.shape != predictions.shape[1:]:
+        raise InvalidArgument(
+            f"predictions of shape {predictions.shape} with labels of shape {labels.shape}: give"
+            " members x images, and the label of each of the same images."
+        )
     if not 2 <= size <= len(predictions):
         raise InvalidArgument(f"size={size}: give 2 to {len(predictions)}, the number of members.")
     with connected():

@@ -66,7 +66,9 @@ class Candidates:
     def fitted(self, saep: SAEP, chosen: Sequence[int]) -> Combination:
         """The combination of some members, fitted on the validation part."""
         labels = self.data.validation.labels
-        return fit(saep.combine, self.validation[list(chosen)], labels, saep.temperature)
+        return fit(
+            saep.combine or "average", self.validation[list(chosen)], labels, saep.temperature
+        )
 
 
 def make_ensemble(
@@ -98,7 +100,8 @@ def make_ensemble(
         raise InvalidArgument(
             f"ensemble: {len(members)} of {len(evaluations)} trained architectures can be members,"
             f" and an ensemble needs two. {reasons or 'Evaluate more architectures (samples)'}."
-            " Evaluations that were stopped early are members only with SAEP(stopped=True)."
+            " Evaluations that were stopped early are members only with SAEP(stopped=True), on the"
+            " command line --stopped."
         )
     candidates = Candidates(members, data)
     orders = {name: _order(candidates, saep, name, seed) for name in RULES}

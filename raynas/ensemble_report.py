@@ -63,7 +63,8 @@ every pair of members">
 {% if growth %}<h3>How it grew</h3>
 <table><tr><th>iteration</th><th>pruned</th><th>joined</th><th>members</th><th>objective</th></tr>
 {% for step in growth %}<tr><td>{{ step.iteration + 1 }}</td>
-<td>{% for i in step.pruned %}#{{ i }} {% endfor %}</td>
+<td>{% for i in step.pruned %}#{{ i }} {% endfor %}
+{% for i in step.lost %}#{{ i }} (lost its weights) {% endfor %}</td>
 <td>{% if step.joined is not none %}#{{ step.joined }}
 <code>{{ notations[step.joined] }}</code>{% else %}none: both candidates failed{% endif %}</td>
 <td>{{ step.members|length }}</td>

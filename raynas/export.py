@@ -114,7 +114,7 @@ class ExportedModel(nn.Module):
         if mode:
             raise InvalidArgument(
                 "train(True): this network was exported in evaluation mode. To train it further,"
-                " build it with your search space and load best/weights.safetensors."
+                " build it with your search space and load the weights of the run."
             )
         return self
 

@@ -28,6 +28,7 @@ Integers = NDArray[np.int64]
 Predictions = NDArray[Any]
 
 _DENSE_CLASSES = 20  # up to so many, matrix products count faster than one pair after the other
+_SPARSE = 100  # cells of a table for each image
 _ROUNDING = 1e-12  # far below the entropy of any prediction that is not constant
 _BLOCK_BYTES = 64 * 2**20  # of the counts of a block of pairs
 
@@ -146,9 +147,11 @@ def _classes(*codes: NDArray[Any]) -> int:
 
 def _entropies(x: Integers, y: Integers, classes: int) -> tuple[float, float, float]:
     """H(X, Y), H(X) and H(Y)."""
-    joint = np.bincount(x * classes + y, minlength=classes * classes)
-    table = joint.reshape(classes, classes)
-    return _entropy(joint), _entropy(table.sum(axis=1)), _entropy(table.sum(axis=0))
+    pairs = x * classes + y
+    # A table of very many classes would be large and empty.
+    many = classes**2 > _SPARSE * len(x)
+    joint = np.unique(pairs, return_counts=True)[1] if many else np.bincount(pairs)
+    return _entropy(joint), _entropy(np.bincount(x)), _entropy(np.bincount(y))
 
 
 def _entropy(counts: Integers) -> float:

@@ -60,7 +60,7 @@ class StoredLogits:
         self.labels = data.validation.labels
 
     def logits(self, evaluation: int) -> NDArray[np.float32] | None:
-        """None when the trial stored none, or they are not finite."""
+        """None when the trial stored none, or none that an ensemble can use."""
         try:
             state = torch.load(
                 checkpoint_path(self.folder, evaluation), map_location="cpu", weights_only=True
@@ -69,7 +69,7 @@ class StoredLogits:
         except Exception:  # there is none, or it is damaged
             return None
         fits = stored.shape == (len(self.labels), self.data.num_classes)
-        return stored if fits and np.isfinite(stored).all() else None
+        return stored if fits and unusable(stored) is None else None
 
 
 class _Unusable(Exception):

@@ -21,6 +21,7 @@ from raynas.config import (
     check_same,
     read_yaml,
     resolve,
+    with_recorded_ensemble,
     write_yaml,
 )
 from raynas.errors import InvalidArgument, StorageError
@@ -94,7 +95,7 @@ def run(
         cpus_per_trial: CPU cores of one trial, and its threads.
         gpus_per_trial: GPUs of one trial, also a fraction; None: 1 when the cluster has any.
         ensemble: `saep`, or a `SAEP`: prune the trained architectures to a small, diverse ensemble
-            too; also of a run that is finished.
+            too; also of a run that is finished. None: as the run folder has it.
         max_concurrent: trials at the same time; None: as many as the cluster holds.
         storage_path: where run folders lie; all nodes must see it.
         name: of the run folder; None: made from the other arguments, the same for the same ones.
@@ -108,7 +109,7 @@ def run(
         StorageError: when the run folder cannot be written or another process uses it.
         SearchFailed: when the first ten evaluations fail for the same reason, or all fail.
     """
-    plan = resolve(locals())
+    plan = with_recorded_ensemble(resolve(locals()))
     _check_folder(plan)
     with connected():
         resources = _resources(plan)
@@ -192,10 +193,11 @@ def _stages(plan: Plan, search: Search, journal: Journal, resources: Resources) 
         plan.folder, plan.config, search, best, metrics, len(plan.data.test), untrained,
     )  # fmt: skip
     report()
+    journal.append("complete", evaluations=len(search.evaluations))
     if not has_ensemble(plan, search):
         prune(plan, search, job, resources, journal, monitor)
         report()
-    journal.append("complete", evaluations=len(search.evaluations))
+        journal.append("complete", evaluations=len(search.evaluations))
 
 
 def _check_folder(plan: Plan) -> None:

@@ -13,7 +13,7 @@ that is pruned is gone: it is no candidate again and not in what is exported.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -32,6 +32,7 @@ from raynas.information import (
     tdac_matrix,
     variation_of_information,
 )
+from search_spaces.naming import converted
 from trials.deployed import Kind
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 _FEWEST = 2  # members of an ensemble; with so few the rules prune nothing
+_ROUNDING = 1e-9  # of accuracies
 _DIGITS = 10  # of a gain; what differs less is equal, and the first member wins
 
 RuleName = Literal["prs", "pap", "pap-literal", "pie", "greedy"]
@@ -115,6 +117,12 @@ class PAP(Rule):
         errors = (self.logits[list(among)].argmax(2) != self.labels).mean(axis=1)
         return min(zip(contributions, -errors, among, strict=True))[2]
 
+    @cached_property
+    def shares(self) -> NDArray[np.floating]:
+        """What each member adds to the common vote, `members x images x classes`."""
+        shares: NDArray[np.floating] = self.weights[:, None, None] * softmax(self.logits, axis=2)
+        return shares
+
     def _kept(self, among: list[int]) -> list[int]:
         return self._two_or(among, [d > 0 for d in self._contributions(among)], fewest=2)
 
@@ -126,9 +134,7 @@ class PAP(Rule):
         return sorted(sorted(among, key=lambda j: -contributions[among.index(j)])[:_FEWEST])
 
     def _contributions(self, among: Sequence[int]) -> list[float]:
-        chosen = list(among)
-        shares = self.weights[chosen, None, None] * softmax(self.logits[chosen], axis=2)
-        rises: list[float] = contributions(shares, self.labels).tolist()
+        rises: list[float] = contributions(self.shares[list(among)], self.labels).tolist()
         return rises
 
 
@@ -201,7 +207,7 @@ class SAEP:
         tolerance: without `size`, the pruning ends before the validation accuracy has fallen by
             more than this below that of all members together.
         combine: `average` (of probabilities), `vote`, `weighted-vote` or `mixture` (learnt weights
-            of the logits).
+            of the logits); None: `average`, or as the searcher grew the ensemble.
         temperature: whether to fit a temperature to the combination.
         stopped: whether evaluations that the scheduler stopped early may be members too.
     """
@@ -210,7 +216,7 @@ class SAEP:
     size: Annotated[int, Ge(_FEWEST)] | None = None
     alpha: Annotated[float, Interval(ge=0, le=1)] = 0.5
     tolerance: NonNegativeFloat = 0.005
-    combine: Kind = "average"
+    combine: Kind | None = None
     temperature: bool = True
     stopped: bool = False
 
@@ -223,28 +229,36 @@ class SAEP:
             seed: of the rule's draws.
 
         Raises:
-            InvalidArgument: for fewer than two members, logits that are not finite, a member that
-                predicts one class only, or labels that do not fit.
+            InvalidArgument: for a wrong option, fewer than two members, logits that are not
+                finite, a member that predicts one class only, or labels that do not fit.
         """
-        checked = np.ascontiguousarray(logits, np.float32)
-        truth = np.asarray(labels, np.int64)
+        given = {key: value for key, value in asdict(self).items() if value is not None}
+        converted("ensemble", "saep", SAEP, given)
+        checked, truth = np.ascontiguousarray(logits, np.float32), np.asarray(labels)
         check_members(checked, truth)
+        truth = truth.astype(np.int64)
         order = removal_order(self.rule, checked, truth, seed, self.alpha)
+        if self.size is not None:
+            return sorted(order[-self.size :])
         accuracies = {}
         for size in range(_FEWEST, len(checked) + 1):
             chosen = checked[sorted(order[-size:])]
-            together = fit(self.combine, chosen, truth, temperature=False)
+            together = fit(self.combine or "average", chosen, truth, temperature=False)
             accuracies[size] = together.measure(chosen, truth)["accuracy"]
         return sorted(order[-self.settled_size(accuracies) :])
 
     def settled_size(self, accuracies: dict[int, float]) -> int:
-        """How many members to keep, given {number of members: validation accuracy}."""
+        """How many members to keep, given {number of members: validation accuracy}.
+
+        At least two.
+        """
         most = max(accuracies)
         if self.size is not None:
             return min(self.size, most)
         settled = most
         for size in sorted(accuracies, reverse=True):
-            if accuracies[size] < accuracies[most] - self.tolerance:
+            fall = accuracies[most] - accuracies[size]
+            if size < _FEWEST or fall > self.tolerance + _ROUNDING:
                 break
             settled = size
         return settled
@@ -273,7 +287,7 @@ def comep(tdac: Floats, size: int, rng: np.random.Generator) -> list[int]:
 
     Args:
         tdac: of every pair, `members x members`; see `tdac_matrix`.
-        size: how many to choose.
+        size: how many to choose, no more than there are.
         rng: draws the first.
     """
     chosen = [int(rng.integers(len(tdac)))]
@@ -319,11 +333,13 @@ def check_members(logits: Logits, labels: Labels) -> None:
     Raises:
         InvalidArgument: naming the member and the remedy.
     """
-    if logits.ndim != 3 or logits.shape[1] != len(labels) or not len(labels):
+    if logits.ndim != 3 or labels.shape != logits.shape[1:2] or not len(labels):
         raise InvalidArgument(
             f"logits of shape {logits.shape} with {len(labels)} labels: give members x images x"
             " classes, and the label of each of the same images."
         )
+    if labels.dtype.kind not in "iu":
+        raise InvalidArgument(f"labels are {labels.dtype}: give classes as numbers from 0.")
     if labels.min() < 0 or labels.max() >= logits.shape[2]:
         raise InvalidArgument(
             f"labels from {labels.min()} to {labels.max()} with logits of {logits.shape[2]}"

@@ -198,18 +198,23 @@ def export_best(plan: Plan, best: Evaluation, metrics: dict[str, Any]) -> None:
 def prune(
     plan: Plan, search: Search, job: Job, resources: Resources, journal: Journal, monitor: Monitor
 ) -> None:
-    """Make the ensemble that is asked for."""
-    candidates = _candidates(plan, search)
-    monitor.say(
-        f"Ensemble of {len(candidates)} candidates: {plan.config.ensemble or 'all of them'}"
-    )
-    found = make_ensemble(
-        plan.ensemble or SAEP(combine=search.searcher.combine), plan.ensemble is not None,
-        candidates, job, plan.data, plan.config.seed, str(plan.config.ensemble),
-        resources.cpus, resources.gpus,
-    )  # fmt: skip
+    """Make the ensemble that is asked for, and record it."""
+    candidates, asked = _candidates(plan, search), str(plan.config.ensemble)
+    if not is_current(plan.folder, asked, candidates):  # else it only was not recorded
+        how = plan.config.ensemble or "all of them"
+        monitor.say(f"Ensemble of {len(candidates)} candidates: {how}")
+        saep = plan.ensemble or SAEP()
+        saep = replace(saep, combine=saep.combine or search.searcher.combine)
+        make_ensemble(
+            saep, plan.ensemble is not None, candidates, job, plan.data, plan.config.seed, asked,
+            resources.cpus, resources.gpus,
+        )  # fmt: skip
+    found = read_json(plan.folder / "ensemble" / "ensemble.json")
     curves = pd.read_parquet(plan.folder / "ensemble" / "curves.parquet").to_dict("records")
-    journal.append("ensemble", rule=found["rule"], metrics=found["metrics"], curves=curves)
+    journal.append(
+        "ensemble", asked=asked, evaluations=found["evaluations"], metrics=found["metrics"],
+        curves=curves,
+    )  # fmt: skip
 
 
 def _candidates(plan: Plan, search: Search) -> list[Evaluation]:
@@ -226,7 +231,11 @@ def has_ensemble(plan: Plan, search: Search) -> bool:
     """Whether the folder holds the ensemble that is asked for, or none is."""
     if plan.ensemble is None and len(search.searcher.ensemble) < 2:
         return True
-    return is_current(plan.folder, str(plan.config.ensemble), _candidates(plan, search))
+    candidates, asked = _candidates(plan, search), str(plan.config.ensemble)
+    recorded = [e for e in read_events(plan.folder) if e["event"] == "ensemble"]
+    wanted = (asked, [e.index for e in candidates])
+    known = recorded and (recorded[-1]["asked"], recorded[-1]["evaluations"]) == wanted
+    return bool(known) and is_current(plan.folder, asked, candidates)
 
 
 def write_table(plan: Plan, search: Search) -> None:

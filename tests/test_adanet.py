@@ -774,3 +774,14 @@ def test_killed_twice_it_ends_with_the_same_ensemble(tmp_path):
     assert without_times(first.members) == without_times(second.members)
     same = {name for name in first.metrics if name != "latency_ms"}
     assert {n: first.metrics[n] for n in same} == {n: second.metrics[n] for n in same}
+
+
+def test_cannot_be_wrapped():
+    with pytest.raises(InvalidArgument, match="AdaNet grows an ensemble"):
+        raynas.NeighborhoodAware(AdaNet())
+
+
+def test_needs_two_iterations(tmp_path):
+    with pytest.raises(InvalidArgument, match="samples=3"):
+        raynas.run(**{**GROWING, "samples": 3, "storage_path": tmp_path})
+    assert not list(tmp_path.iterdir())

@@ -203,6 +203,30 @@ class TestStage:
         assert len(more.trials) == 7
         assert more.ensemble.found["evaluations"] == list(range(7))
 
+    def test_is_kept_in_mind_when_the_run_is_extended_without_naming_it(self, ensembled, tmp_path):
+        folder = tmp_path / "run"
+        shutil.copytree(ensembled.path, folder)
+        more = raynas.run(**{**ARGUMENTS, "samples": 7}, storage_path=tmp_path, name="run")
+        assert more.ensemble.found["evaluations"] == list(range(7))
+        assert more.config["ensemble"] == ensembled.config["ensemble"]
+
+    def test_killed_before_it_was_recorded(self, ensembled, tmp_path):
+        folder = tmp_path / "run"
+        shutil.copytree(ensembled.path, folder)
+        made = (folder / "ensemble" / "ensemble.json").stat().st_mtime_ns
+        journal = folder / "journal" / "events.jsonl"
+        lines = journal.read_text().splitlines(keepends=True)
+        (place,) = [i for i, line in enumerate(lines) if json.loads(line)["event"] == "ensemble"]
+        journal.write_text("".join(lines[:place]))
+        shutil.rmtree(folder / "tensorboard")
+        raynas.resume(folder)
+        assert (folder / "ensemble" / "ensemble.json").stat().st_mtime_ns == made
+        assert (folder / "tensorboard" / "ensemble" / "pie").is_dir()
+
+    def test_never_prunes_to_one(self, copied):
+        ensemble = raynas.resume(copied, ensemble=SAEP(rule="pap", tolerance=1.0)).ensemble
+        assert ensemble.metrics["members"] == 2
+
     def test_by_tolerance(self, copied):
         ensemble = raynas.resume(copied, ensemble=SAEP(rule="pap", tolerance=0.01)).ensemble
         least = ensemble.found["unpruned"]["val_accuracy"] - 0.01
@@ -278,7 +302,7 @@ class TestExclusions:
             checkpoint_path(copied, evaluation).unlink()
         with pytest.raises(InvalidArgument, match=r"1 of 6 .* #0 its weights are missing"):
             raynas.resume(copied, ensemble="saep")
-        assert (copied / "report.html").exists()
+        assert raynas.load(copied).finished
         assert raynas.load(copied).best.model() is not None
 
     def test_logits_that_were_not_stored_are_computed(self, copied, ensembled):

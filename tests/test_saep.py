@@ -323,6 +323,32 @@ class TestDomep:
         at_random = [tdas(matrix, rng.choice(60, 5, replace=False)) for _ in range(200)]
         assert tdas(matrix, chosen) > np.quantile(at_random, 0.95)
 
+    def test_is_the_best_of_the_parts_and_of_their_union(self, local_ray, predictions, monkeypatch):
+        """Against the procedure, one step after the other; both outcomes occur."""
+        members, labels = predictions
+        monkeypatch.setattr("raynas.domep._PART", 20)
+        matrix = tdac_matrix(members, labels)
+        outcomes = set()
+        for seed in range(9):
+            shuffled = np.random.default_rng([seed]).permutation(60)
+            sets = []
+            for i, part in enumerate(np.array_split(shuffled, 3)):
+                rng = np.random.default_rng([seed, i])
+                sets.append(part[comep(matrix[np.ix_(part, part)], 4, rng)])
+            union = np.concatenate(sets)
+            rng = np.random.default_rng([seed, 3])
+            sets.append(union[comep(matrix[np.ix_(union, union)], 4, rng)])
+            values = [round(tdas(matrix, chosen), 9) for chosen in sets]
+            outcomes.add(values[3] == max(values))
+            best = sets[3] if values[3] == max(values) else sets[int(np.argmax(values))]
+            assert domep(members, labels, 4, seed=seed) == sorted(best.tolist())
+        assert outcomes == {True, False}
+
+    @pytest.mark.parametrize("wrong", [[0, 1], [[0] * 200]])
+    def test_refuses_labels_of_other_images(self, predictions, wrong):
+        with pytest.raises(InvalidArgument, match="labels of shape"):
+            domep(predictions[0], wrong, 4)
+
     @pytest.mark.parametrize("size", [1, 61])
     def test_refuses_a_wrong_size(self, predictions, size):
         with pytest.raises(InvalidArgument, match="size"):
@@ -351,6 +377,19 @@ class TestCombination:
         together = fit("weighted-vote", logits, labels)
         assert together.weights[0] > 0.8
         assert together.measure(logits, labels)["accuracy"] == 1
+
+    def test_weighted_vote_is_a_vote(self):
+        """The class with the most weight wins, however sure the others are."""
+        logits, labels = made_up(6, images=3000)
+        together = fit("weighted-vote", logits, labels)
+        votes = np.einsum("m,mic->ic", together.weights, np.eye(4)[logits.argmax(2)])
+        assert (together.predict(logits) == votes.argmax(1)).all()
+
+    def test_a_member_without_numbers_is_measured_too(self):
+        logits, labels = made_up(3)
+        logits[1, 5] = np.nan
+        found = Combination("average", (0.5, 0.3, 0.2)).measure(logits, labels)
+        assert 0 <= found["accuracy"] <= 1
 
     def test_mixture_minimizes_the_objective(self):
         """No small step that stays at w >= 0 makes it less; penalties make weights smaller."""
@@ -455,6 +494,21 @@ class TestSAEP:
         if tolerance == 1.0:
             assert len(kept) == 2
 
+    def test_a_fall_of_just_the_tolerance_is_allowed(self):
+        for images in range(100, 400, 7):
+            for wrong in range(1, 10):
+                accuracies = {2: (images - wrong) / images, 3: 1.0}
+                assert SAEP(tolerance=wrong / images).settled_size(accuracies) == 2
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"size": 0}, {"alpha": 2.0}, {"alpha": math.nan}, {"rule": "pi"}, {"combine": "x"}],
+    )
+    def test_wrong_options_are_refused_when_arrays_are_pruned(self, options):
+        logits, labels = made_up(3)
+        with pytest.raises(InvalidArgument, match=next(iter(options))):
+            SAEP(**options).prune(logits, labels)
+
     def test_more_than_there_are(self):
         logits, labels = made_up(3)
         assert SAEP(size=7).prune(logits, labels) == [0, 1, 2]
@@ -470,6 +524,7 @@ class TestSAEP:
             (constant, labels, "member 1 predicts class 3 for every image"),
             (logits, labels[:-1], "the same images"),
             (logits, labels + 1, "other labels"),
+            (logits, labels + 0.5, "labels are float64"),
             (logits[0], labels, "members x images x classes"),
             (logits[:, :0], labels[:0], "members x images x classes"),
         ):

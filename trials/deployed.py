@@ -10,6 +10,8 @@ from torch.nn import functional
 #: how members become one prediction; see `combine`
 Kind = Literal["average", "vote", "weighted-vote", "mixture"]
 
+_TIE = 1e-5  # shares of votes that differ by less are equal
+
 
 class ImageClassifier(nn.Module):
     """Takes images as they are and gives logits.
@@ -86,7 +88,15 @@ def combine(logits: Tensor, kind: Kind, weights: Tensor, temperature: float = 1.
         if kind != "average":
             classes = logits.shape[2]
             votes = functional.one_hot(logits.argmax(2), classes).to(logits.dtype)
-            members = logits.shape[0]
-            shares = (members * (column * votes).sum(0) + shares) / (members + 1)
+            shares = _votes((column * votes).sum(0), shares, members=logits.shape[0])
         together = torch.log(shares.clamp_min(torch.finfo(logits.dtype).tiny))
     return functional.log_softmax(together / temperature, dim=1)
+
+
+def _votes(votes: Tensor, shares: Tensor, members: int) -> Tensor:
+    """Shares of votes and one more vote, divided as `shares` are, which overrules no majority."""
+    most = votes.amax(1, keepdim=True)
+    first = votes >= most - _TIE
+    together = (members * votes + shares) / (members + 1)
+    limit = (together * first).amax(1, keepdim=True) * (1 - _TIE)
+    return torch.where(first, together, torch.minimum(together, limit))

@@ -135,8 +135,9 @@ class AdaNet(Searcher):
         """Prune, and choose the candidate that joins.
 
         Returns:
-            `iteration`, `pruned` (evaluations), `joined` (an evaluation, None when all failed),
-            `members`, `objectives` ({evaluation: F}), and of the members `objective`.
+            `iteration`, `pruned` (evaluations), `lost` (those whose weights are gone), `joined` (an
+            evaluation, None when all failed), `members`, `objectives` ({evaluation: F}), and of the
+            members `objective`.
         """
         logits = {
             i: own
@@ -153,7 +154,8 @@ class AdaNet(Searcher):
         joined = min(objectives, key=lambda i: (objectives[i], i), default=None)
         return {
             "iteration": self._iteration,
-            "pruned": sorted(set(self._members) - set(kept)),
+            "pruned": sorted(set(before) - set(kept)),
+            "lost": sorted(set(self._members) - set(before)),
             "joined": joined,
             "members": [*kept, *([] if joined is None else [joined])],
             "objectives": {str(i): value for i, value in objectives.items()},

@@ -156,6 +156,10 @@ class NeighborhoodAware(Searcher):
             self.searcher = self.inner
         if isinstance(self.searcher, NeighborhoodAware):
             raise InvalidArgument("inner: a neighborhood-aware searcher cannot be wrapped again.")
+        if self.searcher.grows:
+            raise InvalidArgument(
+                f"inner: {type(self.searcher).__name__} grows an ensemble and cannot be wrapped."
+            )
         self.inner = _spelled(self.searcher)
         if isinstance(self.aggregate, str):
             self._aggregate = lookup("aggregate", self.aggregate, AGGREGATES)
