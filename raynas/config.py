@@ -55,8 +55,8 @@ class Config(BaseModel):
     evaluate: str = Field(
         "train", description="how an architecture is evaluated: train, table, proxy, supernet"
     )
-    scheduler: str = Field(
-        "asha", description="which trials are stopped early: asha, fifo (with adanet always)"
+    scheduler: str | None = Field(
+        None, description="which trials are stopped early: asha (default), fifo (with adanet)"
     )
     samples: Annotated[int, Field(ge=1)] = Field(32, description="architectures to evaluate")
     epochs: Annotated[int, Field(ge=1)] = Field(4, description="epochs of a full evaluation")
@@ -119,8 +119,8 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
         Estimator if isinstance(given["evaluate"], Estimator) else Evaluator, EVALUATORS,
     )  # fmt: skip
     searcher.check(space)
-    if searcher.grows and arguments.get("scheduler") is None:
-        given["scheduler"] = "fifo"
+    if given["scheduler"] is None:
+        given["scheduler"] = "fifo" if searcher.grows else "asha"
     scheduler = _object("scheduler", given, Scheduler, SCHEDULERS)
     wanted = given["ensemble"]
     ensemble = None if wanted is None else _object("ensemble", given, SAEP, ENSEMBLES)

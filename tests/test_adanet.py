@@ -619,6 +619,7 @@ class TestRuns:
             by_hand = objective(np.full(n, 1 / n), logits, labels, np.zeros(n))
             assert event["objective"] == pytest.approx(by_hand, abs=1e-5)
 
+    @pytest.mark.slow
     def test_same_seed_same_ensemble(self, dense, start, tmp_path):
         again = start(tmp_path)
         assert growths(again.path) == growths(dense.path)

@@ -62,6 +62,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_two_raylets_share_a_search(tmp_path):
     script = tmp_path / "two_raylets.py"
     script.write_text(TWO_RAYLETS)

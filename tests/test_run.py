@@ -206,6 +206,7 @@ def test_more_samples_extend_a_finished_run(run):
     assert (extended.path / "best" / "model.pt2").exists()
 
 
+@pytest.mark.slow
 def test_resume_from_the_folder_alone(run):
     first = run(samples=3)
     resumed = raynas.resume(first.path, samples=4)
@@ -333,6 +334,7 @@ class Answering(raynas.Trial):
         return self.answer
 
 
+@pytest.mark.slow
 def test_imperfect_metrics_of_an_evaluator_fail_their_evaluation_only(run):
     answers = (
         {"val_accuracy": np.float32(0.5), "steps": np.int64(3), "loss": torch.tensor(0.25)},
@@ -370,6 +372,7 @@ class DivergingFinal(raynas.Train):
         return trial
 
 
+@pytest.mark.slow
 def test_a_final_training_that_diverges_is_named_and_the_next_one_chosen(run):
     space = Troubled(("fine", "fine2"))
     result = run(space=space, evaluate=DivergingFinal(), search="random", samples=2, epochs=1)
@@ -381,6 +384,7 @@ def test_a_final_training_that_diverges_is_named_and_the_next_one_chosen(run):
     assert f"final training of #{index} failed" in (result.path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_final_training_does_not_choose_another_for_want_of_files(run):
     with pytest.raises(raynas.StorageError, match="no more files"):
         run(space=Troubled(("fine", "fine2")), evaluate=NoFiles(), samples=2, epochs=1)

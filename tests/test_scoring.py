@@ -109,6 +109,7 @@ def test_what_kills_its_worker_fails_alone_and_the_search_goes_on(local_ray, tmp
     assert result.best.metrics["val_accuracy"] == rest["val_accuracy"].max()
 
 
+@pytest.mark.slow
 def test_a_proxy_can_judge_a_whole_search(local_ray, tmp_path):
     result = raynas.run(
         **{**SMALL, "samples": 15}, search="local", evaluate="proxy:naswot,batch_size=16",
@@ -147,6 +148,7 @@ def test_a_table_can_judge_a_search_and_only_what_it_has_is_searched(local_ray, 
     assert result.best.metrics["val_accuracy"] == pytest.approx(0.9)
 
 
+@pytest.mark.slow
 def test_a_warm_start_is_scored_once_and_kept_in_the_journal(local_ray, tmp_path):
     arguments = {
         **SMALL, "samples": 2, "epochs": 1, "search": "area:population=2,candidates=5",
@@ -177,6 +179,7 @@ def test_naswot_trains_nothing_but_its_choice(local_ray, tmp_path):
     assert all(math.isfinite(e["score"]) or e["score"] == -math.inf for e in scored)
 
 
+@pytest.mark.slow
 def test_promoted_trials_go_on_from_where_they_were_stopped(local_ray, tmp_path):
     result = raynas.run(
         **{**SMALL, "samples": 6, "epochs": 4}, search="random", max_concurrent=2,
