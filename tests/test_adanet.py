@@ -19,13 +19,13 @@ from test_faults import kill_at
 
 import raynas
 import search_spaces
-from raynas import AdaNet, Fifo, InvalidArgument, Train
-from raynas.combination import fit, mixture_weights
+from benchmarks.adanet import Trained
+from raynas import AdaNet, Fifo, InvalidArgument
+from raynas.combination import mixture_weights
 from raynas.journal import Journal, read_events
 from raynas.search import Search, Status
 from search_spaces import UserSpace
 from trials.data import load as load_data
-from trials.training import predict
 
 RULES = ["prs", "pap", "pap-literal", "pie"]
 
@@ -674,56 +674,12 @@ def test_refused_before_anything_starts(tmp_path, changes, remedy):
     assert not list(tmp_path.iterdir())
 
 
-class Trained:
-    """Networks trained without Ray, and what they predict.
-
-    What searches with the same seed have in common is trained once.
-    """
-
-    space = search_spaces.get("dense:units=32")
-    epochs = 25  # of 18 steps: 450, where the paper has 454
-
-    def __init__(self, seed):
-        self.data, self.seed = load_data("digits", seed=seed), seed
-        self.labels = self.data.validation.labels
-        self._known = {}
-
-    def ensemble(self, rule, samples=22):
-        """(members, test accuracy) of what a search ends with."""
-        search = Search(self.space, AdaNet(rule), Fifo(), samples, 1, self.seed, held_out=self)
-        self._evaluations = search.evaluations
-        while (evaluation := search.suggest()) is not None:
-            search.report(evaluation.index, {"val_accuracy": 0.5})
-            search.finish(evaluation.index, Status.COMPLETED)
-        parts = [self._predictions(i) for i in search.searcher.ensemble]
-        validation, test = (np.stack(part) for part in zip(*parts, strict=True))
-        together = fit(search.searcher.combine, validation, self.labels)
-        return len(parts), together.measure(test, self.data.test.labels)["accuracy"]
-
-    def logits(self, evaluation):
-        return self._predictions(evaluation)[0]
-
-    def _predictions(self, index):
-        """On the validation part, and on the test part."""
-        arch, seed = self._evaluations[index].architecture, self._evaluations[index].seed
-        if (arch, seed) not in self._known:
-            cpu = torch.device("cpu")
-            trial = Train().trial(self.space, arch, self.data, self.epochs, seed, cpu)
-            for _ in range(self.epochs):
-                trial.step()
-            parts = (self.data.validation, self.data.test)
-            self._known[arch, seed] = [
-                predict(trial.network, part, cpu)[0].numpy() for part in parts
-            ]
-        return self._known[arch, seed]
-
-
 @pytest.fixture(scope="module")
 def ensembles(one_thread):
     """{rule: members and test accuracy} of five seeds."""
-    seeds = [Trained(seed) for seed in range(5)]
+    seeds = [Trained("dense", seed) for seed in range(5)]
     return {
-        rule: [trained.ensemble(rule) for trained in seeds]
+        rule: [trained.ensemble(AdaNet(rule)) for trained in seeds]
         for rule in ("none", "prs", "pap", "pie")
     }
 
