@@ -207,6 +207,12 @@ def _searchers(search: Sequence[str | Searcher] | str) -> dict[str, Searcher]:
             raise InvalidArgument(f"search={item!r} is neither a name nor a Searcher.")
     if not found:
         raise InvalidArgument(f"search={search!r} names no searcher.")
+    for label, searcher in found.items():
+        if searcher.grows:
+            raise InvalidArgument(
+                f"search={label!r} grows an ensemble of trained networks, and a table has none:"
+                " leave it out."
+            )
     return found
 
 

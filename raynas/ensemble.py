@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from raynas.combination import Combination, Logits, fit
-from raynas.ensemble_report import curves_figure, diversity_figure
+from raynas.ensemble_report import curves_figure, diversity_figure, recorded
 from raynas.errors import InvalidArgument
-from raynas.export import export, read_json, write_json
+from raynas.export import export, write_json
 from raynas.information import disagreement_matrix, vi_matrix
-from raynas.members import Member, collect, latency_ms, load_network
+from raynas.members import Member, collect, latency_ms, load_network, read_state
 from raynas.saep import RULES, SAEP, RuleName, removal_order
 from raynas.search import Evaluation
 from raynas.trainable import Job, checkpoint_path
@@ -143,11 +143,9 @@ def make_ensemble(
 
 def is_current(folder: Path, asked: str, evaluations: Sequence[Evaluation]) -> bool:
     """Whether a run folder holds this ensemble already."""
-    path = folder / "ensemble" / "ensemble.json"
-    if not path.exists():
-        return False
-    made = read_json(path)
-    return (made["asked"], made["evaluations"]) == (asked, [e.index for e in evaluations])
+    made = recorded(folder / "ensemble")
+    wanted = (asked, [e.index for e in evaluations])
+    return made is not None and (made["asked"], made["evaluations"]) == wanted
 
 
 def _order(candidates: Candidates, saep: SAEP, rule: RuleName, seed: int) -> list[int]:
@@ -181,8 +179,8 @@ def _export(
     networks = []
     for i in kept:
         index = candidates.members[i].evaluation
-        path = checkpoint_path(job.folder, index)
-        networks.append(load_network(job.space, by_index[index].architecture, data, path)[0])
+        state = read_state(checkpoint_path(job.folder, index), data)
+        networks.append(load_network(job.space, by_index[index].architecture, data, state))
     committee = Committee(networks, together.kind, together.weights, together.temperature)
     model = ImageClassifier(committee, data.mean, data.std)
     export(model, data.input_shape, folder, ["pt2"])

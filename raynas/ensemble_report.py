@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from raynas.errors import StorageError
 from raynas.export import read_json
 from raynas.journal import read_events
 
@@ -75,12 +76,20 @@ every pair of members">
 """
 
 
+def recorded(folder: Path) -> dict[str, Any] | None:
+    """What `ensemble.json` in a folder has; None when it is missing or damaged."""
+    try:
+        return read_json(folder / "ensemble.json")
+    except StorageError:
+        return None
+
+
 def section(run: Path, test_images: int) -> str:
     """The section about the ensemble of a run, in HTML; empty where it has none."""
     folder = run / "ensemble"
-    if not (folder / "ensemble.json").exists():
+    found = recorded(folder)
+    if found is None:
         return ""
-    found = read_json(folder / "ensemble.json")
     accuracy = found["metrics"]["test_accuracy"]
     curves = pd.read_parquet(folder / "curves.parquet")
     alone = curves[(curves["rule"] == "greedy") & (curves["members"] == 1)]

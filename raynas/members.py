@@ -47,29 +47,37 @@ class Member:
     latency_ms: float
 
 
-class StoredLogits:
-    """What the trials of a run predicted on the validation part; a `HeldOut`.
+class ValidationLogits:
+    """What the trials of a run predict on the validation part; a `HeldOut`.
+
+    As the trials stored it, or where they store weights only, from these, on the CPU.
 
     Args:
         folder: the run folder.
+        space: of the run.
         data: of the run.
     """
 
-    def __init__(self, folder: Path, data: Data):
-        self.folder, self.data = folder, data
+    def __init__(self, folder: Path, space: SearchSpace, data: Data):
+        self.folder, self.space, self.data = folder, space, data
         self.labels = data.validation.labels
+        self._computed: dict[int, torch.Tensor] = {}
 
     def logits(self, evaluation: int) -> NDArray[np.float32] | None:
-        """None when the trial stored none, or none that an ensemble can use."""
+        """None when there are neither predictions nor weights, or none that can be used."""
         try:
-            state = torch.load(
-                checkpoint_path(self.folder, evaluation), map_location="cpu", weights_only=True
-            )
-            stored: NDArray[np.float32] = state["trial"]["validation_logits"].float().numpy()
-        except Exception:  # there is none, or it is damaged
+            state = read_state(checkpoint_path(self.folder, evaluation), self.data)
+            stored = state["trial"].get("validation_logits")
+            if stored is None:
+                if evaluation not in self._computed:
+                    arch = self.space.from_string(state["architecture"])
+                    network = load_network(self.space, arch, self.data, state)
+                    cpu = torch.device("cpu")
+                    self._computed[evaluation], _ = predict(network, self.data.validation, cpu)
+                stored = self._computed[evaluation]
+            return _usable(stored, self.data)
+        except Exception:  # whatever the network or a damaged file raises
             return None
-        fits = stored.shape == (len(self.labels), self.data.num_classes)
-        return stored if fits and unusable(stored) is None else None
 
 
 class _Unusable(Exception):
@@ -99,10 +107,8 @@ def collect(
     return members, excluded
 
 
-def load_network(
-    space: SearchSpace, arch: Architecture, data: Data, path: Path
-) -> tuple[nn.Module, dict[str, Any]]:
-    """The trained network of an evaluation, on the CPU, and all that its checkpoint holds.
+def read_state(path: Path, data: Data) -> dict[str, Any]:
+    """All that the checkpoint of an evaluation holds, on the CPU.
 
     Raises:
         _Unusable: when there is none, or not of these data.
@@ -110,7 +116,7 @@ def load_network(
     if not path.exists():
         raise _Unusable(f"its weights are missing: there is no {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise anything
         raise _Unusable(f"its weights cannot be read: {path} is damaged") from error
     if state.get("data", data.fingerprint) != data.fingerprint:
@@ -118,12 +124,34 @@ def load_network(
             f"it was trained on other data, or another division of them ({state['data']}; the run"
             f" has {data.fingerprint})"
         )
+    return state
+
+
+def load_network(
+    space: SearchSpace, arch: Architecture, data: Data, state: dict[str, Any]
+) -> nn.Module:
+    """The trained network of an evaluation, on the CPU.
+
+    Raises:
+        _Unusable: when the checkpoint has no weights.
+    """
     weights = state["trial"].get("network")
     if weights is None:
         raise _Unusable("its evaluator stores no weights (`network` in the trial's state)")
     network = space.build(arch, data.input_shape, data.num_classes)
     network.load_state_dict(weights)
-    return network.eval(), state
+    return network.eval()
+
+
+def _usable(stored: torch.Tensor, data: Data) -> NDArray[np.float32]:
+    """Logits on the validation part, when an ensemble can use them."""
+    shape = (len(data.validation), data.num_classes)
+    if tuple(stored.shape) != shape:
+        raise _Unusable(f"its validation logits are {tuple(stored.shape)}, not {shape}")
+    validation: NDArray[np.float32] = stored.float().cpu().numpy()
+    if reason := unusable(validation):
+        raise _Unusable(reason)
+    return validation
 
 
 def latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int) -> float:
@@ -147,19 +175,14 @@ def _examine(
     """What `Member` has of a trained network, or why it cannot be one."""
     device = prepare_process(threads)
     try:
-        network, state = load_network(space, arch, data, path)
-        network.to(device)
+        state = read_state(path, data)
+        network = load_network(space, arch, data, state).to(device)
         counts = Counts(count_params(network), count_macs(network, data.input_shape))
         stored = state["trial"].get("validation_logits")
         if stored is None:
             stored, _ = predict(network, data.validation, device)
         test, _ = predict(network, data.test, device)
-        shape = (len(data.validation), data.num_classes)
-        if tuple(stored.shape) != shape:
-            raise _Unusable(f"its validation logits are {tuple(stored.shape)}, not {shape}")
-        validation = stored.float().cpu().numpy()
-        if reason := unusable(validation):
-            raise _Unusable(reason)
+        validation = _usable(stored, data)
         seconds = latency_ms(network, data.input_shape, threads)
         return validation, test.float().cpu().numpy(), counts, seconds
     except _Unusable as error:

@@ -27,7 +27,7 @@ from raynas.config import (
 from raynas.errors import InvalidArgument, StorageError
 from raynas.estimates import EstimatorPool, search_by_estimates
 from raynas.journal import Journal, read_events
-from raynas.members import StoredLogits
+from raynas.members import ValidationLogits
 from raynas.monitor import Monitor
 from raynas.report import write_report
 from raynas.results import Result, load
@@ -123,7 +123,7 @@ def run(
             state = Search(
                 plan.space, plan.searcher, plan.scheduler,
                 config.samples, epochs, config.seed, journal, metric,
-                held_out=StoredLogits(plan.folder, plan.data),
+                held_out=ValidationLogits(plan.folder, plan.space, plan.data),
             )  # fmt: skip
             done = _is_complete(journal) and state.exhausted
             if not (done and has_ensemble(plan, state)):

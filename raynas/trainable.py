@@ -93,6 +93,7 @@ class TrialActor(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.path = checkpoint_path(self.job.folder, config["evaluation"])
+        self.architecture: str = config["architecture"]
         self.reported: int = config["reported"]
         self.history: list[dict[str, float]] = []
         self.trial = None
@@ -128,8 +129,12 @@ class TrialActor(tune.Trainable):
 
     def _state(self) -> dict[str, Any]:
         assert self.trial is not None
-        state = {"trial": self.trial.state_dict(), "history": self.history}
-        return {**state, "data": self.data.fingerprint}
+        return {
+            "trial": self.trial.state_dict(),
+            "history": self.history,
+            "architecture": self.architecture,
+            "data": self.data.fingerprint,
+        }
 
     def _save(self) -> None:
         state = self._state()

@@ -23,6 +23,7 @@ from benchmarks.adanet import Trained
 from raynas import AdaNet, Fifo, InvalidArgument
 from raynas.combination import mixture_weights
 from raynas.journal import Journal, read_events
+from raynas.members import ValidationLogits
 from raynas.search import Search, Status
 from search_spaces import UserSpace
 from trials.data import load as load_data
@@ -553,7 +554,7 @@ class TestInASearch:
         table = pd.DataFrame({"architecture": map(space.to_string, space), "accuracy": 0.5})
         bench = partial(raynas.bench, table, "architecture", metric="accuracy", queries=3, runs=1)
         assert len(bench(search="random", space=space)) == 1
-        with pytest.raises(InvalidArgument, match="AdaNet grows an ensemble"):
+        with pytest.raises(InvalidArgument, match="grows an ensemble"):
             bench(search="adanet", space=space)
 
 
@@ -618,6 +619,26 @@ class TestRuns:
             n = len(logits)
             by_hand = objective(np.full(n, 1 / n), logits, labels, np.zeros(n))
             assert event["objective"] == pytest.approx(by_hand, abs=1e-5)
+
+    def test_predictions_that_no_trial_stored_come_from_the_weights(self, dense, tmp_path):
+        """As for a trial of the user's own that keeps its network alone."""
+        data, space = load_data(GROWING["data"]), search_spaces.get(GROWING["space"])
+        (tmp_path / "checkpoints").mkdir()
+        for path in sorted(dense.path.glob("checkpoints/0000[0-2].pt")):
+            state = torch.load(path, weights_only=True)
+            del state["trial"]["validation_logits"]
+            if path.stem == "00002":
+                del state["trial"]["network"]
+            torch.save(state, tmp_path / "checkpoints" / path.name)
+        stored = ValidationLogits(dense.path, space, data)
+        computed = ValidationLogits(tmp_path, space, data)
+        for evaluation in (0, 1):
+            np.testing.assert_allclose(
+                computed.logits(evaluation), stored.logits(evaluation), atol=1e-5
+            )
+        assert computed.logits(2) is None
+        assert stored.logits(2) is not None
+        assert computed.logits(3) is None
 
     @pytest.mark.slow
     def test_same_seed_same_ensemble(self, dense, start, tmp_path):
@@ -734,7 +755,7 @@ def test_killed_twice_it_ends_with_the_same_ensemble(tmp_path):
 
 
 def test_cannot_be_wrapped():
-    with pytest.raises(InvalidArgument, match="AdaNet grows an ensemble"):
+    with pytest.raises(InvalidArgument, match="grows an ensemble"):
         raynas.NeighborhoodAware(AdaNet())
 
 

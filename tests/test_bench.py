@@ -107,6 +107,7 @@ def test_queries_to_best_counts_until_the_best_of_the_table(macro):
         ({"search": "evolution:popluation=3"}, "has no option 'popluation'"),
         ({"search": [3]}, "search=3 is neither a name nor a Searcher"),
         ({"search": ""}, "names no searcher"),
+        ({"search": "random,adanet:rule=prs"}, "search='adanet:rule=prs' grows an ensemble"),
         ({"metric": "valve"}, "Did you mean 'value'"),
         ({"scheduler": "ashen"}, "Did you mean 'asha'"),
         ({"scores": pd.DataFrame({"arch": []})}, "wanted are a column 'architecture'"),

@@ -225,6 +225,15 @@ class TestStage:
         assert (folder / "ensemble" / "ensemble.json").stat().st_mtime_ns == made
         assert (folder / "tensorboard" / "ensemble" / "pie").is_dir()
 
+    @pytest.mark.slow
+    def test_is_made_anew_when_what_says_that_it_is_whole_is_damaged(self, ensembled, tmp_path):
+        folder = tmp_path / "run"
+        shutil.copytree(ensembled.path, folder)
+        (folder / "ensemble" / "ensemble.json").write_text("{")
+        again = raynas.resume(folder).ensemble
+        members = again.members["evaluation"].tolist()
+        assert members == ensembled.ensemble.members["evaluation"].tolist()
+
     def test_never_prunes_to_one(self, copied):
         ensemble = raynas.resume(copied, ensemble=SAEP(rule="pap", tolerance=1.0)).ensemble
         assert ensemble.metrics["members"] == 2

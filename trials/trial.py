@@ -50,7 +50,8 @@ class Trial(ABC):
         """All that `load_state_dict` needs to go on; empty where there is nothing to keep.
 
         A trial can become a member of an ensemble when its state has the weights of what the
-        space builds, `network`, and, of these, `validation_logits`, `images x classes`.
+        space builds, `network`. With what these predict on the validation part, too,
+        `validation_logits`, `images x classes`, it need not be computed again.
         """
         return {}
 
