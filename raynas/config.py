@@ -7,11 +7,9 @@ objects it stands for.
 
 import dataclasses
 import hashlib
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
@@ -21,11 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import cloudpickle
 
 import search_spaces
+from raynas.description import described, kind_of, options_of, table_name
 from raynas.errors import ConfigurationMismatch, InvalidArgument, StorageError
 from raynas.saep import SAEP
 from raynas.schedulers import SCHEDULERS, Fifo, Scheduler
 from raynas.searchers import SEARCHERS, Searcher
-from search_spaces import SearchSpace, UserSpace
+from search_spaces import SearchSpace
 from search_spaces.naming import construct, converted, parse, spell, suggestion
 from trials import EVALUATORS
 from trials import data as trial_data
@@ -131,7 +130,7 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
         "evaluate": described(evaluator, EVALUATORS),
         "scheduler": described(scheduler, SCHEDULERS),
         "ensemble": None if ensemble is None else described(ensemble, ENSEMBLES),
-        "data": trial_data.absolute(source) if isinstance(source, str) else _kind(source),
+        "data": trial_data.absolute(source) if isinstance(source, str) else kind_of(source),
     }
     config = _validated({**given, **texts})
     _check_ensemble(config, ensemble, evaluator)
@@ -350,9 +349,9 @@ def _object(
             f"{argument}={value!r} is neither a name nor a {kind.__name__}."
             f" Known names: {', '.join(table)}."
         )
-    name = _table_name(value, table)
+    name = table_name(value, table)
     if name is not None:
-        converted(argument, name, type(value), _fields(value))
+        converted(argument, name, type(value), options_of(value))
     elif argument in ("space", "evaluate"):
         try:
             cloudpickle.dumps(value)  # type: ignore[no-untyped-call]
@@ -363,84 +362,11 @@ def _object(
     return value
 
 
-def _table_name(value: object, table: Mapping[str, Callable[..., Any]]) -> str | None:
-    """The name that the type of an object has, if any."""
-    return next((name for name, factory in table.items() if factory is type(value)), None)
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    """What a dataclass object was made with; what is None is left out, as names leave it out.
-
-    So is what makes no difference to the outcome, the fields that are not compared.
-    """
-    fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
-    given = {f.name: getattr(value, f.name) for f in fields if f.init and f.compare}
-    return {name: option for name, option in given.items() if option is not None}
-
-
-def described(value: object, table: Mapping[str, Callable[..., Any]]) -> str:
-    """An object as text, equal for equal ones: a name with arguments, all defaults spelled out.
-
-    Where only the user can make such an object: its type and what it was made with.
-    """
-    name = _table_name(value, table)
-    if name is not None:
-        given = _fields(value).items()
-        return spell(name, {k: _function(o) if callable(o) else o for k, o in given})
-    if isinstance(value, UserSpace):
-        options = {"name": value.name, "decisions": _digest(value.decisions)}
-    elif "__dataclass_fields__" in vars(type(value)):  # and not only its base's
-        options = {key: _stable(option) for key, option in _fields(value).items()}
-    else:
-        options = {"attributes": _digest(_attributes(value))}
-    return spell(_kind(value), options)
-
-
 def _described_data(source: object, data: Data) -> str:
     """A data source that is not a text."""
     if isinstance(source, Path):
         return str(source.expanduser().absolute())
-    return spell(_kind(source), {"name": data.name, "fingerprint": data.fingerprint})
-
-
-def _kind(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
-
-
-def _attributes(value: object) -> dict[str, Any]:
-    """The attributes of an object that are there from the start."""
-    kind = type(value)
-    attributes = {
-        key: attribute
-        for key, attribute in getattr(value, "__dict__", {}).items()
-        if not isinstance(getattr(kind, key, None), cached_property)
-    }
-    if isinstance(value, Searcher | Scheduler):  # which a search changes
-        arguments = inspect.signature(kind).parameters
-        attributes = {k: v for k, v in attributes.items() if k.lstrip("_") in arguments}
-    return attributes
-
-
-def _function(function: Callable[..., Any]) -> str:
-    """A function's name and what it does, the same in every process."""
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    code: bytes = cloudpickle.dumps(function)  # type: ignore[no-untyped-call]
-    return f"function-{name}-{hashlib.blake2b(code, digest_size=4).hexdigest()}"
-
-
-def _digest(value: object) -> str:
-    return hashlib.blake2b(_stable(value).encode(), digest_size=4).hexdigest()
-
-
-def _stable(value: object) -> str:
-    """`repr` without what differs between processes: places in memory, the order of sets."""
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{_stable(k)}: {_stable(v)}' for k, v in value.items())}}}"
-    if isinstance(value, set | frozenset):
-        return f"{{{', '.join(sorted(map(_stable, value)))}}}"
-    if type(value) in (list, tuple):
-        return f"({', '.join(map(_stable, cast(Iterable[object], value)))})"
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    return spell(kind_of(source), {"name": data.name, "fingerprint": data.fingerprint})
 
 
 def _default_name(config: Config, space: SearchSpace, data: Data) -> str:

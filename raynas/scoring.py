@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 import search_spaces
 from raynas.cluster import connected, slots
-from raynas.config import described
+from raynas.description import described
 from raynas.errors import ConfigurationMismatch, InvalidArgument, StorageError
 from raynas.estimates import Estimate, EstimatorPool, MakePool
 from raynas.search import Search
