@@ -27,9 +27,10 @@ from raynas.flatness import Neighborhoods
 from raynas.journal import read_events
 from raynas.search import METRIC, Search, Status
 from raynas.searchers import SEARCHERS, Area
-from raynas.searchers.neighborhood import AGGREGATES, draw, na_rs
+from raynas.searchers.neighborhood import AGGREGATES, na_rs
 from raynas.simulate import Simulation
 from search_spaces.naming import construct
+from search_spaces.neighbors import draw_neighbors
 from trials.table import Roles, read_benchmark
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -72,8 +73,8 @@ class TestNeighbors:
         rng = np.random.default_rng(0)
         for _ in range(20):
             arch = SPACE.sample(rng)
-            near = draw(SPACE, arch, 24, rng)
-            assert len(set(near)) == len(draw(SPACE, arch, 99, rng)) == 24
+            near = draw_neighbors(SPACE, arch, 24, rng)
+            assert len(set(near)) == len(draw_neighbors(SPACE, arch, 99, rng)) == 24
             assert all(SPACE.is_valid(a) and SPACE.distance(a, arch) == 1 for a in near)
             assert all(arch in SPACE.neighbors(a) for a in near)
 
@@ -90,13 +91,13 @@ class TestNeighbors:
     @pytest.mark.parametrize("listed", [True, False])
     @pytest.mark.parametrize("distance", [1, 2])
     def test_drawn_uniformly_without_replacement(self, monkeypatch, distance, listed):
-        monkeypatch.setattr("raynas.searchers.neighborhood._ENUMERATED", 2000 if listed else 1)
+        monkeypatch.setattr("search_spaces.neighbors._ENUMERATED", 2000 if listed else 1)
         space = search_spaces.get("nasbench_macro")
         arch, rng = space.sample(np.random.default_rng(2)), np.random.default_rng(3)
         ball = [a for a in space if 1 <= space.distance(a, arch) <= distance]
         counts: Counter = Counter()
         for _ in range(1500):
-            near = draw(space, arch, 4, rng, distance)
+            near = draw_neighbors(space, arch, 4, rng, distance)
             assert len(set(near)) == 4
             counts.update(near)
         expected = 1500 * 4 / len(ball)
@@ -108,11 +109,11 @@ class TestNeighbors:
         space, rng = search_spaces.get("darts"), np.random.default_rng(4)
         arch = space.sample(rng)
         operations = [i for i, d in enumerate(space.decisions) if "operation" in d.name]
-        assert len(draw(space, arch, 999, rng)) == 16 * 6
-        for near in draw(space, arch, 20, rng):
+        assert len(draw_neighbors(space, arch, 999, rng)) == 16 * 6
+        for near in draw_neighbors(space, arch, 20, rng):
             (changed,) = [i for i, c in enumerate(near.choices) if c != arch.choices[i]]
             assert changed in operations
-        assert len(draw(space, arch, 999, rng, rewire=True)) > 96
+        assert len(draw_neighbors(space, arch, 999, rng, rewire=True)) > 96
 
 
 #: a sharp optimum, 10 with neighbors of 0, and a flat one, 9 with neighbors of 8.8

@@ -5,10 +5,9 @@ abstract and the structure are known but no settings and no code; every choice o
 marked [choice]. `na_rs` is their NA-RS, `NeighborhoodAware` the same around any searcher.
 """
 
-import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -23,9 +22,9 @@ from raynas.searchers.naswot import Naswot
 from raynas.searchers.random_search import RandomSearch
 from raynas.searchers.searcher import Searcher
 from search_spaces import Architecture, SearchSpace
-from search_spaces.architecture import Decision
 from search_spaces.errors import InvalidArgument
 from search_spaces.naming import construct, lookup, spell
+from search_spaces.neighbors import draw_neighbors
 
 #: from the values of a neighborhood to the one that judges its center; larger is better
 Aggregate = Callable[[Sequence[float]], float]
@@ -52,8 +51,6 @@ _SHARE = 0.5  # of all evaluations, at most, that are neighbors, while racing
 _PRIOR = 4  # neighbors that weigh as much as the architecture's own value, while racing
 _RACES = 8  # at the same time
 _SPREADS = 2  # standard deviations that a center may be better than known so far, while racing
-_ENUMERATED = 2000  # architectures of a neighborhood that are listed to draw from them
-_TRIES = 100  # for each draw from a larger one
 
 
 @dataclass(eq=False)
@@ -253,7 +250,7 @@ class NeighborhoodAware(Searcher):
         center.open = True
         self._races.append(center)
         self._opened[center.architecture] = center
-        near = draw(
+        near = draw_neighbors(
             self.space, center.architecture, self.neighbors, self.rng, self.distance, self.rewire
         )
         center.queue = [(neighbor, self.space.canonical(neighbor)) for neighbor in near]
@@ -437,96 +434,6 @@ def na_rs(
 ) -> NeighborhoodAware:
     """NA-RS: random search whose draws are judged by their neighborhoods."""
     return NeighborhoodAware(RandomSearch(), neighbors, distance, aggregate, racing, rewire)
-
-
-def draw(
-    space: SearchSpace,
-    arch: Architecture,
-    count: int,
-    rng: np.random.Generator,
-    distance: int = 1,
-    rewire: bool = False,
-) -> list[Architecture]:
-    """Up to `count` distinct neighbors, uniformly without replacement, in random order.
-
-    A neighbor is a valid architecture within `distance` changed decisions; `arch` is none.
-    Without `rewire` the decisions on the wiring of a cell stay as they are.
-    """
-    decisions = _variable(space, rewire)
-    others = [len(space.decisions[i].choices) - 1 for i in decisions]
-    # sizes[k]: number of architectures with exactly k of the decisions changed
-    sizes = np.zeros(distance + 1)
-    sizes[0] = 1
-    for other in others:
-        sizes[1:] = sizes[1:] + other * sizes[:-1]
-    if sizes.sum() <= _ENUMERATED:
-        near = list(_ball(space, arch, decisions, distance))
-        return [near[i] for i in rng.permutation(len(near))[:count]]
-    found: dict[Architecture, None] = {}
-    for _ in range(_TRIES * count):
-        if len(found) == count:
-            break
-        neighbor = _changed(space, arch, decisions, others, sizes, rng)
-        if space.is_valid(neighbor):
-            found[neighbor] = None
-    return list(found)
-
-
-def _ball(
-    space: SearchSpace, arch: Architecture, decisions: list[int], distance: int
-) -> Iterator[Architecture]:
-    """All valid architectures within a distance, the nearest first."""
-    for changes in range(1, distance + 1):
-        for changed in itertools.combinations(decisions, changes):
-            options = [
-                [c for c in range(len(space.decisions[i].choices)) if c != arch.choices[i]]
-                for i in changed
-            ]
-            for choices in itertools.product(*options):
-                near = arch
-                for i, choice in zip(changed, choices, strict=True):
-                    near = space.replaced(near, i, choice)
-                if space.is_valid(near):
-                    yield near
-
-
-def _changed(
-    space: SearchSpace,
-    arch: Architecture,
-    decisions: list[int],
-    others: list[int],
-    sizes: "np.typing.NDArray[np.float64]",
-    rng: np.random.Generator,
-) -> Architecture:
-    """One of the architectures within a distance, valid or not, each with the same chance."""
-    distance = len(sizes) - 1
-    left = int(rng.choice(distance, p=sizes[1:] / sizes[1:].sum())) + 1
-    # ways[i, k]: ways to change exactly k of the decisions from the i-th on
-    ways = np.zeros((len(others) + 1, distance + 1))
-    ways[-1, 0] = 1
-    for i in reversed(range(len(others))):
-        ways[i] = ways[i + 1]
-        ways[i, 1:] += others[i] * ways[i + 1, :-1]
-    for i, decision in enumerate(decisions):
-        if left and rng.random() < others[i] * ways[i + 1, left - 1] / ways[i, left]:
-            arch = space.changed(arch, decision, rng)
-            left -= 1
-    return arch
-
-
-def _variable(space: SearchSpace, rewire: bool) -> list[int]:
-    """The decisions that neighbors may differ in: all, or all but the wiring.
-
-    The wiring is what chooses the source of an edge, or whether there is an edge.
-    """
-    free = [i for i, decision in enumerate(space.decisions) if len(decision.choices) > 1]
-    operations = [i for i in free if not _is_wiring(space.decisions[i])]
-    return free if rewire or not operations else operations
-
-
-def _is_wiring(decision: Decision) -> bool:
-    are_edges = all(isinstance(choice, bool) for choice in decision.choices)
-    return are_edges or "_source" in decision.name
 
 
 def _spelled(searcher: Searcher) -> str:
