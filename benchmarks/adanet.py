@@ -65,9 +65,9 @@ class Trained:
         while (evaluation := search.suggest()) is not None:
             search.report(evaluation.index, {"val_accuracy": 0.5})
             search.finish(evaluation.index, Status.COMPLETED)
-        parts = [self._predictions(i) for i in search.searcher.ensemble]
+        parts = [self._predictions(i) for i in searcher.ensemble]
         validation, test = (np.stack(part) for part in zip(*parts, strict=True))
-        together = fit(search.searcher.combine, validation, self.labels)
+        together = fit(searcher.combine, validation, self.labels)
         return len(parts), together.measure(test, self.data.test.labels)["accuracy"]
 
     def logits(self, evaluation: int) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from ray import cloudpickle
 
 from raynas.errors import InvalidArchitecture, InvalidArgument
 from raynas.schedulers import SCHEDULERS, Scheduler
-from raynas.searchers import SEARCHERS, Searcher
+from raynas.searchers import SEARCHERS, GrowingSearcher, Searcher
 from raynas.simulate import Simulation
 from search_spaces import Architecture, SearchSpace
 from search_spaces.naming import construct
@@ -208,7 +208,7 @@ def _searchers(search: Sequence[str | Searcher] | str) -> dict[str, Searcher]:
     if not found:
         raise InvalidArgument(f"search={search!r} names no searcher.")
     for label, searcher in found.items():
-        if searcher.grows:
+        if isinstance(searcher, GrowingSearcher):
             raise InvalidArgument(
                 f"search={label!r} grows an ensemble of trained networks, and a table has none:"
                 " leave it out."

@@ -23,7 +23,7 @@ from raynas.description import described, kind_of, options_of, table_name
 from raynas.errors import ConfigurationMismatch, InvalidArgument, StorageError
 from raynas.saep import SAEP
 from raynas.schedulers import SCHEDULERS, Fifo, Scheduler
-from raynas.searchers import SEARCHERS, Searcher
+from raynas.searchers import SEARCHERS, GrowingSearcher, Searcher
 from search_spaces import SearchSpace
 from search_spaces.naming import construct, converted, parse, spell, suggestion
 from trials import EVALUATORS
@@ -119,7 +119,7 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     )  # fmt: skip
     searcher.check(space)
     if given["scheduler"] is None:
-        given["scheduler"] = "fifo" if searcher.grows else "asha"
+        given["scheduler"] = "fifo" if isinstance(searcher, GrowingSearcher) else "asha"
     scheduler = _object("scheduler", given, Scheduler, SCHEDULERS)
     wanted = given["ensemble"]
     ensemble = None if wanted is None else _object("ensemble", given, SAEP, ENSEMBLES)
@@ -153,17 +153,19 @@ def _check_growing(
     config: Config, searcher: Searcher, evaluator: Evaluator | Estimator, scheduler: Scheduler
 ) -> None:
     """Refuse what does not go with a searcher that grows an ensemble."""
-    if searcher.grows and isinstance(evaluator, Estimator):
+    if not isinstance(searcher, GrowingSearcher):
+        return
+    if isinstance(evaluator, Estimator):
         raise InvalidArgument(
             f"evaluate={config.evaluate!r}: search={config.search!r} grows an ensemble of trained"
             " networks: use evaluate='train'."
         )
-    if searcher.grows and config.samples < _FEWEST_GROWING:
+    if config.samples < _FEWEST_GROWING:
         raise InvalidArgument(
             f"samples={config.samples}: search={config.search!r} trains two candidates for each"
             f" member of an ensemble, and it needs two members: give {_FEWEST_GROWING} or more."
         )
-    if searcher.grows and not isinstance(scheduler, Fifo):
+    if not isinstance(scheduler, Fifo):
         raise InvalidArgument(
             f"scheduler={config.scheduler!r}: search={config.search!r} compares candidates that are"
             " trained to the end: use scheduler='fifo'."

@@ -16,7 +16,7 @@ from typing import Any
 from raynas.errors import InvalidArgument, JournalError
 from raynas.journal import Event, Journal
 from raynas.schedulers import Scheduler
-from raynas.searchers import HeldOut, Searcher
+from raynas.searchers import GrowingSearcher, HeldOut, Searcher
 from search_spaces import Architecture, SearchSpace
 from trials.trial import derived_seed
 
@@ -108,9 +108,11 @@ class Search:
     ):
         self.space, self.searcher, self.scheduler = space, searcher, scheduler
         self.samples, self.epochs, self.seed, self.journal = samples, epochs, seed, journal
-        self.metric, self.unique = metric, unique and not searcher.grows
+        #: the searcher, where it grows an ensemble
+        self.growing = searcher if isinstance(searcher, GrowingSearcher) else None
+        self.metric, self.unique = metric, unique and self.growing is None
         self.held_out = held_out
-        if searcher.grows and held_out is None:
+        if self.growing and held_out is None:
             raise InvalidArgument(
                 f"search: {type(searcher).__name__} grows an ensemble of trained networks, and here"
                 " nothing is trained: use it in run() with evaluate='train'."
@@ -223,10 +225,10 @@ class Search:
 
     def _grow(self) -> None:
         """Have the searcher decide on its ensemble, where it grows one and has what it needs."""
-        if self.held_out is not None and self.searcher.undecided:
-            decision = self.searcher.decide(self.held_out)
+        if self.growing and self.held_out and self.growing.undecided:
+            decision = self.growing.decide(self.held_out)
             self._record("grown", **decision)
-            self.searcher.grow(decision)
+            self.growing.grow(decision)
 
     def _note_leading(self) -> None:
         """Record which evaluation is the best, where its value alone does not tell."""
@@ -258,8 +260,8 @@ class Search:
                 self._promote(event["evaluation"])
             elif event["event"] == "leading":
                 self._leading = event["evaluation"]
-            elif event["event"] == "grown":
-                self.searcher.grow(event)
+            elif event["event"] == "grown" and self.growing:
+                self.growing.grow(event)
             elif event["event"] == "scored":
                 self._score(event["score"])
             elif event["event"] == "exhausted":

@@ -204,7 +204,8 @@ def prune(
         how = plan.config.ensemble or "all of them"
         monitor.say(f"Ensemble of {len(candidates)} candidates: {how}")
         saep = plan.ensemble or SAEP()
-        saep = replace(saep, combine=saep.combine or search.searcher.combine)
+        if search.growing:
+            saep = replace(saep, combine=saep.combine or search.growing.combine)
         make_ensemble(
             saep, plan.ensemble is not None, candidates, job, plan.data, plan.config.seed, asked,
             resources.cpus, resources.gpus,
@@ -219,8 +220,8 @@ def prune(
 
 def _candidates(plan: Plan, search: Search) -> list[Evaluation]:
     """The evaluations that may be members of the ensemble."""
-    if search.searcher.grows:
-        return [search.evaluations[i] for i in search.searcher.ensemble]
+    if search.growing:
+        return [search.evaluations[i] for i in search.growing.ensemble]
     trained = [Status.COMPLETED]
     if plan.ensemble is not None and plan.ensemble.stopped:
         trained.append(Status.STOPPED)
@@ -229,7 +230,7 @@ def _candidates(plan: Plan, search: Search) -> list[Evaluation]:
 
 def has_ensemble(plan: Plan, search: Search) -> bool:
     """Whether the folder holds the ensemble that is asked for, or none is."""
-    if plan.ensemble is None and len(search.searcher.ensemble) < 2:
+    if plan.ensemble is None and not (search.growing and len(search.growing.ensemble) > 1):
         return True
     candidates, asked = _candidates(plan, search), str(plan.config.ensemble)
     recorded = [e for e in read_events(plan.folder) if e["event"] == "ensemble"]

@@ -8,7 +8,7 @@ candidates do not read the members' layers, and are trained by their own loss.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch.nn import functional
 from raynas.combination import Combination, Labels, Logits, mixture_weights
 from raynas.errors import InvalidArgument
 from raynas.saep import RULES
-from raynas.searchers.searcher import HeldOut, Searcher
+from raynas.searchers.growing import GrowingSearcher, HeldOut
 from search_spaces import Architecture, SearchSpace
 from trials.deployed import Kind
 from trials.trial import derived_seed
@@ -29,7 +29,7 @@ _TRIES = 1000  # draws of the other decisions
 
 
 @dataclass
-class AdaNet(Searcher):
+class AdaNet(GrowingSearcher):
     """Grows an ensemble in a space with a decision `depth`, such as `dense`, `convolutional`.
 
     An iteration, from the second on, first prunes the ensemble by the rule, once, unless that
@@ -60,8 +60,6 @@ class AdaNet(Searcher):
     mixture: Literal["uniform", "learnt"] = "uniform"
     complexity: NonNegativeFloat = 0.0
     beta: NonNegativeFloat = 0.0
-
-    grows: ClassVar[bool] = True
 
     _iteration: int = field(default=0, init=False, repr=False)
     #: {evaluation: choices} of everything that was asked for
@@ -94,12 +92,12 @@ class AdaNet(Searcher):
 
     @property
     def ensemble(self) -> Sequence[int]:
-        """The evaluations that are members now."""
+        """See `GrowingSearcher`."""
         return tuple(self._members)
 
     @property
     def combine(self) -> Kind:
-        """See `Searcher`."""
+        """See `GrowingSearcher`."""
         return "mixture" if self.mixture == "learnt" else "average"
 
     def ask(self) -> Architecture | None:
@@ -121,7 +119,7 @@ class AdaNet(Searcher):
 
     @property
     def undecided(self) -> Sequence[int]:
-        """See `Searcher`: all members and candidates, once all candidates are trained."""
+        """See `GrowingSearcher`: all members and candidates, once all candidates are trained."""
         if len(self._candidates) < self._offered or None in self._candidates.values():
             return ()
         return (*self._members, *self._candidates)

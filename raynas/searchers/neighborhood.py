@@ -17,6 +17,7 @@ from pydantic import InstanceOf, NonNegativeInt, PositiveInt
 from raynas.searchers.area import Area
 from raynas.searchers.auto import Auto
 from raynas.searchers.evolution import Evolution
+from raynas.searchers.growing import GrowingSearcher
 from raynas.searchers.local_search import LocalSearch
 from raynas.searchers.naswot import Naswot
 from raynas.searchers.random_search import RandomSearch
@@ -153,7 +154,7 @@ class NeighborhoodAware(Searcher):
             self.searcher = self.inner
         if isinstance(self.searcher, NeighborhoodAware):
             raise InvalidArgument("inner: a neighborhood-aware searcher cannot be wrapped again.")
-        if self.searcher.grows:
+        if isinstance(self.searcher, GrowingSearcher):
             raise InvalidArgument(
                 f"inner: {type(self.searcher).__name__} grows an ensemble and cannot be wrapped."
             )

@@ -6,14 +6,12 @@ driven by a real run, by a replay of its journal, and by the simulator.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from search_spaces import Architecture, SearchSpace
-from trials.deployed import Kind
 
 
 class Scoring(NamedTuple):
@@ -21,17 +19,6 @@ class Scoring(NamedTuple):
 
     proxy: str
     architectures: list[Architecture]
-
-
-class HeldOut(Protocol):
-    """Predictions on a part of the data that nothing was trained on."""
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The true class of each image."""
-
-    def logits(self, evaluation: int) -> NDArray[np.float32] | None:
-        """Of an evaluation, `images x classes`; None when it has none that can be used."""
 
 
 class Searcher(ABC):
@@ -58,9 +45,6 @@ class Searcher(ABC):
     rng: np.random.Generator
     #: set by `start` where architectures are to be scored before the first `ask`
     scoring: "Scoring | None" = None
-    #: whether it grows an ensemble: everything that it asks for is trained to the end, also what
-    #: was trained before (with another seed), and it decides by predictions, not by values
-    grows: ClassVar[bool] = False
 
     def check(self, space: SearchSpace) -> None:  # noqa: B027  most search any
         """Refuse a space that this cannot search, before anything starts.
@@ -99,31 +83,6 @@ class Searcher(ABC):
         Empty (the default): any may, each by its own value. More epochs come first either way.
         """
         return {}
-
-    # Where an ensemble grows
-
-    @property
-    def ensemble(self) -> Sequence[int]:
-        """The evaluations that are members of the ensemble now."""
-        return ()
-
-    @property
-    def combine(self) -> Kind:
-        """How its members are combined, unless the user says otherwise."""
-        return "average"
-
-    @property
-    def undecided(self) -> Sequence[int]:
-        """The evaluations by whose predictions the next step is to be decided; empty: not yet."""
-        return ()
-
-    def decide(self, held_out: HeldOut) -> dict[str, Any]:
-        """What the next step is, as JSON data; changes nothing."""
-        raise NotImplementedError(f"{type(self).__name__} grows no ensemble.")
-
-    def grow(self, decision: Mapping[str, Any]) -> None:
-        """Take the step that was decided, now or, when a journal is replayed, then."""
-        raise NotImplementedError(f"{type(self).__name__} grows no ensemble.")
 
     def state(self) -> dict[str, Any]:
         """All that changes, as JSON data."""
