@@ -11,6 +11,7 @@ from PIL import Image
 
 import raynas
 from raynas.cluster import ENVIRONMENT
+from raynas.export import has_onnx
 
 SMALL = {
     "space": "nasbench201:channels=4,cells=1",
@@ -34,11 +35,21 @@ def local_ray():
     ray.shutdown()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_onnx():
+    """ONNX takes seconds; only the run that `finished` gives exports it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raynas.stages.has_onnx", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished(local_ray, tmp_path_factory):
     """A finished run that tests may read and must not change."""
     folder = tmp_path_factory.mktemp("runs")
-    return raynas.run(**SMALL, search="evolution", storage_path=folder, name="finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raynas.stages.has_onnx", has_onnx)
+        return raynas.run(**SMALL, search="evolution", storage_path=folder, name="finished")
 
 
 @pytest.fixture

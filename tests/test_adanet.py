@@ -573,9 +573,7 @@ def start(local_ray):
     """`run()` with changes."""
 
     def start(folder, **changes):
-        with pytest.MonkeyPatch.context() as patch:  # ONNX takes seconds
-            patch.setattr("raynas.stages.has_onnx", lambda: False)
-            return raynas.run(**{**GROWING, "storage_path": folder, "name": "run", **changes})
+        return raynas.run(**{**GROWING, "storage_path": folder, "name": "run", **changes})
 
     return start
 

@@ -25,14 +25,6 @@ ARGUMENTS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _without_onnx():
-    """ONNX takes seconds, and no ensemble is exported so."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raynas.stages.has_onnx", lambda: False)
-        yield
-
-
 @pytest.fixture(scope="module")
 def trained(local_ray, tmp_path_factory):
     """A finished run without an ensemble; not to be changed."""

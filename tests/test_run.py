@@ -34,11 +34,8 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path):
     """A small run with changes."""
-
-    # ONNX takes seconds; test_onnx looks at the one that the fixture `finished` has.
-    monkeypatch.setattr("raynas.stages.has_onnx", lambda: False)
 
     def start(name="run", **changes):
         return raynas.run(**{**SMALL, "storage_path": tmp_path, "name": name, **changes})
