@@ -8,6 +8,8 @@ one, against calling `tdac` for one pair after the other. The loop is run in ful
 where the choices must be equal, and its time per pair counts.
 `pie_cached`: the same against a loop by hand, which knows the entropies of all members and their
 information on the labels beforehand, and that classes are small whole numbers.
+`prune_pie`, `prune_pap`: `SAEP.prune` from logits to the members that are kept, how many being left
+to the tolerance, also on one core (no other side).
 `domep_seconds`, `domep_memory`: DOMEP over 20,000 members and 10,000 images, 50 chosen, on all
 cores; by how much the memory of all processes grows at most, the predictions included (no other
 side).
@@ -32,7 +34,7 @@ from numpy.typing import NDArray
 from raynas.cluster import connected
 from raynas.domep import domep
 from raynas.information import relevances, tdac, tdac_matrix
-from raynas.saep import comep
+from raynas.saep import SAEP, comep
 
 #: what the project asks for: of `pie` a ratio; it may take 60 s
 TARGETS = {"pie": 20}
@@ -75,6 +77,22 @@ def pie(quick: bool) -> dict[str, dict[str, Any]]:
             raise SystemExit(f"{name}: the loop over pairs chooses others")
         other = each * members * (members - 1) / 2
         found[name] = {"ours": ours, "other": other, "ratio": other / ours, "unit": "s"}
+    return found
+
+
+def whole(quick: bool) -> dict[str, dict[str, Any]]:
+    """`prune_pie` and `prune_pap`."""
+    torch.set_num_threads(1)
+    predictions, labels = made_up(*((200, 2000) if quick else (1000, 10_000)))
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(*predictions.shape, _CLASSES)).astype(np.float32)
+    np.put_along_axis(logits, predictions[..., None].astype(np.int64), 4, axis=2)
+    found = {}
+    for rule in ("pie", "pap"):
+        start = time.perf_counter()
+        SAEP(rule=rule).prune(logits, labels)
+        seconds = time.perf_counter() - start
+        found[f"prune_{rule}"] = {"ours": seconds, "other": None, "ratio": None, "unit": "s"}
     return found
 
 
@@ -173,7 +191,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    found = pie(given.quick) | distributed(given.quick)
+    found = pie(given.quick) | whole(given.quick) | distributed(given.quick)
     if given.json:
         print(json.dumps(found))
         return

@@ -4,7 +4,7 @@ All of it is fitted on the held-out part that the members were not trained on, a
 test part. The combination itself is `trials.deployed.combine`, which is also what is exported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from torch.nn import functional
 
-from trials.deployed import Kind, combine
+from trials.deployed import Kind, combine, counted
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 #: `members x images x classes`, and `images`
@@ -23,6 +23,7 @@ Labels = NDArray[np.int64]
 
 _BINS = 15  # of the calibration error
 _TEMPERATURES = (0.05, 20.0)
+_LEAST_VOTE = 1e-9  # of a member that is no better than chance
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,10 @@ class Combination:
         return together.numpy()
 
 
-def fit(kind: Kind, logits: Logits, labels: Labels, temperature: bool = True) -> Combination:
+def fit(
+    kind: Kind, logits: Logits, labels: Labels, temperature: bool = True,
+    penalties: Sequence[float] | None = None,
+) -> Combination:  # fmt: skip
     """Fit a combination.
 
     `average` and `vote` weigh all alike. `weighted-vote` weighs a member by the logarithm of the
@@ -67,22 +71,54 @@ def fit(kind: Kind, logits: Logits, labels: Labels, temperature: bool = True) ->
         labels: the true classes.
         temperature: whether to fit one, so that the loss is least (Guo et al.: On Calibration of
             Modern Neural Networks, 2017); it changes no decision.
+        penalties: of the members' weights in a mixture.
     """
-    members, images, classes = logits.shape
-    weights: NDArray[np.float64] = np.full(members, 1 / members)
-    if kind == "weighted-vote":
-        right = (logits.argmax(2) == labels).sum(axis=1)
-        odds = (right + 1) / (images - right + 1)
-        votes = np.maximum(np.log(odds) + np.log(classes - 1), 0)
-        weights = votes / votes.sum() if votes.any() else weights
-    elif kind == "mixture":
-        weights = mixture_weights(logits, labels)
+    if kind == "mixture":
+        weights = mixture_weights(logits, labels, penalties)
+    else:
+        votes = _votes(kind, logits, labels)
+        weights = votes / votes.sum()
     plain = Combination(kind, tuple(weights.tolist()))
     if not temperature:
         return plain
     together = torch.from_numpy(plain._log_probabilities(logits))
     best = _best_temperature(together, torch.from_numpy(labels))
     return Combination(kind, plain.weights, best)
+
+
+def _votes(kind: Kind, logits: Logits, labels: Labels) -> NDArray[np.float64]:
+    """What the vote of each member weighs against that of the others."""
+    members, images, classes = logits.shape
+    if kind != "weighted-vote":
+        return np.ones(members)
+    right = (logits.argmax(2) == labels).sum(axis=1)
+    odds = (right + 1) / (images - right + 1)
+    votes: NDArray[np.float64] = np.maximum(np.log(odds) + np.log(classes - 1), _LEAST_VOTE)
+    return votes
+
+
+def accuracies(
+    kind: Kind, logits: Logits, labels: Labels, order: Sequence[int]
+) -> Iterator[tuple[int, float]]:
+    """(members, accuracy) of what is left while members go in this order, from all down to one."""
+    if kind == "mixture":
+        for size in range(len(order), 0, -1):
+            left = logits[sorted(order[-size:])]
+            yield size, fit(kind, left, labels, temperature=False).measure(left, labels)["accuracy"]
+        return
+    found, total = [], 0.0
+    truth, weigh = torch.from_numpy(labels), _votes(kind, logits, labels).tolist()
+    shares = votes = torch.zeros(logits.shape[1:], dtype=torch.float64)
+    for size, member in enumerate(reversed(order), 1):
+        own, weight = torch.from_numpy(logits[member]).double(), weigh[member]
+        total += weight
+        shares = shares + weight * functional.softmax(own, dim=1)
+        together = shares / total
+        if kind != "average":
+            votes = votes + weight * functional.one_hot(own.argmax(1), own.shape[1])
+            together = counted(votes / total, together, size)
+        found.append((size, float((together.argmax(1) == truth).double().mean())))
+    yield from reversed(found)
 
 
 def mixture_weights(

@@ -112,9 +112,7 @@ def make_ensemble(
     )
     kept = list(range(len(members)))
     if prune:
-        own = curves[curves["rule"] == saep.rule]
-        accuracies = dict(zip(own["members"].astype(int), own["val_accuracy"], strict=True))
-        kept = sorted(orders[saep.rule][-saep.settled_size(accuracies) :])
+        kept = saep.kept(orders[saep.rule], candidates.validation, data.validation.labels)
     together = candidates.fitted(saep, kept)
     folder = job.folder / "ensemble"
     folder.mkdir(exist_ok=True)

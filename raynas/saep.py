@@ -12,7 +12,7 @@ that is pruned is gone: it is no candidate again and not in what is exported.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Annotated, Literal
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeFloat
 from scipy.special import softmax
 
-from raynas.combination import Labels, Logits, fit
+from raynas.combination import Labels, Logits, accuracies
 from raynas.errors import InvalidArgument
 from raynas.information import (
     Floats,
@@ -50,6 +50,7 @@ __all__ = [
 _FEWEST = 2  # members of an ensemble; with so few the rules prune nothing
 _ROUNDING = 1e-9  # of accuracies
 _DIGITS = 10  # of a gain; what differs less is equal, and the first member wins
+_STEP = 2.0**-40  # of a probability
 
 RuleName = Literal["prs", "pap", "pap-literal", "pie", "greedy"]
 
@@ -114,14 +115,43 @@ class PAP(Rule):
     def goes(self, among: Sequence[int]) -> int:
         """The one whose removal raises the error least; of equals, the one that errs most."""
         contributions = self._contributions(among)
-        errors = (self.logits[list(among)].argmax(2) != self.labels).mean(axis=1)
-        return min(zip(contributions, -errors, among, strict=True))[2]
+        return min(zip(contributions, -self.errors[list(among)], among, strict=True))[2]
 
     @cached_property
-    def shares(self) -> NDArray[np.floating]:
-        """What each member adds to the common vote, `members x images x classes`."""
-        shares: NDArray[np.floating] = self.weights[:, None, None] * softmax(self.logits, axis=2)
-        return shares
+    def shares(self) -> Floats:
+        """What each member adds to the common vote, `members x images x classes`.
+
+        In steps so that sums are exact, and the same whatever they are made of.
+        """
+        shares: Floats = softmax(self.logits, axis=2) * (self.weights / _STEP)[:, None, None]
+        return np.rint(shares, out=shares)
+
+    @cached_property
+    def errors(self) -> Floats:
+        """Of each member alone."""
+        errors: Floats = (self.logits.argmax(2) != self.labels).mean(axis=1)
+        return errors
+
+    @cached_property
+    def _most(self) -> float:
+        return float(self.shares.max())
+
+    @cached_property
+    def _counted(self) -> tuple[set[int], Floats]:
+        """Some members and the sum of their shares, which `_together` changes."""
+        return set(), np.zeros(self.logits.shape[1:])
+
+    def _together(self, among: Sequence[int]) -> Floats:
+        """The sum of the shares of these members."""
+        members, together = self._counted
+        for member in members.symmetric_difference(among):
+            if member in members:
+                together -= self.shares[member]
+            else:
+                together += self.shares[member]
+        members.clear()
+        members.update(among)
+        return together
 
     def _kept(self, among: list[int]) -> list[int]:
         return self._two_or(among, [d > 0 for d in self._contributions(among)], fewest=2)
@@ -134,7 +164,9 @@ class PAP(Rule):
         return sorted(sorted(among, key=lambda j: -contributions[among.index(j)])[:_FEWEST])
 
     def _contributions(self, among: Sequence[int]) -> list[float]:
-        rises: list[float] = contributions(self.shares[list(among)], self.labels).tolist()
+        together = self._together(among)
+        shares = (self.shares[member] for member in among)
+        rises: list[float] = contributions(shares, self._most, together, self.labels).tolist()
         return rises
 
 
@@ -237,31 +269,33 @@ class SAEP:
         checked, truth = np.ascontiguousarray(logits, np.float32), np.asarray(labels)
         check_members(checked, truth)
         truth = truth.astype(np.int64)
-        order = removal_order(self.rule, checked, truth, seed, self.alpha)
-        if self.size is not None:
-            return sorted(order[-self.size :])
-        accuracies = {}
-        for size in range(_FEWEST, len(checked) + 1):
-            chosen = checked[sorted(order[-size:])]
-            together = fit(self.combine or "average", chosen, truth, temperature=False)
-            accuracies[size] = together.measure(chosen, truth)["accuracy"]
-        return sorted(order[-self.settled_size(accuracies) :])
+        return self.kept(removal_order(self.rule, checked, truth, seed, self.alpha), checked, truth)
 
-    def settled_size(self, accuracies: dict[int, float]) -> int:
-        """How many members to keep, given {number of members: validation accuracy}.
+    def kept(self, order: Sequence[int], logits: Logits, labels: Labels) -> list[int]:
+        """Which members are kept, rising, when they are removed in this order."""
+        size = self.size
+        if size is None:
+            size = self.settled_size(accuracies(self.combine or "average", logits, labels, order))
+        return sorted(order[-size:])
 
-        At least two.
+    def settled_size(self, accuracies: Iterable[tuple[int, float]]) -> int:
+        """How many members to keep, at least two, given what smaller and smaller ensembles reach.
+
+        Args:
+            accuracies: (members, validation accuracy), all members first.
         """
-        most = max(accuracies)
-        if self.size is not None:
-            return min(self.size, most)
-        settled = most
-        for size in sorted(accuracies, reverse=True):
-            fall = accuracies[most] - accuracies[size]
-            if size < _FEWEST or fall > self.tolerance + _ROUNDING:
+        falling = iter(accuracies)
+        settled, whole = next(falling)
+        for size, accuracy in falling:
+            if size < _FEWEST or fell(whole, accuracy, self.tolerance):
                 break
             settled = size
         return settled
+
+
+def fell(before: float, after: float, tolerance: float) -> bool:
+    """Whether an accuracy has fallen by more than it may."""
+    return before - after > tolerance + _ROUNDING
 
 
 def removal_order(
@@ -309,22 +343,27 @@ def tdas(tdac: Floats, chosen: Sequence[int]) -> float:
     return float(tdac[np.ix_(chosen, chosen)].sum() / 2)
 
 
-def contributions(shares: NDArray[np.floating], labels: Labels) -> Floats:
+def contributions(
+    shares: Iterable[Floats], most: float, together: Floats, labels: Labels
+) -> Floats:
     """By how much the error would rise without each member, as a share of the images.
 
     Args:
-        shares: what each member adds to the common vote, not negative, `members x images x
-            classes`.
+        shares: what each member adds to the common vote, not negative, `images x classes`.
+        most: no share is larger.
+        together: the sum of all of them.
         labels: the true classes.
     """
-    together = shares.sum(axis=0)
-    second, first = np.sort(together, axis=1)[:, -2:].T
-    close = first - second <= shares.max()  # elsewhere no single member changes the vote
-    votes, truth = together[close], labels[close]
-    wrong = (votes.argmax(1) != truth).sum()
-    without = [((votes - own[close]).argmax(1) != truth).sum() for own in shares]
-    rises: Floats = (np.array(without) - wrong) / len(labels)
-    return rises
+    second, first = np.partition(together, (-2, -1), axis=1)[:, -2:].T
+    near = np.flatnonzero(first - second <= most)  # elsewhere no single member changes the vote
+    vote, lead = together[near].argmax(axis=1), (first - second)[near]
+    rises = []
+    for own in shares:
+        close = own[near, vote] >= lead  # nor does this one elsewhere
+        images = near[close]
+        without, truth = (together[images] - own[images]).argmax(axis=1), labels[images]
+        rises.append(int((without != truth).sum()) - int((vote[close] != truth).sum()))
+    return np.array(rises) / len(labels)
 
 
 def check_members(logits: Logits, labels: Labels) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import raynas
 from raynas import InvalidArgument, information
-from raynas.combination import KINDS, Combination, fit, measures, mixture_weights
+from raynas.combination import KINDS, Combination, accuracies, fit, measures, mixture_weights
 from raynas.domep import domep
 from raynas.information import disagreement_matrix, tdac_matrix, vi_matrix
 from raynas.saep import (
@@ -237,7 +237,8 @@ class TestRules:
 
         every = list(range(members))
         expected = [error([i for i in every if i != j]) - error(every) for j in every]
-        assert contributions(shares, labels) == pytest.approx(np.array(expected))
+        found = contributions(shares, shares.max(), shares.sum(axis=0), labels)
+        assert found == pytest.approx(np.array(expected))
 
     def test_pie_on_the_vector(self):
         """From X on, lambda = .5 keeps X and Y, lambda = 0 keeps X and Z."""
@@ -494,10 +495,33 @@ class TestSAEP:
         if tolerance == 1.0:
             assert len(kept) == 2
 
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_accuracies_while_members_go(self, kind):
+        """Those of the members that are left, combined anew."""
+        logits, labels = made_up(7, seed=4)
+        logits[3] = logits[5] = -logits[3]  # no better than chance
+        order = [3, 5, 0, 6, 2, 1, 4]
+        found = list(accuracies(kind, logits, labels, order))
+        assert [size for size, _ in found] == list(range(7, 0, -1))
+        for size, accuracy in found:
+            left = logits[sorted(order[-size:])]
+            together = fit(kind, left, labels)
+            assert accuracy == together.measure(left, labels)["accuracy"]
+
+    @pytest.mark.parametrize("rule", ["pap", "pap-literal"])
+    def test_pap_step_by_step_is_pap_anew(self, rule):
+        logits, labels = made_up(9, seed=6)
+        logits[2] = logits[7]
+        order, among = removal_order(rule, logits, labels, seed=0), list(range(9))
+        for gone in order[:-1]:
+            anew = RULES[rule](logits[among], labels, np.random.default_rng(0))
+            assert among[anew.goes(range(len(among)))] == gone
+            among.remove(gone)
+
     def test_a_fall_of_just_the_tolerance_is_allowed(self):
         for images in range(100, 400, 7):
             for wrong in range(1, 10):
-                accuracies = {2: (images - wrong) / images, 3: 1.0}
+                accuracies = [(3, 1.0), (2, (images - wrong) / images)]
                 assert SAEP(tolerance=wrong / images).settled_size(accuracies) == 2
 
     @pytest.mark.parametrize(

@@ -86,15 +86,20 @@ def combine(logits: Tensor, kind: Kind, weights: Tensor, temperature: float = 1.
     else:
         shares = (column * functional.softmax(logits, dim=2)).sum(0)
         if kind != "average":
-            classes = logits.shape[2]
-            votes = functional.one_hot(logits.argmax(2), classes).to(logits.dtype)
-            shares = _votes((column * votes).sum(0), shares, members=logits.shape[0])
+            votes = functional.one_hot(logits.argmax(2), logits.shape[2]).to(logits.dtype)
+            shares = counted((column * votes).sum(0), shares, members=logits.shape[0])
         together = torch.log(shares.clamp_min(torch.finfo(logits.dtype).tiny))
     return functional.log_softmax(together / temperature, dim=1)
 
 
-def _votes(votes: Tensor, shares: Tensor, members: int) -> Tensor:
-    """Shares of votes and one more vote, divided as `shares` are, which overrules no majority."""
+def counted(votes: Tensor, shares: Tensor, members: int) -> Tensor:
+    """Shares of votes and one more vote, divided as `shares` are, which overrules no majority.
+
+    Args:
+        votes: the weighted shares of the votes, `images x classes`.
+        shares: the weighted mean of the probabilities, likewise.
+        members: how many have voted.
+    """
     most = votes.amax(1, keepdim=True)
     first = votes >= most - _TIE
     together = (members * votes + shares) / (members + 1)

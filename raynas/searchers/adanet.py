@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from raynas.combination import Combination, Labels, Logits, mixture_weights
 from raynas.errors import InvalidArgument
-from raynas.saep import RULES
+from raynas.saep import RULES, fell
 from raynas.searchers.growing import GrowingSearcher, HeldOut
 from search_spaces import Architecture, SearchSpace
 from trials.deployed import Kind
@@ -208,8 +208,8 @@ class AdaNet(GrowingSearcher):
         weights = self._weights(members, stacked, labels)
         rule = RULES[self.rule](stacked, labels, rng, self.alpha, weights.tolist())
         kept = [members[place] for place in rule.keep(range(len(members)))]
-        fall = self._accuracy(members, logits, labels) - self._accuracy(kept, logits, labels)
-        return members if fall > self.tolerance else kept
+        before, after = (self._accuracy(some, logits, labels) for some in (members, kept))
+        return members if fell(before, after, self.tolerance) else kept
 
     def _accuracy(self, members: list[int], logits: Mapping[int, Logits], labels: Labels) -> float:
         """Of an ensemble, on the validation part."""
