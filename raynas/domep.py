@@ -7,6 +7,7 @@ alone has a larger TDAS.
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from raynas.trainable import prepare_process
 #: TDAS and members of a set
 Chosen = tuple[float, list[int]]
 
+_CLASSES = 2**16  # at most
 _PART = 1000  # members, whose TDAC takes seconds and less than half a GiB
 
 
@@ -38,18 +40,26 @@ def domep(
         seed: of the division and of COMEP's draws.
 
     Raises:
-        InvalidArgument: for a size that is not in 2..members, a wrong alpha, or shapes that do not
-            fit.
+        InvalidArgument: for a size that is not in 2..members, a wrong alpha or seed, shapes that do
+            not fit, or what are no classes.
     """
     check_alpha(alpha)
     predictions, labels = np.asarray(predictions), np.asarray(labels)
-    if predictions.ndim != 2 or labels.shape != predictions.shape[1:]:
+    if predictions.ndim != 2 or labels.shape != predictions.shape[1:] or not len(labels):
         raise InvalidArgument(
             f"predictions of shape {predictions.shape} with labels of shape {labels.shape}: give"
             " members x images, and the label of each of the same images."
         )
-    if not 2 <= size <= len(predictions):
+    for name, classes in {"predictions": predictions, "labels": labels}.items():
+        if classes.dtype.kind not in "iu" or classes.min() < 0 or classes.max() >= _CLASSES:
+            raise InvalidArgument(
+                f"{name} hold {classes.dtype}, or numbers outside 0..{_CLASSES - 1}: give classes"
+                " as whole numbers from 0."
+            )
+    if not isinstance(size, Integral) or not 2 <= size <= len(predictions):
         raise InvalidArgument(f"size={size}: give 2 to {len(predictions)}, the number of members.")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise InvalidArgument(f"seed={seed}: give a whole number from 0.")
     with connected():
         shared = ray.put((predictions, labels))
         return sorted(_chosen(shared, range(len(predictions)), size, alpha, [seed])[1])

@@ -14,9 +14,11 @@ of one constant prediction and another one MI is 0 and VI is 1.
 """
 
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -121,24 +123,40 @@ def check_alpha(alpha: float) -> None:
     Raises:
         InvalidArgument: unless it is in 0..1.
     """
-    if not 0 <= alpha <= 1:
+    if not isinstance(alpha, Real) or not 0 <= alpha <= 1:
         raise InvalidArgument(f"alpha={alpha!r}: give the weight of diversity, 0..1.")
 
 
 def _encoded(**given: Sequence[Any]) -> tuple[list[Integers], int]:
     """Vectors of classes as numbers from 0, the same ones in all; how many there are."""
-    vectors = {name: np.asarray(vector) for name, vector in given.items()}
-    length = len(next(iter(given.values())))
+    vectors = {name: _vector(name, vector) for name, vector in given.items()}
+    length = len(next(iter(vectors.values())))
     for name, vector in vectors.items():
-        if vector.ndim != 1 or len(vector) != length or not length:
+        if len(vector) != length or not length:
             raise InvalidArgument(
                 f"{name} is of shape {vector.shape}: give one class for each image, for the same"
                 f" {length or 1} or more images in each of {', '.join(vectors)}."
             )
-        if vector.dtype.kind == "f" and not np.isfinite(vector).all():
-            raise InvalidArgument(f"{name} holds NaN or infinity: give classes.")
-    names, codes = np.unique(np.concatenate(list(vectors.values())), return_inverse=True)
+    if all(vector.dtype.kind in "biuf" for vector in vectors.values()):
+        names, codes = np.unique(np.concatenate(list(vectors.values())), return_inverse=True)
+    else:  # 1 and "1" are two classes
+        joined = np.concatenate([vector.astype(object) for vector in vectors.values()])
+        codes, names = pd.factorize(joined)
+    if (codes < 0).any():
+        raise InvalidArgument(f"{', '.join(vectors)}: None or NaN among them. Give classes.")
     return np.split(codes.reshape(-1).astype(np.int64), len(vectors)), len(names)
+
+
+def _vector(name: str, given: Sequence[Any]) -> NDArray[Any]:
+    try:
+        vector = np.asarray(given)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged, or a tensor with gradients
+        raise InvalidArgument(f"{name}: {error} Give one class for each image.") from error
+    if vector.ndim != 1:
+        raise InvalidArgument(f"{name} is of shape {vector.shape}: give one class for each image.")
+    if vector.dtype.kind == "f" and not np.isfinite(vector).all():
+        raise InvalidArgument(f"{name} holds NaN or infinity: give classes.")
+    return vector
 
 
 def _classes(*codes: NDArray[Any]) -> int:
@@ -213,7 +231,8 @@ def _joint_counts(
 
 def _products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """`a @ b.T` of zeros and ones, in whole numbers."""
-    if hasattr(torch, "_int_mm"):  # several times as fast where the CPU can
+    # Several times as fast where the CPU can, and wrong where there is one image only.
+    if hasattr(torch, "_int_mm") and a.shape[1] > 1:
         return torch._int_mm(a, b.T)
     return (a.float() @ b.float().T).round().int()
 

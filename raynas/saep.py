@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Annotated, Literal
 
 import numpy as np
@@ -261,12 +262,20 @@ class SAEP:
             seed: of the rule's draws.
 
         Raises:
-            InvalidArgument: for a wrong option, fewer than two members, logits that are not
+            InvalidArgument: for a wrong option or seed, fewer than two members, logits that are not
                 finite, a member that predicts one class only, or labels that do not fit.
         """
-        given = {key: value for key, value in asdict(self).items() if value is not None}
+        unset = [key for key in ("size", "combine") if getattr(self, key) is None]
+        given = {key: value for key, value in asdict(self).items() if key not in unset}
         converted("ensemble", "saep", SAEP, given)
-        checked, truth = np.ascontiguousarray(logits, np.float32), np.asarray(labels)
+        if not isinstance(seed, Integral) or seed < 0:
+            raise InvalidArgument(f"seed={seed}: give a whole number from 0.")
+        try:
+            checked, truth = np.ascontiguousarray(logits, np.float32), np.atleast_1d(labels)
+        except (ValueError, TypeError, RuntimeError) as error:  # ragged, text, with gradients
+            raise InvalidArgument(
+                f"logits and labels must be arrays of numbers: {error}."
+            ) from None
         check_members(checked, truth)
         truth = truth.astype(np.int64)
         return self.kept(removal_order(self.rule, checked, truth, seed, self.alpha), checked, truth)
@@ -321,9 +330,14 @@ def comep(tdac: Floats, size: int, rng: np.random.Generator) -> list[int]:
 
     Args:
         tdac: of every pair, `members x members`; see `tdac_matrix`.
-        size: how many to choose, no more than there are.
+        size: how many to choose.
         rng: draws the first.
+
+    Raises:
+        InvalidArgument: for a size that is not in 1..members.
     """
+    if not 1 <= size <= len(tdac):
+        raise InvalidArgument(f"size={size}: give 1 to {len(tdac)}, the number of members.")
     chosen = [int(rng.integers(len(tdac)))]
     gains = np.zeros(len(tdac))
     while len(chosen) < size:

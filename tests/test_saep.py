@@ -111,6 +111,13 @@ class TestMeasures:
         named = ["cat" if c else "dog" for c in X]
         assert mutual_information(named, LABELS) == pytest.approx(mutual_information(X, LABELS))
         assert mutual_information(torch.tensor(X), LABELS) == mutual_information(X, LABELS)
+        assert tdac([1, 2, 1], ["1", "2", "1"], [0, 0, 1]) > 0  # a number is no text
+
+    def test_one_image(self):
+        """Where every prediction is constant: TDAC is that of MI 1 and VI 0."""
+        assert tdac_matrix(np.array([[1], [1], [2]]), np.array([0])).tolist() == [
+            [0, 0, 0.5], [0, 0, 0.5], [0.5, 0.5, 0],
+        ]  # fmt: skip
 
     @given(vectors, st.floats(0, 1))
     def test_both_forms_of_tdas(self, vectors, alpha):
@@ -157,6 +164,10 @@ class TestMeasures:
             ([], [], "shape"),
             ([[0, 1]], [0], "x is of shape"),
             ([0.0, math.nan], [0, 1], "NaN"),
+            (5, 5, "x is of shape"),
+            ([[0], [0, 1]], [0, 1], "x: .* inhomogeneous"),
+            ([0, 1], [None, 1], "None or NaN among them"),
+            (torch.ones(2, requires_grad=True), [0, 1], "x: .* requires grad"),
         ],
     )
     def test_refuse_what_is_no_prediction(self, x, y, problem):
@@ -350,7 +361,27 @@ class TestDomep:
         with pytest.raises(InvalidArgument, match="labels of shape"):
             domep(predictions[0], wrong, 4)
 
-    @pytest.mark.parametrize("size", [1, 61])
+    @pytest.mark.parametrize(
+        ("change", "problem"),
+        [
+            (lambda p: p.astype(int) - 1, "predictions hold int64"),
+            (lambda p: p + 0.5, "predictions hold float64"),
+            (lambda p: p.astype(str), "predictions hold <U"),
+            (lambda p: p.astype(int) + 10**12, "outside 0..65535"),
+            (lambda p: p[:, :0], "labels of shape"),
+        ],
+    )
+    def test_refuses_what_are_no_classes(self, predictions, change, problem):
+        members, labels = predictions
+        with pytest.raises(InvalidArgument, match=problem):
+            domep(change(members), labels[: change(members).shape[1]], 4)
+
+    @pytest.mark.parametrize("seed", [-1, 0.5])
+    def test_refuses_a_wrong_seed(self, predictions, seed):
+        with pytest.raises(InvalidArgument, match="seed="):
+            domep(*predictions, 4, seed=seed)
+
+    @pytest.mark.parametrize("size", [1, 2.5, 61])
     def test_refuses_a_wrong_size(self, predictions, size):
         with pytest.raises(InvalidArgument, match="size"):
             domep(*predictions, size)
@@ -551,9 +582,17 @@ class TestSAEP:
             (logits, labels + 0.5, "labels are float64"),
             (logits[0], labels, "members x images x classes"),
             (logits[:, :0], labels[:0], "members x images x classes"),
+            (logits, 3, "with 1 labels"),
+            (logits, ["a"] * len(labels), "labels are <U1"),
+            ([["a"]], labels, "arrays of numbers: could not convert"),
         ):
             with pytest.raises(InvalidArgument, match=problem):
                 SAEP().prune(given_logits, given_labels)
+
+    @pytest.mark.parametrize("seed", [-1, 0.5, None])
+    def test_bad_seed(self, seed):
+        with pytest.raises(InvalidArgument, match="seed="):
+            SAEP().prune(*made_up(4), seed)
 
     @pytest.mark.parametrize(
         "text", ["saep:rule=pi", "saep:size=1", "saep:alpha=2", "saep:tolerance=-1", "sap"]
