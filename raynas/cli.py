@@ -166,6 +166,7 @@ def ensemble(
         Optional[str],  # noqa: UP045
         typer.Option(help="average (default), vote, weighted-vote or mixture"),
     ] = None,
+    temperature: Annotated[bool, typer.Option(help="calibrate the ensemble by one")] = True,
     stopped: Annotated[
         bool, typer.Option(help="let evaluations that were stopped early be members too")
     ] = False,
@@ -176,7 +177,7 @@ def ensemble(
         raise InvalidArgument(f"path={str(path)!r}: the run is not finished. raynas resume {path}")
     options = {
         "rule": rule, "size": size, "alpha": alpha, "tolerance": tolerance, "combine": combine,
-        "stopped": stopped,
+        "temperature": temperature, "stopped": stopped,
     }  # fmt: skip
     given = {key: option for key, option in options.items() if option is not None}
     made = raynas.resume(path, ensemble=spell("saep", given)).ensemble

@@ -98,13 +98,22 @@ def _votes(kind: Kind, logits: Logits, labels: Labels) -> NDArray[np.float64]:
 
 
 def accuracies(
-    kind: Kind, logits: Logits, labels: Labels, order: Sequence[int]
+    kind: Kind,
+    logits: Logits,
+    labels: Labels,
+    order: Sequence[int],
+    penalties: Sequence[float] | None = None,
 ) -> Iterator[tuple[int, float]]:
-    """(members, accuracy) of what is left while members go in this order, from all down to one."""
+    """(members, accuracy) of what is left while members go in this order, from all down to one.
+
+    Arguments as of `fit`.
+    """
     if kind == "mixture":
         for size in range(len(order), 0, -1):
-            left = logits[sorted(order[-size:])]
-            yield size, fit(kind, left, labels, temperature=False).measure(left, labels)["accuracy"]
+            chosen = sorted(order[-size:])
+            costs = None if penalties is None else [penalties[member] for member in chosen]
+            fitted = fit(kind, logits[chosen], labels, temperature=False, penalties=costs)
+            yield size, fitted.measure(logits[chosen], labels)["accuracy"]
         return
     found, total = [], 0.0
     truth, weigh = torch.from_numpy(labels), _votes(kind, logits, labels).tolist()

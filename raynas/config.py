@@ -34,6 +34,7 @@ from trials.trial import Estimator, Evaluator
 T = TypeVar("T")
 
 _FEWEST_GROWING = 4  # evaluations of a search that grows an ensemble
+_NO_ENSEMBLE = "none"  # also where the run folder names one
 ENSEMBLES: dict[str, Callable[..., SAEP]] = {"saep": SAEP}
 
 #: what may differ when a run is continued
@@ -122,14 +123,16 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
         given["scheduler"] = "fifo" if isinstance(searcher, GrowingSearcher) else "asha"
     scheduler = _object("scheduler", given, Scheduler, SCHEDULERS)
     wanted = given["ensemble"]
-    ensemble = None if wanted is None else _object("ensemble", given, SAEP, ENSEMBLES)
+    ensemble = None
+    if wanted not in (None, _NO_ENSEMBLE):
+        ensemble = _object("ensemble", given, SAEP, ENSEMBLES)
     source = given["data"]
     texts = {
         "space": described(space, search_spaces.SPACES),
         "search": described(searcher, SEARCHERS),
         "evaluate": described(evaluator, EVALUATORS),
         "scheduler": described(scheduler, SCHEDULERS),
-        "ensemble": None if ensemble is None else described(ensemble, ENSEMBLES),
+        "ensemble": wanted if ensemble is None else described(ensemble, ENSEMBLES),
         "data": trial_data.absolute(source) if isinstance(source, str) else kind_of(source),
     }
     config = _validated({**given, **texts})
@@ -192,15 +195,23 @@ def _check_ensemble(
 
 
 def with_recorded_ensemble(plan: Plan) -> Plan:
-    """A plan that names no ensemble, with the one that its run folder names, if any."""
+    """A plan that says nothing of an ensemble, with the one that its run folder names, if any."""
+    if plan.config.ensemble is None:
+        return as_recorded(plan)
+    return plan if plan.ensemble else _with_ensemble(plan, None)
+
+
+def as_recorded(plan: Plan) -> Plan:
+    """A plan with the ensemble that its run folder names; where there is no run yet, as it is."""
     path = plan.folder / "run.yaml"
-    if plan.ensemble is not None or not path.exists():
-        return plan
-    text = read_yaml(path).get("ensemble")
-    if text is None or parse(text)[0] not in ENSEMBLES:
-        return plan
-    config = plan.config.model_copy(update={"ensemble": text})
-    return dataclasses.replace(plan, config=config, ensemble=construct("ensemble", text, ENSEMBLES))
+    return _with_ensemble(plan, read_yaml(path).get("ensemble")) if path.exists() else plan
+
+
+def _with_ensemble(plan: Plan, text: str | None) -> Plan:
+    known = text is not None and parse(text)[0] in ENSEMBLES
+    config = plan.config.model_copy(update={"ensemble": text if known else None})
+    ensemble = construct("ensemble", text, ENSEMBLES) if known and text else None
+    return dataclasses.replace(plan, config=config, ensemble=ensemble)
 
 
 def check_known(arguments: Iterable[Any]) -> None:
@@ -235,7 +246,8 @@ def check_named(arguments: Mapping[str, Any]) -> None:
         if other or "=function-" in text:
             raise InvalidArgument(
                 f"{key} was an object when this run was started ({text}), which its folder does"
-                " not hold. To continue the run, call run() again with the same arguments."
+                " not hold. To continue the run, call run() again with the same arguments, or give"
+                f" it again: resume(path, {key}=...)."
             )
 
 

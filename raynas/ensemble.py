@@ -1,11 +1,11 @@
 """The ensemble of a run: the stage that prunes the trained architectures, and what comes of it.
 
 `ensemble/` in the run folder: `model.pt2` (one `torch.export` program), `members.parquet`,
-`curves.parquet` (what every rule's ensembles of every size are worth), `diversity.parquet`, the
+`curves.parquet` (what every rule's ensembles of every size are worth), `diversity.parquet`, both as
 figures, and, written last, `ensemble.json`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,10 +32,17 @@ _ALL_SIZES = 32  # up to so many members every size is measured, beyond it about
 
 @dataclass(frozen=True)
 class Candidates:
-    """Members side by side, with the labels of both parts."""
+    """Members side by side, with the labels of both parts.
+
+    Args:
+        members: at least two.
+        data: of the run.
+        penalties: of their weights in a mixture.
+    """
 
     members: Sequence[Member]
     data: Data
+    penalties: Sequence[float]
 
     @cached_property
     def validation(self) -> Logits:
@@ -65,15 +72,15 @@ class Candidates:
 
     def fitted(self, saep: SAEP, chosen: Sequence[int]) -> Combination:
         """The combination of some members, fitted on the validation part."""
-        labels = self.data.validation.labels
         return fit(
-            saep.combine or "average", self.validation[list(chosen)], labels, saep.temperature
-        )
+            saep.combine or "average", self.validation[list(chosen)], self.data.validation.labels,
+            saep.temperature, [self.penalties[i] for i in chosen],
+        )  # fmt: skip
 
 
 def make_ensemble(
-    saep: SAEP, prune: bool, evaluations: Sequence[Evaluation], job: Job, data: Data, seed: int,
-    asked: str, cpus: float, gpus: float,
+    saep: SAEP, prune: bool, evaluations: Sequence[Evaluation], penalties: Mapping[int, float],
+    job: Job, data: Data, seed: int, asked: str, cpus: float, gpus: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Prune trained architectures to an ensemble, measure it, export it.
 
@@ -81,6 +88,7 @@ def make_ensemble(
         saep: how.
         prune: whether at all; otherwise all of them are its members.
         evaluations: the candidates, trained.
+        penalties: {evaluation: of its weight in a mixture}, where it is not 0.
         job: the run's.
         data: of the run.
         seed: of the run.
@@ -100,10 +108,9 @@ def make_ensemble(
         raise InvalidArgument(
             f"ensemble: {len(members)} of {len(evaluations)} trained architectures can be members,"
             f" and an ensemble needs two. {reasons or 'Evaluate more architectures (samples)'}."
-            " Evaluations that were stopped early are members only with SAEP(stopped=True), on the"
-            " command line --stopped."
         )
-    candidates = Candidates(members, data)
+    costs = [penalties.get(member.evaluation, 0.0) for member in members]
+    candidates = Candidates(members, data, costs)
     orders = {name: _order(candidates, saep, name, seed) for name in RULES}
     curves = pd.DataFrame(
         {"rule": name, **_point(candidates, saep, sorted(order[-size:]))}
@@ -112,7 +119,7 @@ def make_ensemble(
     )
     kept = list(range(len(members)))
     if prune:
-        kept = saep.kept(orders[saep.rule], candidates.validation, data.validation.labels)
+        kept = saep.kept(orders[saep.rule], candidates.validation, data.validation.labels, costs)
     together = candidates.fitted(saep, kept)
     folder = job.folder / "ensemble"
     folder.mkdir(exist_ok=True)

@@ -31,6 +31,11 @@ _PANELS = (
     ("latency_ms", "latency of one image in ms", 1.0),
 )
 
+_FILES = (
+    "model.pt2", "members.parquet", "curves.parquet", "diversity.parquet", "curves.png",
+    "diversity.png",
+)  # fmt: skip
+
 _TEMPLATE = """<h2>The ensemble</h2>
 <table>
 <tr><th></th><th>members</th><th>validation accuracy</th><th>test accuracy</th><th>test loss</th>
@@ -77,7 +82,9 @@ every pair of members">
 
 
 def recorded(folder: Path) -> dict[str, Any] | None:
-    """What `ensemble.json` in a folder has; None when it is missing or damaged."""
+    """What `ensemble.json` in a folder has; None when it is damaged, or a file is missing."""
+    if not all((folder / name).exists() for name in _FILES):
+        return None
     try:
         return read_json(folder / "ensemble.json")
     except StorageError:

@@ -1,6 +1,7 @@
 """The candidates for an ensemble: trained architectures of a run, and what they predict."""
 
 import statistics
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from trials.data import Data
 from trials.training import predict
 
 _PASSES = 20  # of one image
+_REASON = 300  # letters
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def collect(
         except ray.exceptions.RayError as error:  # the worker died
             found = reason_of(error)
         if isinstance(found, str):
-            excluded[evaluation.index] = found.splitlines()[0]
+            excluded[evaluation.index] = textwrap.shorten(found, _REASON)
         else:
             members.append(Member(evaluation.index, evaluation.notation, evaluation.epochs, *found))
     return members, excluded
@@ -118,7 +120,10 @@ def read_state(path: Path, data: Data) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise anything
-        raise _Unusable(f"its weights cannot be read: {path} is damaged") from error
+        raise _Unusable(
+            f"its weights cannot be read from {path}, which is damaged or holds more than tensors"
+            f" and plain values: {error}"
+        ) from error
     if state.get("data", data.fingerprint) != data.fingerprint:
         raise _Unusable(
             f"it was trained on other data, or another division of them ({state['data']}; the run"

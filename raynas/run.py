@@ -16,6 +16,7 @@ import ray
 from raynas.cluster import connected, slots
 from raynas.config import (
     Plan,
+    as_recorded,
     check_known,
     check_named,
     check_same,
@@ -95,7 +96,7 @@ def run(
         cpus_per_trial: CPU cores of one trial, and its threads.
         gpus_per_trial: GPUs of one trial, also a fraction; None: 1 when the cluster has any.
         ensemble: `saep`, or a `SAEP`: prune the trained architectures to a small, diverse ensemble
-            too; also of a run that is finished. None: as the run folder has it.
+            too; also of a run that is finished. None: as the run folder has it; `none`: none.
         max_concurrent: trials at the same time; None: as many as the cluster holds.
         storage_path: where run folders lie; all nodes must see it.
         name: of the run folder; None: made from the other arguments, the same for the same ones.
@@ -115,6 +116,7 @@ def run(
         resources = _resources(plan)
         with Journal(plan.folder) as journal:
             evaluations = sum(event["event"] == "suggested" for event in journal.events)
+            former = as_recorded(plan)
             write_yaml(plan, _recorded(), evaluations)
             config, evaluator = plan.config, plan.evaluator
             epochs, metric = config.epochs, METRIC
@@ -127,7 +129,11 @@ def run(
             )  # fmt: skip
             done = _is_complete(journal) and state.exhausted
             if not (done and has_ensemble(plan, state)):
-                _stages(plan, state, journal, resources)
+                try:
+                    _stages(plan, state, journal, resources)
+                except InvalidArgument:  # no such ensemble: it stays the one that there is
+                    write_yaml(former, _recorded(), evaluations)
+                    raise
     return Result(plan.folder)
 
 

@@ -280,11 +280,22 @@ class SAEP:
         truth = truth.astype(np.int64)
         return self.kept(removal_order(self.rule, checked, truth, seed, self.alpha), checked, truth)
 
-    def kept(self, order: Sequence[int], logits: Logits, labels: Labels) -> list[int]:
-        """Which members are kept, rising, when they are removed in this order."""
+    def kept(
+        self, order: Sequence[int], logits: Logits, labels: Labels,
+        penalties: Sequence[float] | None = None,
+    ) -> list[int]:  # fmt: skip
+        """Which members are kept, rising, when they are removed in this order.
+
+        Args:
+            order: all members.
+            logits: as of `prune`.
+            labels: likewise.
+            penalties: of the members' weights in a mixture.
+        """
         size = self.size
         if size is None:
-            size = self.settled_size(accuracies(self.combine or "average", logits, labels, order))
+            kind = self.combine or "average"
+            size = self.settled_size(accuracies(kind, logits, labels, order, penalties))
         return sorted(order[-size:])
 
     def settled_size(self, accuracies: Iterable[tuple[int, float]]) -> int:

@@ -15,7 +15,7 @@ from ray import tune
 
 from raynas.config import Plan
 from raynas.ensemble import is_current, make_ensemble
-from raynas.errors import SearchFailed
+from raynas.errors import InvalidArgument, SearchFailed
 from raynas.estimates import search_by_estimates
 from raynas.export import FORMATS, export, has_onnx, read_json, write_json
 from raynas.flatness import with_flatness
@@ -198,18 +198,33 @@ def export_best(plan: Plan, best: Evaluation, metrics: dict[str, Any]) -> None:
 def prune(
     plan: Plan, search: Search, job: Job, resources: Resources, journal: Journal, monitor: Monitor
 ) -> None:
-    """Make the ensemble that is asked for, and record it."""
+    """Make the ensemble that is asked for, and record it.
+
+    Raises:
+        InvalidArgument: when fewer than two can be members.
+    """
     candidates, asked = _candidates(plan, search), str(plan.config.ensemble)
     if not is_current(plan.folder, asked, candidates):  # else it only was not recorded
         how = plan.config.ensemble or "all of them"
         monitor.say(f"Ensemble of {len(candidates)} candidates: {how}")
-        saep = plan.ensemble or SAEP()
-        if search.growing:
-            saep = replace(saep, combine=saep.combine or search.growing.combine)
-        make_ensemble(
-            saep, plan.ensemble is not None, candidates, job, plan.data, plan.config.seed, asked,
-            resources.cpus, resources.gpus,
-        )  # fmt: skip
+        saep, penalties = plan.ensemble or SAEP(), {}
+        if growing := search.growing:
+            saep = replace(saep, combine=saep.combine or growing.combine)
+            members = [candidate.index for candidate in candidates]
+            penalties = dict(zip(members, growing.penalties(members), strict=True))
+        try:
+            make_ensemble(
+                saep, plan.ensemble is not None, candidates, penalties, job, plan.data,
+                plan.config.seed, asked, resources.cpus, resources.gpus,
+            )  # fmt: skip
+        except InvalidArgument as error:
+            stopped = sum(e.status is Status.STOPPED for e in search.evaluations)
+            if saep.stopped or not stopped:
+                raise
+            raise InvalidArgument(
+                f"{error} {stopped} evaluations that were stopped early are members only with"
+                " SAEP(stopped=True), on the command line --stopped."
+            ) from None
     found = read_json(plan.folder / "ensemble" / "ensemble.json")
     curves = pd.read_parquet(plan.folder / "ensemble" / "curves.parquet").to_dict("records")
     journal.append(

@@ -662,13 +662,25 @@ class TestRuns:
     def test_convolutional_members_with_learnt_weights(self, start, tmp_path):
         result = start(
             tmp_path,
-            space="convolutional:channels=2,units=8", search="adanet:mixture=learnt", samples=4,
-            epochs=1,
+            space="convolutional:channels=2,units=8", samples=4, epochs=1,
+            search="adanet:mixture=learnt,complexity=0.02,beta=0.01",
         )  # fmt: skip
         (_, last) = growths(result.path)
         assert sorted(result.ensemble.members["evaluation"]) == sorted(last["members"])
         assert result.ensemble.found["combination"] == "mixture"
         data = load_data(GROWING["data"])
+        weights, logits = [], []
+        for member in result.ensemble.members.itertuples():
+            weights.append(member.weight)
+            state = torch.load(result.path / "checkpoints" / f"{member.evaluation:05d}.pt")
+            logits.append(state["trial"]["validation_logits"].numpy())
+        depths = [
+            int(text.split("depth=")[1].split(",")[0])
+            for text in result.ensemble.members["architecture"]
+        ]
+        penalties = [0.02 * depth**0.5 + 0.01 for depth in depths]
+        learnt = mixture_weights(np.stack(logits), data.validation.labels, penalties)
+        assert weights == pytest.approx(learnt.tolist(), abs=1e-3)
         images, labels = next(data.test.raw(len(data.test), torch.device("cpu")))
         accuracy = (result.ensemble.model()(images).argmax(1) == labels).double().mean()
         assert float(accuracy) == pytest.approx(result.ensemble.metrics["test_accuracy"])

@@ -218,11 +218,16 @@ class TestStage:
         assert (folder / "tensorboard" / "ensemble" / "pie").is_dir()
 
     @pytest.mark.slow
-    def test_is_made_anew_when_what_says_that_it_is_whole_is_damaged(self, ensembled, tmp_path):
+    @pytest.mark.parametrize("name", ["ensemble.json", "model.pt2", "members.parquet"])
+    def test_is_made_anew_when_it_is_not_whole(self, ensembled, tmp_path, name):
         folder = tmp_path / "run"
         shutil.copytree(ensembled.path, folder)
-        (folder / "ensemble" / "ensemble.json").write_text("{")
+        if name == "ensemble.json":
+            (folder / "ensemble" / name).write_text("{")
+        else:
+            (folder / "ensemble" / name).unlink()
         again = raynas.resume(folder).ensemble
+        assert again.model()(torch.rand(1, 1, 8, 8)).shape == (1, 10)
         members = again.members["evaluation"].tolist()
         assert members == ensembled.ensemble.members["evaluation"].tolist()
 
@@ -240,13 +245,21 @@ class TestStage:
         assert ensemble.metrics["members"] == 2 or smaller["val_accuracy"].iloc[0] < least
 
     def test_early_stopped_members_only_on_demand(self, copied):
-        """Two of the six, as if the scheduler had stopped them: how many it stops is chance."""
-        journal = copied / "journal" / "events.jsonl"
-        events = [json.loads(line) for line in journal.read_text().splitlines()]
-        for event in events:
-            if event["event"] == "finished" and event["evaluation"] in (1, 4):
-                event["status"] = "stopped"
-        journal.write_text("".join(json.dumps(event) + "\n" for event in events))
+        """As if the scheduler had stopped them: how many it stops is chance."""
+
+        def stopped(*evaluations):
+            journal = copied / "journal" / "events.jsonl"
+            events = [json.loads(line) for line in journal.read_text().splitlines()]
+            for event in events:
+                if event["event"] == "finished":
+                    early = event["evaluation"] in evaluations
+                    event["status"] = "stopped" if early else "completed"
+            journal.write_text("".join(json.dumps(event) + "\n" for event in events))
+
+        stopped(0, 1, 2, 4, 5)
+        with pytest.raises(InvalidArgument, match="5 evaluations that were stopped early are"):
+            raynas.resume(copied, ensemble=SAEP())
+        stopped(1, 4)
         completed = raynas.resume(copied, ensemble=SAEP()).ensemble
         assert completed.found["evaluations"] == [0, 2, 3, 5]
         everyone = raynas.resume(copied, ensemble=SAEP(stopped=True)).ensemble
@@ -267,7 +280,7 @@ class TestStage:
         result = raynas.run(**arguments, name="run")
         with pytest.raises(InvalidArgument, match="call run"):
             raynas.resume(result.path, ensemble=SAEP(size=2))
-        again = raynas.run(**arguments, name="run", ensemble=SAEP(size=2))
+        again = raynas.resume(result.path, space=space, ensemble=SAEP(size=2))
         assert again.ensemble.metrics["members"] == 2
         assert again.ensemble.model()(torch.rand(5, 1, 8, 8)).shape == (5, 10)
 
@@ -308,8 +321,31 @@ class TestExclusions:
             checkpoint_path(copied, evaluation).unlink()
         with pytest.raises(InvalidArgument, match=r"1 of 6 .* #0 its weights are missing"):
             raynas.resume(copied, ensemble="saep")
-        assert raynas.load(copied).finished
-        assert raynas.load(copied).best.model() is not None
+        result = raynas.resume(copied)  # as it was, without an ensemble
+        assert result.finished
+        assert result.config["ensemble"] is None
+        assert result.best.model() is not None
+
+    def test_one_that_cannot_be_made_leaves_the_one_that_there_is(self, ensembled, tmp_path):
+        folder = tmp_path / "run"
+        shutil.copytree(ensembled.path, folder)
+        for evaluation in range(5):
+            checkpoint_path(folder, evaluation).unlink()
+        with pytest.raises(InvalidArgument, match="1 of 6"):
+            raynas.resume(folder, ensemble="saep:rule=pap")
+        result = raynas.resume(folder)
+        assert result.config["ensemble"] == ensembled.config["ensemble"]
+        assert result.ensemble.found == ensembled.ensemble.found
+
+    def test_none_is_kept_in_mind_either(self, ensembled, tmp_path):
+        folder = tmp_path / "run"
+        shutil.copytree(ensembled.path, folder)
+        shutil.rmtree(folder / "ensemble")
+        for _ in range(2):
+            result = raynas.resume(folder, ensemble="none")
+            assert result.finished
+            assert result.config["ensemble"] is None
+        assert not (folder / "ensemble").exists()
 
     def test_logits_that_were_not_stored_are_computed(self, copied, ensembled):
         for evaluation in range(6):

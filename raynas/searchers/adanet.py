@@ -100,6 +100,12 @@ class AdaNet(GrowingSearcher):
         """See `GrowingSearcher`."""
         return "mixture" if self.mixture == "learnt" else "average"
 
+    def penalties(self, members: Sequence[int]) -> list[float]:
+        """Lambda r + beta of each."""
+        choices = self.space.decisions[self._place].choices
+        depths = [choices[self._asked[i][self._place]] for i in members]
+        return [self.complexity * math.sqrt(depth) + self.beta for depth in depths]
+
     def ask(self) -> Architecture | None:
         """The next candidate of this iteration; None until it is decided."""
         if len(self._candidates) == self._offered:
@@ -224,17 +230,11 @@ class AdaNet(GrowingSearcher):
         weights = self._weights(members, stacked, labels)
         together = np.tensordot(weights.astype(np.float32), stacked, axes=1)
         loss = functional.cross_entropy(torch.from_numpy(together), torch.from_numpy(labels))
-        return float(loss) + float(weights @ self._penalties(members))
+        return float(loss) + float(weights @ self.penalties(members))
 
     def _weights(
         self, members: list[int], logits: Logits, labels: Labels
     ) -> np.ndarray[Any, np.dtype[np.float64]]:
         if self.mixture == "uniform":
             return np.full(len(members), 1 / len(members))
-        return mixture_weights(logits, labels, self._penalties(members).tolist())
-
-    def _penalties(self, members: list[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Lambda r + beta of each."""
-        choices = self.space.decisions[self._place].choices
-        depths = [float(choices[self._asked[i][self._place]]) for i in members]
-        return self.complexity * np.sqrt(depths) + self.beta
+        return mixture_weights(logits, labels, self.penalties(members))

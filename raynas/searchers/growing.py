@@ -44,6 +44,10 @@ class GrowingSearcher(Searcher):
     def combine(self) -> Kind:
         """How its members are combined, unless the user says otherwise."""
 
+    @abstractmethod
+    def penalties(self, members: Sequence[int]) -> Sequence[float]:
+        """What the objective asks for the weight of each of these evaluations, in a mixture."""
+
     @property
     @abstractmethod
     def undecided(self) -> Sequence[int]:
