@@ -52,7 +52,7 @@ def halves(run: raynas.Result, combine: Any) -> dict[str, dict[str, float]]:
         members, excluded = collect(job, evaluations, cpus=1, gpus=0)
     for index, reason in excluded.items():
         print(f"{run.path.name}: #{index} is no member: {reason}", flush=True)
-    candidates = Candidates(members, data)
+    candidates = Candidates(members, data, [0.0] * len(members))
     labels, truth = data.validation.labels, data.test.labels
 
     def measured(chosen: Sequence[int]) -> dict[str, float]:
