@@ -92,7 +92,9 @@ def _train(
         with _own_faults():
             history.append(_of_test(trial.step()))
         partial = path.with_suffix(f".{os.getpid()}")
-        torch.save({"trial": trial.state_dict(), "history": history}, partial)
+        state = trial.state_dict()
+        state["test_logits"] = state.pop("validation_logits")  # the part that it was judged on
+        torch.save({"trial": state, "history": history}, partial)
         partial.replace(path)
         yield history[-1]
 

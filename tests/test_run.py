@@ -163,6 +163,15 @@ print((logits.argmax(1) == test["labels"]).double().mean().item())
     assert float(answer.stdout) == pytest.approx(finished.best.metrics["test_accuracy"])
 
 
+def test_the_final_training_keeps_its_logits_as_those_of_the_test_part(finished):
+    (path,) = finished.path.glob("checkpoints/final-*.pt")
+    kept = torch.load(path, weights_only=True)["trial"]
+    assert "validation_logits" not in kept
+    labels = torch.from_numpy(load_data(SMALL["data"]).test.labels)
+    accuracy = float((kept["test_logits"].argmax(1) == labels).double().mean())
+    assert accuracy == pytest.approx(finished.best.metrics["test_accuracy"])
+
+
 def test_onnx(finished):
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(finished.path / "best" / "model.onnx")
