@@ -244,6 +244,7 @@ class TestStage:
         )
         assert ensemble.metrics["members"] == 2 or smaller["val_accuracy"].iloc[0] < least
 
+    @pytest.mark.slow
     def test_early_stopped_members_only_on_demand(self, copied):
         """As if the scheduler had stopped them: how many it stops is chance."""
 
@@ -326,6 +327,7 @@ class TestExclusions:
         assert result.config["ensemble"] is None
         assert result.best.model() is not None
 
+    @pytest.mark.slow
     def test_one_that_cannot_be_made_leaves_the_one_that_there_is(self, ensembled, tmp_path):
         folder = tmp_path / "run"
         shutil.copytree(ensembled.path, folder)
