@@ -208,9 +208,10 @@ def as_recorded(plan: Plan) -> Plan:
 
 
 def _with_ensemble(plan: Plan, text: str | None) -> Plan:
-    known = text is not None and parse(text)[0] in ENSEMBLES
-    config = plan.config.model_copy(update={"ensemble": text if known else None})
-    ensemble = construct("ensemble", text, ENSEMBLES) if known and text else None
+    if text is not None and parse(text)[0] not in ENSEMBLES:
+        text = None
+    ensemble = None if text is None else construct("ensemble", text, ENSEMBLES)
+    config = plan.config.model_copy(update={"ensemble": text})
     return dataclasses.replace(plan, config=config, ensemble=ensemble)
 
 

@@ -106,7 +106,8 @@ def run(
         The result, read from the run folder.
 
     Raises:
-        InvalidArgument: for a wrong argument, before anything starts.
+        InvalidArgument: for a wrong argument, before anything starts; after the search, when fewer
+            than two architectures can be members of an ensemble (all else is in the run folder).
         StorageError: when the run folder cannot be written or another process uses it.
         SearchFailed: when the first ten evaluations fail for the same reason, or all fail.
     """

@@ -339,7 +339,7 @@ class TestExclusions:
         assert result.config["ensemble"] == ensembled.config["ensemble"]
         assert result.ensemble.found == ensembled.ensemble.found
 
-    def test_none_is_kept_in_mind_either(self, ensembled, tmp_path):
+    def test_none_makes_a_run_forget_its_ensemble(self, ensembled, tmp_path):
         folder = tmp_path / "run"
         shutil.copytree(ensembled.path, folder)
         shutil.rmtree(folder / "ensemble")
