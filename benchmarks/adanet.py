@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 import search_spaces
 from raynas import AdaNet, Fifo, Train
-from raynas.combination import fit
-from raynas.search import Evaluation, Search, Status
+from raynas.ensemble.combination import fit
+from raynas.search.search import Evaluation, Search, Status
 from trials.data import load
 from trials.training import predict
 

@@ -25,12 +25,12 @@ import ray
 import raynas
 import search_spaces
 from raynas.cluster import connected
-from raynas.combination import KINDS, fit
-from raynas.ensemble import Candidates
-from raynas.members import collect
-from raynas.saep import RULES, removal_order
-from raynas.search import Evaluation
-from raynas.trainable import Job
+from raynas.drivers.trainable import Job
+from raynas.ensemble.combination import KINDS, fit
+from raynas.ensemble.members import collect
+from raynas.ensemble.saep import RULES, removal_order
+from raynas.search.search import Evaluation
+from raynas.stages.ensemble import Candidates
 from trials.data import load
 from trials.training import Train
 

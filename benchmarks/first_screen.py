@@ -15,7 +15,7 @@ import json
 from typing import Any
 
 import raynas
-from raynas.journal import read_events
+from raynas.record.journal import read_events
 from raynas.searchers import Evolution
 
 _EPOCHS = 4

@@ -28,7 +28,7 @@ import search_spaces
 from search_spaces import Architecture, SearchSpace
 from trials import Train
 from trials.data import Data, load
-from trials.scoring import Scorer
+from trials.proxies.scoring import Scorer
 from trials.training import evaluate
 from trials.trial import derived_seed
 

@@ -27,7 +27,7 @@ from scipy.stats import kendalltau
 from raynas.searchers import RandomSearch, Searcher
 from raynas.searchers.neighborhood import na_rs
 from search_spaces import Architecture
-from trials.table import Benchmark, Roles, read_benchmark
+from trials.tables.table import Benchmark, Roles, read_benchmark
 
 CENTERS = (50, 100, 200, 1000)
 EVALUATIONS = (100, 500, 1000)

@@ -24,7 +24,7 @@ from ray import tune
 
 import raynas
 from raynas.cluster import connected
-from raynas.journal import read_events
+from raynas.record.journal import read_events
 from search_spaces import Architecture, SearchSpace
 from trials import data as trial_data
 from trials.data import Data

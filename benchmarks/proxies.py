@@ -29,7 +29,7 @@ from scipy.stats import kendalltau
 import search_spaces
 from trials.data import load
 from trials.proxies import PROXIES
-from trials.scoring import Scorer
+from trials.proxies.scoring import Scorer
 
 _ACCURACIES = {"c10": "c10_test_200", "c100": "c100_test_200"}
 _SAVE_EVERY = 20  # cells

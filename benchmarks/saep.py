@@ -32,9 +32,9 @@ import torch
 from numpy.typing import NDArray
 
 from raynas.cluster import connected
-from raynas.domep import domep
-from raynas.information import relevances, tdac, tdac_matrix
-from raynas.saep import SAEP, comep
+from raynas.ensemble.domep import domep
+from raynas.ensemble.information import relevances, tdac, tdac_matrix
+from raynas.ensemble.saep import SAEP, comep
 
 #: what the project asks for: of `pie` a ratio; it may take 60 s
 TARGETS = {"pie": 20}

@@ -27,11 +27,11 @@ import torch
 
 import search_spaces
 from raynas.cluster import connected
-from raynas.supernet_actor import SharedSupernet, shared_supernet
+from raynas.supernet.actor import SharedSupernet, shared_supernet
 from search_spaces import Architecture, SearchSpace
 from trials.data import load
-from trials.many_children import Images, Way, evaluate_children
-from trials.weight_sharing import WeightSharing
+from trials.weight_sharing.evaluation import Images, Way, evaluate_children
+from trials.weight_sharing.recipe import WeightSharing
 
 #: what the project asks for
 TARGETS = {"macro": 4, "nasbench201": 1, "nasbench201_gpu": 5, "requests": 5}

@@ -35,11 +35,11 @@ import torch
 from scipy import stats
 
 import search_spaces
-from raynas.rank_measures import gt_tau, s_tau, tau_interval, top_n_rank
-from trials.children import Children
+from raynas.understanding.rank_measures import gt_tau, s_tau, tau_interval, top_n_rank
 from trials.data import Data, load
-from trials.supernet_training import SupernetTraining
-from trials.weight_sharing import SharedWeights, WeightSharing
+from trials.weight_sharing.children import Children
+from trials.weight_sharing.recipe import SharedWeights, WeightSharing
+from trials.weight_sharing.training import SupernetTraining
 
 _SPACE = "micro64:channels=4,cells=2"
 _RECIPE = WeightSharing(

@@ -4,7 +4,9 @@ result = raynas.run(space="nasbench201", data="digits", search="evolution")
 result.best.architecture, result.best.metrics, result.best.model()
 """
 
-from raynas.bench import bench
+from raynas.benchmarking.bench import bench
+from raynas.drivers.scoring import score
+from raynas.ensemble.saep import SAEP
 from raynas.errors import (
     ConfigurationMismatch,
     DataError,
@@ -17,13 +19,9 @@ from raynas.errors import (
     StorageError,
     UnknownName,
 )
-from raynas.flatness import flatness
-from raynas.rank_stability import RankStability, rank_stability
-from raynas.results import Best, Ensemble, Result, load
-from raynas.run import resume, run
-from raynas.saep import SAEP
+from raynas.orchestration import resume, run
+from raynas.record.results import Best, Ensemble, Result, load
 from raynas.schedulers import Asha, Fifo, Scheduler
-from raynas.scoring import score
 from raynas.searchers import (
     AdaNet,
     Area,
@@ -35,6 +33,8 @@ from raynas.searchers import (
     RandomSearch,
     Searcher,
 )
+from raynas.understanding.flatness import flatness
+from raynas.understanding.rank_stability import RankStability, rank_stability
 from trials import Estimator, Evaluator, Proxy, Table, Train, Trial, WeightSharing
 
 __all__ = [

@@ -3,7 +3,8 @@
 from typing import Any
 
 from search_spaces.architecture import Architecture, Decision
-from search_spaces.choices import InputChoice, IntegerChoice, LayerChoice, from_module
+from search_spaces.custom.choices import InputChoice, IntegerChoice, LayerChoice, from_module
+from search_spaces.custom.user_space import UserSpace
 from search_spaces.darts import DARTS, ENAS, PNAS, AmoebaNet, NASNet
 from search_spaces.feedforward import Convolutional, Dense
 from search_spaces.micro64 import Micro64
@@ -14,7 +15,6 @@ from search_spaces.nasbench_macro import NASBenchMacro
 from search_spaces.natsbench_size import NATSBenchSize
 from search_spaces.residual import ResNet, ResNeXtA, ResNeXtB
 from search_spaces.space import SearchSpace
-from search_spaces.user_space import UserSpace
 
 __all__ = [
     "SPACES",

@@ -7,7 +7,7 @@ Radosavovic et al.: On Network Design Spaces for Visual Recognition (NDS, ICCV 2
 from dataclasses import dataclass
 from typing import ClassVar
 
-from search_spaces.cell_space import CellSpace
+from search_spaces.cells.space import CellSpace
 
 
 @dataclass(frozen=True)

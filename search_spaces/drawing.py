@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 
-from search_spaces.cell import CellGraph
+from search_spaces.graph import CellGraph
 
 _LINE = 0.2  # inches
 _LETTER = 0.075  # inches

@@ -14,13 +14,13 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture, Decision
-from search_spaces.cell import CellGraph, Edge
-from search_spaces.cell_operations import operation, operation_counts
+from search_spaces.cells.operations import operation, operation_counts
 from search_spaces.counting import Counts, conv_counts, linear_counts
+from search_spaces.graph import CellGraph, Edge
+from search_spaces.modules import GlobalPoolClassifier
 from search_spaces.notation import Scanner
-from search_spaces.operations import GlobalPoolClassifier
 from search_spaces.space import SearchSpace
-from search_spaces.supernet import GraphSupernet
+from search_spaces.weight_sharing.supernet import GraphSupernet
 
 #: (source node, target node) in the order of the notation; node 0 is the cell's input
 EDGES = ((0, 1), (0, 2), (1, 2))

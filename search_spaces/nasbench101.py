@@ -12,12 +12,12 @@ from pydantic import Field, PositiveInt
 from torch import nn
 
 from search_spaces.architecture import Architecture, Decision
-from search_spaces.cell import CellGraph, Edge
 from search_spaces.counting import Counts, conv_counts, linear_counts
 from search_spaces.errors import InvalidArchitecture, InvalidArgument
+from search_spaces.graph import CellGraph, Edge
+from search_spaces.modules import ConvBNReLU, GlobalPoolClassifier
 from search_spaces.nasbench101_cell import OPERATIONS, CellMatrix, MatrixCell, cell_counts, md5
 from search_spaces.notation import Scanner
-from search_spaces.operations import ConvBNReLU, GlobalPoolClassifier
 from search_spaces.space import SearchSpace
 
 

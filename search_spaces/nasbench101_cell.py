@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.counting import Counts, conv_counts
-from search_spaces.operations import ConvBNReLU
+from search_spaces.modules import ConvBNReLU
 
 OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
 #: kernel size of each operation's convolution

@@ -14,18 +14,18 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture, Decision
-from search_spaces.cell import CellGraph, Edge
 from search_spaces.counting import Counts
-from search_spaces.notation import Scanner
-from search_spaces.operations import (
+from search_spaces.graph import CellGraph, Edge
+from search_spaces.modules import (
     AvgPool,
     ConvBN,
     GlobalPoolClassifier,
     ReLUConvBN,
     ResidualBlock,
 )
+from search_spaces.notation import Scanner
 from search_spaces.space import SearchSpace
-from search_spaces.supernet import GraphSupernet
+from search_spaces.weight_sharing.supernet import GraphSupernet
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 #: (source node, target node) in the order of the notation; node 0 is the input, 3 the output

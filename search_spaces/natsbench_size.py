@@ -13,9 +13,9 @@ from torch import nn
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.counting import Counts, conv_counts, linear_counts
+from search_spaces.modules import GlobalPoolClassifier, ResidualBlock
 from search_spaces.nasbench201 import EDGES, Cell
 from search_spaces.notation import Scanner
-from search_spaces.operations import GlobalPoolClassifier, ResidualBlock
 from search_spaces.space import SearchSpace
 
 CHANNELS = (8, 16, 24, 32, 40, 48, 56, 64)

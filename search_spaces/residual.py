@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.counting import Counts, conv_counts, linear_counts
+from search_spaces.modules import ConvBN, ConvBNReLU, GlobalPoolClassifier
 from search_spaces.notation import Scanner
-from search_spaces.operations import ConvBN, ConvBNReLU, GlobalPoolClassifier
 from search_spaces.space import SearchSpace
 
 STAGES = 3

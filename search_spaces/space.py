@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from search_spaces.architecture import Architecture, Decision
-from search_spaces.cell import CellGraph, Edge
 from search_spaces.counting import Counts, count_macs, count_params
 from search_spaces.errors import InvalidArchitecture, InvalidArgument, RaynasError
+from search_spaces.graph import CellGraph, Edge
 from search_spaces.naming import lookup
 from search_spaces.notation import Scanner
-from search_spaces.supernet import Supernet
+from search_spaces.weight_sharing.supernet import Supernet
 
 if TYPE_CHECKING:  # matplotlib takes long to import
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from PIL import Image
 
 import raynas
 from raynas.cluster import ENVIRONMENT
-from raynas.export import has_onnx
+from raynas.record.models import has_onnx
 
 SMALL = {
     "space": "nasbench201:channels=4,cells=1",

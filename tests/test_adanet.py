@@ -21,10 +21,10 @@ import raynas
 import search_spaces
 from benchmarks.adanet import Trained
 from raynas import AdaNet, Fifo, InvalidArgument
-from raynas.combination import mixture_weights
-from raynas.journal import Journal, read_events
-from raynas.members import ValidationLogits
-from raynas.search import Search, Status
+from raynas.ensemble.combination import mixture_weights
+from raynas.ensemble.members import ValidationLogits
+from raynas.record.journal import Journal, read_events
+from raynas.search.search import Search, Status
 from search_spaces import UserSpace
 from trials.data import load as load_data
 

@@ -12,12 +12,12 @@ import pytest
 
 import raynas
 import search_spaces
-from raynas.bench import split_names
+from raynas.benchmarking.bench import split_names
+from raynas.benchmarking.simulation import Simulation
 from raynas.errors import InvalidArgument
 from raynas.schedulers import Asha
 from raynas.searchers import Evolution, RandomSearch
-from raynas.simulate import Simulation
-from trials.table import Roles, read_benchmark
+from trials.tables.table import Roles, read_benchmark
 
 TABLES = Path(__file__).parents[2] / "shared" / "data"
 NB201 = TABLES / "nb201.parquet"

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from raynas.cli import app, main
-from raynas.config import Config
+from raynas.config.config import Config
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from search_spaces.errors import InvalidArgument, UnknownName
 from trials.data import Augmentation, Data, DataError, Part, absolute, load, names
-from trials.files import Folder
+from trials.data.files import Folder
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

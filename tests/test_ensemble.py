@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import raynas
 from raynas import SAEP, InvalidArgument, StorageError
 from raynas.cli import app
-from raynas.combination import fit
-from raynas.information import disagreement_matrix
-from raynas.saep import RULES
-from raynas.trainable import checkpoint_path
+from raynas.drivers.trainable import checkpoint_path
+from raynas.ensemble.combination import fit
+from raynas.ensemble.information import disagreement_matrix
+from raynas.ensemble.saep import RULES
 from trials.data import load
 from trials.trial import derived_seed
 

@@ -12,8 +12,8 @@ import pytest
 import raynas
 import search_spaces
 from raynas import Asha, Evolution
-from raynas.journal import Journal, read_events
-from raynas.search import Search
+from raynas.record.journal import Journal, read_events
+from raynas.search.search import Search
 
 COMMAND = [
     sys.executable, "-m", "raynas", "run", "--space", "nasbench201:channels=4,cells=1",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raynas import JournalError, StorageError
-from raynas.journal import Journal, is_locked, read_events
+from raynas.record.journal import Journal, is_locked, read_events
 
 
 def written(folder, n=3):
@@ -67,7 +67,7 @@ def test_damage_before_the_last_line_is_an_error_that_names_it(tmp_path):
 def test_only_one_process_writes(tmp_path):
     with Journal(tmp_path):
         code = (
-            "import sys; from pathlib import Path; from raynas.journal import Journal\n"
+            "import sys; from pathlib import Path; from raynas.record.journal import Journal\n"
             "Journal(Path(sys.argv[1]))"
         )
         second = subprocess.run(
@@ -80,7 +80,7 @@ def test_only_one_process_writes(tmp_path):
 
 def test_a_killed_process_leaves_all_it_appended_and_no_lock(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from raynas.journal import Journal\n"
+        "import sys; from pathlib import Path; from raynas.record.journal import Journal\n"
         "journal = Journal(Path(sys.argv[1]))\n"
         "for i in range(10**9): journal.append('suggested', evaluation=i); print(i, flush=True)"
     )

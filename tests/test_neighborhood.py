@@ -22,16 +22,16 @@ import raynas
 import search_spaces
 from benchmarks.neighborhood import Neighbors, compared, of_centers, of_evaluations, tau
 from raynas import Asha, Evolution, Fifo, LocalSearch, NeighborhoodAware, RandomSearch
-from raynas.config import resolve
-from raynas.flatness import Neighborhoods
-from raynas.journal import read_events
-from raynas.search import METRIC, Search, Status
+from raynas.benchmarking.simulation import Simulation
+from raynas.config.config import resolve
+from raynas.record.journal import read_events
+from raynas.search.search import METRIC, Search, Status
 from raynas.searchers import SEARCHERS, Area
 from raynas.searchers.neighborhood import AGGREGATES, na_rs
-from raynas.simulate import Simulation
+from raynas.understanding.flatness import Neighborhoods
 from search_spaces.naming import construct
 from search_spaces.neighbors import draw_neighbors
-from trials.table import Roles, read_benchmark
+from trials.tables.table import Roles, read_benchmark
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SPACE = search_spaces.get("nasbench201")

@@ -22,7 +22,7 @@ from search_spaces.errors import InvalidArgument, UnknownName
 from trials import proxies
 from trials.data import load
 from trials.proxies import PROXIES, naswot
-from trials.scoring import Scorer
+from trials.proxies.scoring import Scorer
 
 TABLES = Path(__file__).parents[2] / "shared" / "data"
 
@@ -217,7 +217,7 @@ class TestRectifiers:
             naswot.score(Calls(function), self.x)
 
     def test_a_wrapper_named_like_a_rectifier_counts_once(self):
-        block = search_spaces.operations.ReLUConvBN(3, 4, 3)
+        block = search_spaces.modules.ReLUConvBN(3, 4, 3)
         assert naswot.score(block, self.x) == pytest.approx(logdet(by_definition(self.x)), abs=1e-9)
 
     def test_one_module_used_twice_counts_twice(self):

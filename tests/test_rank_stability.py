@@ -11,9 +11,9 @@ from scipy.stats import kendalltau
 import raynas
 import search_spaces
 from raynas.errors import InvalidArgument
-from raynas.journal import Journal
-from raynas.rank_measures import gt_tau, random_std, s_tau, tau_interval, top_n_rank
-from raynas.rank_stability import section
+from raynas.record.journal import Journal
+from raynas.understanding.rank_measures import gt_tau, random_std, s_tau, tau_interval, top_n_rank
+from raynas.understanding.rank_stability import section
 
 #: mean and standard deviation over ten trainings of each child, in percent, in the order of the
 #: ranking: Zhang et al. (arXiv 2001.01431), assets of the study's repository

@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 import raynas
 import search_spaces
 from raynas.cli import app
-from raynas.config import Config, resolve
-from raynas.journal import read_events
+from raynas.config.config import Config, resolve
+from raynas.record.journal import read_events
 from search_spaces import UserSpace
 from trials.data import load as load_data
 from trials.trial import derived_seed

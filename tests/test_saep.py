@@ -12,11 +12,19 @@ from sklearn.metrics import normalized_mutual_info_score
 from torch.nn import functional
 
 import raynas
-from raynas import InvalidArgument, information
-from raynas.combination import KINDS, Combination, accuracies, fit, measures, mixture_weights
-from raynas.domep import domep
-from raynas.information import disagreement_matrix, tdac_matrix, vi_matrix
-from raynas.saep import (
+from raynas import InvalidArgument
+from raynas.ensemble import information
+from raynas.ensemble.combination import (
+    KINDS,
+    Combination,
+    accuracies,
+    fit,
+    measures,
+    mixture_weights,
+)
+from raynas.ensemble.domep import domep
+from raynas.ensemble.information import disagreement_matrix, tdac_matrix, vi_matrix
+from raynas.ensemble.saep import (
     RULES,
     SAEP,
     comep,
@@ -326,7 +334,7 @@ class TestDomep:
     def test_parts(self, local_ray, predictions, monkeypatch):
         """Members of all parts are united, and the result is no worse than a random choice."""
         members, labels = predictions
-        monkeypatch.setattr("raynas.domep._PART", 15)
+        monkeypatch.setattr("raynas.ensemble.domep._PART", 15)
         chosen = domep(members, labels, 5, seed=1)
         assert len(set(chosen)) == 5
         assert chosen == domep(members, labels, 5, seed=1)
@@ -338,7 +346,7 @@ class TestDomep:
     def test_is_the_best_of_the_parts_and_of_their_union(self, local_ray, predictions, monkeypatch):
         """Against the procedure, one step after the other; both outcomes occur."""
         members, labels = predictions
-        monkeypatch.setattr("raynas.domep._PART", 20)
+        monkeypatch.setattr("raynas.ensemble.domep._PART", 20)
         matrix = tdac_matrix(members, labels)
         outcomes = set()
         for seed in range(9):

@@ -12,9 +12,9 @@ from conftest import SMALL
 import raynas
 import search_spaces
 from raynas.errors import ConfigurationMismatch, InvalidArgument
-from raynas.journal import read_events
+from raynas.record.journal import read_events
 from trials.data import load
-from trials.scoring import Scorer
+from trials.proxies.scoring import Scorer
 from trials.trial import Estimator
 
 SPACE = "nasbench201:channels=2,cells=1"

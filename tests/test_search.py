@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import search_spaces
 from raynas import Asha, Evolution, Fifo, JournalError, RandomSearch, Searcher
-from raynas.journal import Journal, read_events
-from raynas.search import Search, Status
+from raynas.record.journal import Journal, read_events
+from raynas.search.search import Search, Status
 from raynas.searchers import SEARCHERS
 from search_spaces.naming import construct
 

@@ -11,10 +11,10 @@ from torch.nn import functional
 import search_spaces
 from raynas.errors import InvalidArchitecture, InvalidArgument
 from search_spaces import InputChoice, IntegerChoice, LayerChoice, UserSpace, from_module
-from search_spaces.shared_norm import Normalization
-from search_spaces.supernet import Path
-from trials import many_children
-from trials.many_children import Images, evaluate_children
+from search_spaces.weight_sharing.shared_norm import Normalization
+from search_spaces.weight_sharing.supernet import Path
+from trials.weight_sharing import evaluation as many_children
+from trials.weight_sharing.evaluation import Images, evaluate_children
 
 SHAPE = (3, 8, 8)
 

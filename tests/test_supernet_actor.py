@@ -16,11 +16,12 @@ import torch
 
 import raynas
 import search_spaces
-from raynas.config import check_named, resolve
+from raynas.config.config import check_named, resolve
 from raynas.errors import DeadlineExceeded, InvalidArchitecture, InvalidArgument, SearchFailed
-from raynas.supernet_actor import RANKINGS, shared_supernet
+from raynas.record.journal import read_events
+from raynas.supernet.actor import RANKINGS, shared_supernet
 from trials.data import load
-from trials.weight_sharing import SharedWeights, WeightSharing
+from trials.weight_sharing.recipe import SharedWeights, WeightSharing
 
 SPACE = search_spaces.get("nasbench201:channels=2,cells=1")
 RECIPE = WeightSharing(epochs=2, batch_size=32, probes=4, ranked_batches=2)
@@ -192,7 +193,7 @@ def test_a_run_searches_with_the_supernet(local_ray, tmp_path):
     assert len(list((result.path / "tensorboard" / "supernet").iterdir())) == 2
     again = raynas.run(**arguments, samples=16)  # with the same supernet
     assert len(again.trials) == 16
-    events = [e for e in raynas.journal.read_events(result.path) if e["event"] == "supernet"]
+    events = [e for e in read_events(result.path) if e["event"] == "supernet"]
     assert [(e["group"], e["epoch"]) for e in events] == [(0, 1), (0, 2), (1, 1), (1, 2)]
     found = raynas.rank_stability(result)
     assert found.architectures == 8
@@ -253,7 +254,7 @@ def test_a_driver_that_is_killed_goes_on_with_the_same_supernet(tmp_path):
         runs.append(raynas.load(tmp_path / name))
     killed, whole = (run.trials.set_index("architecture")["val_accuracy"] for run in runs)
     assert killed.to_dict() == whole.to_dict()
-    events = [e for e in raynas.journal.read_events(runs[0].path) if e["event"] == "supernet"]
+    events = [e for e in read_events(runs[0].path) if e["event"] == "supernet"]
     assert [e["epoch"] for e in events] == [1, 2, 3, 4, 5, 6]
 
 

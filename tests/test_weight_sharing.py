@@ -12,11 +12,11 @@ import torch
 import search_spaces
 from raynas.errors import InvalidArchitecture, InvalidArgument
 from search_spaces import UserSpace
-from trials import many_children
-from trials.children import Children, Order
 from trials.data import load
-from trials.supernet_training import SupernetTraining
-from trials.weight_sharing import SharedWeights, WeightSharing
+from trials.weight_sharing import evaluation as many_children
+from trials.weight_sharing.children import Children, Order
+from trials.weight_sharing.recipe import SharedWeights, WeightSharing
+from trials.weight_sharing.training import SupernetTraining
 
 MICRO = search_spaces.get("micro64:channels=2,cells=2")
 NB201 = search_spaces.get("nasbench201:channels=2,cells=1")

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from trials.scoring import Proxy
-from trials.table import Table
+from trials.proxies.scoring import Proxy
+from trials.tables.table import Table
 from trials.training import Train
 from trials.trial import Diverged, Estimator, Evaluator, Trial
-from trials.weight_sharing import WeightSharing
+from trials.weight_sharing.recipe import WeightSharing
 
 __all__ = [
     "EVALUATORS",

@@ -1,6 +1,6 @@
 """A trial: one architecture under evaluation, epoch by epoch; plain PyTorch, no Ray.
 
-An evaluator makes trials. `raynas.trainable` wraps a trial for Ray Tune; a test, a notebook or
+An evaluator makes trials. `raynas.drivers` wraps a trial for Ray Tune; a test, a notebook or
 another orchestrator can drive it just as well:
 
     trial = Train().trial(space, arch, data, epochs=4, seed=0)

@@ -16,9 +16,9 @@ from annotated_types import Interval
 from pydantic import NonNegativeFloat
 from torch.nn import functional
 
-from raynas.combination import Combination, Labels, Logits, mixture_weights
+from raynas.ensemble.combination import Combination, Labels, Logits, mixture_weights
+from raynas.ensemble.saep import RULES, fell
 from raynas.errors import InvalidArgument
-from raynas.saep import RULES, fell
 from raynas.searchers.growing import GrowingSearcher, HeldOut
 from search_spaces import Architecture, SearchSpace
 from trials.deployed import Kind

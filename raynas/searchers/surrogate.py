@@ -20,7 +20,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import norm, rankdata
 
 from search_spaces import Architecture, SearchSpace
-from search_spaces.cell import CellGraph
+from search_spaces.graph import CellGraph
 
 Floats = NDArray[np.float64]
 #: {component: one row per architecture}

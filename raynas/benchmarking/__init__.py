@@ -1,0 +1,1 @@
+"""Searchers on tabular benchmarks, simulated on a virtual clock."""

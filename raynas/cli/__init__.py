@@ -1,0 +1,5 @@
+"""The command line: verbs on one program."""
+
+from raynas.cli.app import app, main
+
+__all__ = ["app", "main"]

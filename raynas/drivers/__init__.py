@@ -1,0 +1,1 @@
+"""Drivers carry out a search: Tune trials, batches, a supernet."""

@@ -1,0 +1,235 @@
+"""The trial as a Ray Tune trainable: one actor serves one evaluation after another."""
+
+import io
+import math
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+import torch
+from ray import tune
+
+from raynas.errors import StorageError
+from raynas.search.search import METRIC, Status
+from search_spaces import SearchSpace
+from trials.data import Data
+from trials.trial import Diverged, Estimator, Evaluator, Trial
+
+_STATE = "state.pt"
+
+AnyTrial = TypeVar("AnyTrial", bound=Trial)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a run share; put into the object store once."""
+
+    space: SearchSpace
+    evaluator: Evaluator | Estimator
+    #: reference to the `Data`, mapped by every trial of a node
+    data: "ray.ObjectRef[Data]"
+    epochs: int
+    #: the run folder, which every node must see
+    folder: Path
+    threads: int
+
+
+class TrialActor(tune.Trainable):
+    """Runs trials, one epoch a step.
+
+    The configuration of a trial: `evaluation` (index), `architecture` (notation), `seed`, and
+    `reported`, the number of epochs whose metrics the journal has.
+
+    After every epoch the state is saved in the run folder, `checkpoints/<evaluation>.pt`. A trial
+    that finds such a file goes on from it, whether its actor, its node or the driver had died;
+    epochs that were done but not recorded any more are reported from the file. Nothing that a
+    network or an evaluator does is an error to Tune: a trial that fails reports so, with the
+    reason, and ends; `checkpoints/<evaluation>.error.txt` has the traceback.
+    """
+
+    def setup(self, config: dict[str, Any], job: Job) -> None:  # type: ignore[override]
+        """Prepare the process, then the first trial."""
+        self.job = job
+        self.data: Data = ray.get(job.data)
+        self.device = prepare_process(job.threads)
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Make this actor serve another trial."""
+        self.trial: Trial | None = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """One epoch; the metrics, or how the trial ended."""
+        if self.error is not None:
+            return self._failed(self.error)
+        assert self.trial is not None
+        try:
+            if self.reported == len(self.history):
+                self._train_epoch()
+                self._save()
+        except Exception as error:
+            return self._failed(error)
+        self.reported += 1
+        done = self.reported >= self.job.epochs
+        return {"epoch": self.reported, "metrics": self.history[self.reported - 1], "done": done}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """For Tune, when it wants to pause a trial."""
+        torch.save(self._state(), Path(checkpoint_dir) / _STATE)
+
+    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
+        """The inverse of `save_checkpoint`."""
+        self._load(Path(checkpoint) / _STATE)
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.path = checkpoint_path(self.job.folder, config["evaluation"])
+        self.architecture: str = config["architecture"]
+        self.reported: int = config["reported"]
+        self.history: list[dict[str, float]] = []
+        self.trial = None
+        self.error: Exception | None = None
+        try:
+            if not self.path.parent.is_dir():
+                raise StorageError(
+                    f"{self.job.folder} is not visible on node {os.uname().nodename}: "
+                    "storage_path must be a folder that all nodes share."
+                )
+            self.trial, self.history = begun(lambda: self._new(config), self.path, self.device)
+            while (
+                len(self.history) < self.reported
+            ):  # of a checkpoint that is gone: again, silently
+                self._train_epoch()
+        except Exception as error:
+            self.error = error
+
+    def _new(self, config: dict[str, Any]) -> Trial:
+        job = self.job
+        arch = job.space.from_string(config["architecture"])
+        assert isinstance(job.evaluator, Evaluator)
+        trial = job.evaluator.trial(
+            job.space, arch, self.data, job.epochs, config["seed"], self.device
+        )
+        if not isinstance(trial, Trial):
+            raise TypeError(f"the evaluator returned a {type(trial).__name__}, not a Trial")
+        return trial
+
+    def _train_epoch(self) -> None:
+        assert self.trial is not None
+        self.history.append(checked(self.trial.step(), len(self.history) + 1))
+
+    def _state(self) -> dict[str, Any]:
+        assert self.trial is not None
+        return {
+            "trial": self.trial.state_dict(),
+            "history": self.history,
+            "architecture": self.architecture,
+            "data": self.data.fingerprint,
+        }
+
+    def _save(self) -> None:
+        state = self._state()
+        if state["trial"]:
+            partial = self.path.with_suffix(f".{os.getpid()}")
+            torch.save(state, partial)
+            partial.replace(self.path)
+
+    def _load(self, path: Path) -> None:
+        assert self.trial is not None
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.trial.load_state_dict(state["trial"])
+        self.history = state["history"]
+
+    def _failed(self, error: Exception) -> dict[str, Any]:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        status = Status.DIVERGED if isinstance(error, Diverged) else Status.FAILED
+        with suppress(OSError):
+            trace = "".join(traceback.format_exception(error))
+            self.path.with_suffix(".error.txt").write_text(trace, errors="replace")
+        return {"status": status.value, "reason": reason_of(error), "done": True}
+
+
+def begun(
+    make: Callable[[], AnyTrial], path: Path, device: torch.device
+) -> tuple[AnyTrial, list[dict[str, float]]]:
+    """A trial and the metrics of the epochs that it has done, from the state at `path`.
+
+    Where there is none, or what is there is damaged, it is a new trial.
+
+    Args:
+        make: makes the trial.
+        path: of the file; one that cannot be used is removed.
+        device: where the trial runs.
+    """
+    trial = make()
+    if not path.exists():
+        return trial, []
+    content = io.BytesIO(path.read_bytes())
+    try:
+        state = torch.load(content, map_location=device, weights_only=True)
+        trial.load_state_dict(state["trial"])
+        return trial, list(state["history"])
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception:  # damaged files raise anything
+        path.unlink()
+    return make(), []
+
+
+def checked(metrics: object, epoch: int) -> dict[str, float]:
+    """What an evaluator's `step` returned, as plain numbers.
+
+    Raises:
+        TypeError: when it is not a mapping of names to numbers, `val_accuracy` among them.
+        Diverged: when `val_accuracy` is not finite.
+    """
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"step() returned a {type(metrics).__name__}, not a dict of metrics")
+    if METRIC not in metrics:
+        raise TypeError(f"step() returned no {METRIC!r} but {', '.join(map(str, metrics)) or '{}'}")
+    plain: dict[str, float] = {}
+    for name, value in metrics.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            number = None
+        if number is None or not isinstance(name, str):
+            raise TypeError(f"step() returned {name!r}: {value!r:.80}, which is not a number")
+        plain[name] = int(value) if isinstance(value, Integral) else number
+    if not math.isfinite(plain[METRIC]):
+        raise Diverged(f"{METRIC} is {plain[METRIC]} after epoch {epoch}")
+    return plain
+
+
+def reason_of(error: Exception) -> str:
+    """An error as the journal has it."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return f"out of memory: {error}"
+    return f"{type(error).__name__}: {error}"
+
+
+def prepare_process(threads: int) -> torch.device:
+    """Make this worker use its share of the machine and repeatable kernels; its device."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
+    return torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+
+
+def checkpoint_path(folder: Path, evaluation: int) -> Path:
+    """Where the state of an evaluation is kept in the run folder."""
+    return folder / "checkpoints" / f"{evaluation:05d}.pt"
+
+
+def final_path(folder: Path, evaluation: int) -> Path:
+    """Where the state of the final training of an evaluation's architecture is kept."""
+    return folder / "checkpoints" / f"final-{evaluation:05d}.pt"

@@ -1,0 +1,1 @@
+"""Ensembles: members, SAEP's rules and measures, combinations."""

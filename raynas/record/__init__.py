@@ -1,0 +1,1 @@
+"""The record of a run: folder, journal, history, results."""

@@ -1,0 +1,252 @@
+"""What a run has found: read from its folder, finished or not."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+import search_spaces
+from raynas.config.config import read_yaml
+from raynas.errors import StorageError, UnknownName
+from raynas.record.journal import Event, read_events
+from raynas.record.models import ExportedModel, load_weights, read_json
+from raynas.search.search import METRIC, Status
+from trials.deployed import ImageClassifier
+
+_COLUMNS = (
+    "evaluation", "architecture", "status", "epochs", "val_accuracy", "val_loss", "train_loss",
+    "params", "macs", "train_seconds", "reason", "curve",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best architecture of a run.
+
+    Attributes:
+        architecture: in the notation of the search space.
+        metrics: `val_accuracy` as the search saw it; once it has been trained finally,
+            `test_accuracy` and the rest of `best/metrics.json`.
+        folder: `best/` in the run folder.
+    """
+
+    architecture: str
+    metrics: dict[str, Any]
+    folder: Path
+
+    def model(self) -> nn.Module:
+        """The trained network, in evaluation mode, on the CPU.
+
+        It takes images, `batch x channels x height x width`, float32, and gives logits, `batch x
+        classes`. The images are in 0..1, or, where the run's data were floats beyond that, in
+        their units; the network normalizes them itself. Where only the user's own code could
+        build the network, this is the exported one, which cannot be trained further.
+
+        Raises:
+            StorageError: when the final training has not ended yet.
+        """
+        if not (self.folder / "metrics.json").exists():  # it is written last
+            raise StorageError(
+                f"{self.folder} holds no model yet: the run is not finished. Continue it with"
+                " `raynas resume`."
+            )
+        made = read_json(self.folder / "architecture.json")
+        if made["architecture"] != self.architecture:
+            raise StorageError(
+                f"{self.folder} holds another architecture by now: load the run again."
+            )
+        try:
+            space = search_spaces.get(made["space"])
+        except UnknownName:  # a user's own space, which only the user could build
+            return ExportedModel(self.folder)
+        arch = space.from_string(made["architecture"])
+        network = space.build(arch, made["input_shape"], made["num_classes"])
+        model = ImageClassifier(network, made["mean"], made["std"])
+        load_weights(model, self.folder)
+        return model.eval()
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The ensemble of a run; see `raynas.ensemble.saep`.
+
+    Attributes:
+        folder: `ensemble/` in the run folder.
+    """
+
+    folder: Path
+
+    @cached_property
+    def found(self) -> dict[str, Any]:
+        """What `ensemble.json` has: the rule, the combination, `metrics`, `unpruned`, `excluded`.
+
+        Raises:
+            StorageError: when the folder is damaged.
+        """
+        return read_json(self.folder / "ensemble.json")
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """`members`, `val_` and `test_` `accuracy`, `loss` and `ece` (expected calibration error).
+
+        And `params`, `macs` and `latency_ms`, of one image on the CPU.
+        """
+        metrics: dict[str, Any] = self.found["metrics"]
+        return metrics
+
+    @property
+    def excluded(self) -> dict[int, str]:
+        """{evaluation: why it could not be a member}."""
+        return {int(index): reason for index, reason in self.found["excluded"].items()}
+
+    @property
+    def members(self) -> pd.DataFrame:
+        """One row per member, with its `weight`, and `contribution` to the validation accuracy."""
+        return pd.read_parquet(self.folder / "members.parquet")
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """What the ensembles of every size that every rule leaves are worth and cost.
+
+        A row has `rule` and what `metrics` has; latencies are sums over the members.
+        """
+        return pd.read_parquet(self.folder / "curves.parquet")
+
+    @property
+    def diversity(self) -> pd.DataFrame:
+        """`disagreement` and `vi` of every pair of candidates, `first` and `second`."""
+        return pd.read_parquet(self.folder / "diversity.parquet")
+
+    def model(self) -> nn.Module:
+        """All members as one network, in evaluation mode, on the CPU.
+
+        It takes images as `Best.model` does and gives logarithms of probabilities, `batch x
+        classes`. It is the exported program, which cannot be trained further.
+        """
+        return ExportedModel(self.folder)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run, as its folder has it.
+
+    Attributes:
+        path: the run folder.
+    """
+
+    path: Path
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """One row per evaluation: `architecture`, `status`, `epochs`, `val_accuracy` and more.
+
+        `status` is `running` (or interrupted), `completed`, `stopped` (early, by the
+        scheduler), `diverged` or `failed`, the last two with a `reason`. `curve` is
+        `val_accuracy` after every epoch.
+        """
+        return trials_table(read_events(self.path))
+
+    @property
+    def best(self) -> Best:
+        """The best architecture.
+
+        Raises:
+            StorageError: when nothing has been evaluated yet.
+        """
+        folder = self.path / "best"
+        if (folder / "metrics.json").exists():
+            made = read_json(folder / "architecture.json")
+            return Best(made["architecture"], read_json(folder / "metrics.json"), folder)
+        usable = self.trials[self.trials["status"].isin([Status.COMPLETED, Status.STOPPED])]
+        if usable.empty:
+            raise StorageError(f"{self.path}: no evaluation has ended well yet.")
+        row = usable.sort_values(
+            ["epochs", self.metric, "evaluation"], ascending=[False, False, True]
+        )
+        leading = [e for e in read_events(self.path) if e["event"] == "leading"]
+        if leading:  # the searcher judges by more than the value
+            first = row["evaluation"] == leading[-1]["evaluation"]
+            row = row[first] if first.any() else row  # it may be going on, or have failed since
+        first = row.iloc[0].drop("curve").dropna()
+        metrics = {str(key): value for key, value in first.items()}
+        return Best(metrics["architecture"], metrics, folder)
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The ensemble.
+
+        Raises:
+            StorageError: when none has been made.
+        """
+        folder = self.path / "ensemble"
+        if not (folder / "ensemble.json").exists():  # it is written last
+            raise StorageError(
+                f"{self.path} holds no ensemble. Make one with `raynas ensemble`, or"
+                " run(ensemble=...)."
+            )
+        return Ensemble(folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the best architecture of all that were asked for has been trained finally."""
+        return any(event["event"] == "complete" for event in read_events(self.path)[-1:])
+
+    @property
+    def metric(self) -> str:
+        """What the search maximized: `val_accuracy`, or the name of a proxy."""
+        return _metric(read_events(self.path))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of the run."""
+        return read_yaml(self.path / "run.yaml")
+
+
+def load(path: str | Path) -> Result:
+    """The result of a finished or unfinished run.
+
+    Raises:
+        StorageError: when `path` is not a run folder.
+    """
+    folder = Path(path).expanduser().absolute()
+    if not (folder / "run.yaml").is_file():
+        raise StorageError(f"path={str(path)!r} is not a run folder: it has no run.yaml.")
+    return Result(folder)
+
+
+def trials_table(events: Iterable[Event]) -> pd.DataFrame:
+    """The events of a journal as a table, one row per evaluation."""
+    events = list(events)
+    metric = _metric(events)
+    rows: list[dict[str, Any]] = []
+    for event in events:
+        if event["event"] == "suggested":
+            rows.append(
+                {
+                    "evaluation": event["evaluation"],
+                    "architecture": event["architecture"],
+                    "status": Status.RUNNING.value,
+                    "epochs": 0,
+                    "curve": [],
+                }
+            )
+        elif event["event"] == "reported":
+            row = rows[event["evaluation"]]
+            row.update(event["metrics"], epochs=row["epochs"] + 1)
+            row["curve"].append(event["metrics"][metric])
+        elif event["event"] == "promoted":
+            rows[event["evaluation"]].update(status=Status.RUNNING.value)
+        elif event["event"] == "finished":
+            rows[event["evaluation"]].update(status=event["status"], reason=event["reason"])
+    table = pd.DataFrame(rows)
+    extra = [column for column in table.columns if column not in _COLUMNS]
+    return table.reindex(columns=[*_COLUMNS[:-2], *extra, *_COLUMNS[-2:]])
+
+
+def _metric(events: list[Event]) -> str:
+    named = (event.get("metric", METRIC) for event in events if event["event"] == "session")
+    return str(next(named, METRIC))

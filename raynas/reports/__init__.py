@@ -1,0 +1,1 @@
+"""Views of a history: report, TensorBoard, monitor, table."""

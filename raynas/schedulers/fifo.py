@@ -1,0 +1,14 @@
+"""First in, first out: every trial runs to its end."""
+
+from dataclasses import dataclass
+
+from raynas.schedulers.scheduler import Scheduler
+
+
+@dataclass
+class Fifo(Scheduler):
+    """Every trial runs to its end."""
+
+    def report(self, evaluation: int, epochs: int, value: float) -> bool:
+        """Always."""
+        return True

@@ -1,0 +1,1 @@
+"""A search: searcher, scheduler and history joined."""

@@ -1,0 +1,1 @@
+"""The shared supernet: one long-lived actor, and its client."""

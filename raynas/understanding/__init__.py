@@ -1,0 +1,1 @@
+"""What a finished run tells: flatness, stability of rankings."""

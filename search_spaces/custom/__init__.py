@@ -1,0 +1,1 @@
+"""A user's own spaces: decisions and a build function, choice blocks, a list of architectures."""

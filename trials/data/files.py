@@ -1,0 +1,194 @@
+"""Folders of images, and Parquet files of encoded images."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import PositiveInt
+
+from trials.data.decoding import Files, Rows, read_encoded
+from trials.data.images import DataError
+from trials.data.sources import Collection, LargeSource
+
+_IMAGE_SUFFIXES = (
+    ".bmp",
+    ".gif",
+    ".jpeg",
+    ".jpg",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+
+
+#: what the folders of training, validation and test images may be called
+_PARTS: list[tuple[str, ...]] = [("train",), ("validation", "val", "valid"), ("test",)]
+
+
+@dataclass(frozen=True, eq=False)
+class Folder(LargeSource):
+    """A folder of class folders, or one with `train`, `validation`, `test` of them.
+
+    The folders of the latter may also be called `val` or `valid`; where there are others beside
+    them, all are classes. The classes are numbered in the order of their sorted names; images may
+    lie in subfolders.
+
+    Args:
+        path: the folder.
+        size: scale the images to `size` x `size` pixels (a centered square is cut first).
+    """
+
+    path: Path
+    size: PositiveInt | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.expanduser().resolve().name
+
+    def read(self) -> Collection:
+        """See `Source`."""
+        root = self.path.expanduser()
+        if not root.is_dir():
+            raise DataError(f"there is no folder {root}.")
+        whole = not {"train"} <= set(_folders(root)) <= {name for part in _PARTS for name in part}
+        classes = _class_folders(root if whole else root / "train")
+        paths: list[str] = []
+        labels: list[int] = []
+        sizes = [0, 0, 0]
+        for number, names in enumerate([("",)] if whole else _PARTS):
+            folder = next((root / name for name in names if (root / name).is_dir()), None)
+            if folder is not None:
+                found = list(_labeled_files(folder, classes))
+                paths += [path for path, _ in found]
+                labels += [label for _, label in found]
+                sizes[number] = len(found)
+        images = read_encoded(Files(paths), self.size, self.limit_bytes, self.workers)
+        return Collection(images, np.array(labels), (sizes[0], sizes[1], sizes[2]), classes)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """The sorted names of the class folders in `folder`."""
+    classes = _folders(folder)
+    if not classes:
+        raise DataError(f"{folder} has no class folders; put images into {folder}/CLASS/.")
+    return classes
+
+
+def _folders(folder: Path) -> list[str]:
+    """The sorted names of the folders in `folder`, hidden ones apart."""
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+
+
+def _labeled_files(folder: Path, classes: list[str]) -> Iterator[tuple[str, int]]:
+    """(path, class number) of the images below `folder`, in the order of their names."""
+    for name in _class_folders(folder):
+        if name not in classes:
+            raise DataError(
+                f"class {name!r} of {folder} is none of the training classes {classes}."
+            )
+        files = sorted(
+            path.as_posix()
+            for path in (folder / name).rglob("*")
+            if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
+        )
+        if not files:
+            raise DataError(
+                f"{folder / name} holds no images ({', '.join(_IMAGE_SUFFIXES)}); "
+                "add some or remove the folder."
+            )
+        yield from ((file, classes.index(name)) for file in files)
+
+
+@dataclass(frozen=True, eq=False)
+class Parquet(LargeSource):
+    """A Parquet file of encoded images and integer labels, also as Hugging Face writes it.
+
+    Args:
+        path: the file with the training images.
+        validation: a file with the validation images.
+        test: a file with the test images.
+        image: column of encoded images: bytes, or a struct with a field `bytes`.
+        label: column of class numbers.
+        size: scale the images to `size` x `size` pixels (a centered square is cut first).
+    """
+
+    path: Path
+    validation: Path | None = None
+    test: Path | None = None
+    image: str = "image"
+    label: str = "label"
+    size: PositiveInt | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name without its suffix."""
+        return self.path.stem
+
+    def read(self) -> Collection:
+        """See `Source`."""
+        if self.image == self.label:
+            raise DataError(f"image={self.image} and label={self.label} are the same column.")
+        files = [path and path.expanduser() for path in (self.path, self.validation, self.test)]
+        tables = [None if path is None else self._table(path) for path in files]
+        train, validation, test = (0 if table is None else len(table) for table in tables)
+        given = [(str(path), t) for path, t in zip(files, tables, strict=True) if t is not None]
+        chunks = [chunk for _, table in given for chunk in table.column(self.image).chunks]
+        rows = Rows(
+            pa.chunked_array(chunks, pa.large_binary()),
+            tuple((path, len(table)) for path, table in given),
+        )
+        images = read_encoded(rows, self.size, self.limit_bytes, self.workers)
+        labels = np.concatenate([table.column(self.label).to_numpy() for _, table in given])
+        names = _huggingface_classes(given[0][1], self.label)
+        return Collection(images, labels, (train, validation, test), names)
+
+    def _table(self, path: Path) -> pa.Table:
+        """Image and label column of one file, checked; images as `large_binary`."""
+        try:
+            schema = pq.read_schema(path)
+            missing = {self.image, self.label} - set(schema.names)
+            if missing:
+                raise DataError(
+                    f"{path} has no column {', '.join(sorted(missing))} but "
+                    f"{', '.join(schema.names)}; name them with image= and label=."
+                )
+            table = pq.read_table(path, columns=[self.image, self.label])
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"{path} cannot be read as Parquet: {error}") from None
+        images = table.column(self.image)
+        if pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:
+            images = pc.struct_field(images, "bytes")
+        if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
+            raise DataError(f"column {self.image!r} of {path} is {images.type}, not bytes.")
+        if not pa.types.is_integer(table.schema.field(self.label).type):
+            kind = table.schema.field(self.label).type
+            raise DataError(f"column {self.label!r} of {path} is {kind}, not class numbers.")
+        for name, column in ((self.image, images), (self.label, table.column(self.label))):
+            if column.null_count:
+                row = pc.index(pc.is_null(column), True).as_py()
+                raise DataError(f"{path}, row {row}: column {name!r} is empty; remove such rows.")
+        return table.set_column(
+            table.schema.get_field_index(self.image), self.image, images.cast(pa.large_binary())
+        )
+
+
+def _huggingface_classes(table: pa.Table, label: str) -> Sequence[str]:
+    """The class names that Hugging Face's `datasets` keeps in a file's metadata, if any."""
+    try:
+        feature = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        for key in ("info", "features", label):
+            feature = feature.get(key, {})
+        return tuple(feature.get("names", ()))
+    except (ValueError, AttributeError, TypeError):  # another program's; names are not needed
+        return ()

@@ -1,0 +1,304 @@
+"""The data of a search: labeled images, divided into a training, a validation and a test part.
+
+    data = load("cifar10:root=/data", fraction=0.1)
+    for images, labels in data.train.batches(64, "cuda", seed=0, augment=True): ...
+
+A data set that fits lives as one uint8 array, which pickles without a copy (protocol 5), so that
+every process of a machine can map the same one; on a GPU it is copied to the device once per
+process and augmented there. One that does not fit is read by a `DataLoader`, with the same
+normalization and augmentation.
+"""
+
+import inspect
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from search_spaces.errors import InvalidArgument, UnknownName
+from search_spaces.naming import construct, converted, parse, spell, suggestion
+from trials.data.augmentation import Augmentation
+from trials.data.files import Folder, Parquet
+from trials.data.images import DataError, survey
+from trials.data.objects import Arrays, TorchDataset
+from trials.data.parts import Indices, Part, Store
+from trials.data.sources import (
+    CIFAR10,
+    CIFAR100,
+    MNIST,
+    SVHN,
+    Collection,
+    Digits,
+    FashionMNIST,
+    Source,
+)
+
+_SOURCES: dict[str, type[Source]] = {
+    "digits": Digits,
+    "mnist": MNIST,
+    "fashion_mnist": FashionMNIST,
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "svhn": SVHN,
+    "folder": Folder,
+    "parquet": Parquet,
+}
+
+
+def names() -> list[str]:
+    """The names that `load` knows."""
+    return list(_SOURCES)
+
+
+def absolute(source: str) -> str:
+    """A name with arguments, or a path, written so that it means the same in every folder."""
+    name, positional, options = parse(source)
+    if name not in _SOURCES:
+        return str(Path(source).expanduser().absolute())
+    hints = get_type_hints(_SOURCES[name])
+
+    def spelled(option: str, value: str) -> str:
+        is_path = Path in (hints.get(option), *get_args(hints.get(option)))
+        return str(Path(value).expanduser().absolute()) if is_path else value
+
+    places = [*inspect.signature(_SOURCES[name]).parameters, *[""] * len(positional)]
+    arguments = [spelled(option, value) for option, value in zip(places, positional, strict=False)]
+    arguments += [f"{option}={spelled(option, value)}" for option, value in options.items()]
+    return f"{name}:{','.join(arguments)}" if arguments else name
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Labeled images for one search.
+
+    Attributes:
+        name: a short name.
+        class_names: one per class.
+        train: what networks are trained with.
+        validation: what architectures are compared by.
+        test: what nothing is chosen by.
+        fingerprint: 16 hexadecimal digits that depend on all images and labels, on the names of
+            the classes, on the division into parts and on the augmentation.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Part
+    validation: Part
+    test: Part
+    fingerprint: str
+
+    @property
+    def train_and_validation(self) -> Part:
+        """Both parts as one, to train the chosen architecture anew."""
+        indices = np.concatenate((self.train.indices, self.validation.indices))
+        return Part(self.train.store, indices)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.train.input_shape
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, of the training part; 0..1 unless the user's floats were beyond that."""
+        return self.train.store.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation per channel, like `mean`; 1 for a channel without variation."""
+        return self.train.store.std
+
+    @property
+    def unit(self) -> str:
+        """What the numbers of an image are before they are normalized, in words."""
+        if self.train.store.unit == 255:
+            return "0..1"
+        return "in the units of the training images"
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How `Part.batches` augments."""
+        return self.train.store.augmentation
+
+    def free(self) -> None:
+        """Release the memory that the images take on GPUs; the next batch takes it again."""
+        self.train.store.on_device.clear()
+
+
+def load(source: Any = "digits", seed: int = 0, **options: Any) -> Data:
+    """Read, check and divide a data set.
+
+    Args:
+        source: a name with arguments (`digits`, `cifar10:root=/data,fraction=0.1`,
+            `folder:/photos,size=32`, `parquet:train.parquet,test=test.parquet`), a path of a
+            folder or a `.parquet` file, a pair (images, labels) of arrays or tensors, a
+            map-style `torch.utils.data.Dataset`, a `Source`; or a `Data`, which comes back.
+        seed: of the division into parts.
+        options: of the source, as in its class; they add to those that a name carries.
+
+    Raises:
+        UnknownName: for what is neither a name nor a path (the closest match is suggested).
+        InvalidArgument: for an option that the source lacks, or of the wrong type.
+        DataError: for data that cannot be used: where, why and the remedy.
+    """
+    if seed < 0:
+        raise InvalidArgument(f"seed={seed} is negative.")
+    if isinstance(source, (Data, Source)):
+        if options:
+            raise InvalidArgument(f"data is a {type(source).__name__} and takes no {options}.")
+        if isinstance(source, Data):
+            return source
+    try:
+        return _prepared(_source(source, options), seed)
+    except DataError as error:
+        shown = repr(str(source)) if isinstance(source, (str, os.PathLike)) else _kind(source)
+        raise DataError(f"data={shown}: {error}") from None
+
+
+def _kind(source: Any) -> str:
+    return "(images, labels)" if isinstance(source, (tuple, list)) else type(source).__name__
+
+
+def _source(source: Any, options: dict[str, Any]) -> Source:
+    """What `source` denotes; see `load`."""
+    if isinstance(source, Source):
+        if type(source) in _SOURCES.values():
+            given = {f.name: getattr(source, f.name) for f in fields(source) if f.init}
+            converted("data", type(source).__name__, type(source), given)
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        name = parse(source)[0] if isinstance(source, str) else ""
+        if isinstance(source, str) and name in _SOURCES:
+            given = {key: value for key, value in options.items() if value is not None}
+            extra = spell("", given).removeprefix(":")
+            separator = "," if ":" in source else ":"
+            return construct("data", source + (extra and separator + extra), _SOURCES)
+        return _path_source(Path(source).expanduser(), options)
+    if isinstance(source, (tuple, list)) and len(source) == 2:
+        images, labels = source
+        if isinstance(images, Dataset) or isinstance(labels, Dataset):
+            raise DataError(
+                "a pair is (images, labels). For a training and a test data set give"
+                " trials.data.load(train, test=test)."
+            )
+        return Arrays(images, labels, **converted("data", "arrays", Arrays, options))
+    if hasattr(source, "__getitem__") or hasattr(source, "__iter__"):
+        checked = converted("data", "dataset", TorchDataset, options)
+        return TorchDataset(source, **checked)
+    raise DataError(
+        "expected a name, a path, a pair (images, labels), a torch Dataset, a Source or a Data."
+    )
+
+
+def _path_source(path: Path, options: dict[str, Any]) -> Source:
+    """The folder or Parquet file at `path`."""
+    if path.is_dir():
+        return Folder(path, **converted("data", "folder", Folder, options))
+    if path.suffix == ".parquet":
+        return Parquet(path, **converted("data", "parquet", Parquet, options))
+    if path.exists():
+        raise DataError("it is neither a folder of class folders nor a .parquet file.")
+    if len(path.parts) > 1:
+        raise DataError("there is no such folder or file.")
+    known = suggestion(str(path).partition(":")[0], _SOURCES)
+    raise UnknownName(f"data={str(path)!r} is neither a known name nor a path. {known}")
+
+
+def _prepared(source: Source, seed: int) -> Data:
+    """The data set of a source: checked, divided, measured."""
+    found = source.read()
+    labels, class_names = _checked(found)
+    train, validation, test = _divided(found, labels, class_names, source, seed)
+    mean, std, digest = survey(found.images, train)
+    for array in (labels, train, validation, test):
+        digest.update(array.tobytes())
+    height, width, channels = found.images.shape[-3:]
+    crop = height // 8 if source.crop is None else source.crop
+    usual = channels != 1 if source.flips is None else source.flips
+    augmentation = Augmentation(crop, usual if source.flip is None else source.flip, source.cutout)
+    if crop >= min(height, width):
+        raise DataError(f"crop={crop} is no less than the size of the images, {height}x{width}.")
+    digest.update(f"{class_names} {augmentation}".encode())
+    store = Store(found.images, labels, mean, std, augmentation)
+    return Data(
+        name=source.name,
+        class_names=class_names,
+        train=Part(store, train),
+        validation=Part(store, validation),
+        test=Part(store, test),
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def _checked(found: Collection) -> tuple[Indices, tuple[str, ...]]:
+    """Labels as int64, and the class names, or a `DataError` for labels that are not 0..n-1."""
+    if found.labels.dtype.kind not in "iu":
+        raise DataError(f"labels are {found.labels.dtype}; give integers 0..n-1.")
+    labels = np.ascontiguousarray(found.labels, np.int64)
+    given = np.unique(labels[: found.sizes[0]])
+    if labels.min() < 0:
+        where = int(labels.argmin())
+        raise DataError(f"label {labels[where]} of image {where} is negative; number from 0.")
+    if len(given) == 1:
+        raise DataError(f"all training images are of one class, {given[0]}; give at least two.")
+    classes = len(given)
+    if given[-1] != classes - 1:
+        absent = next(k for k in range(given[-1]) if k not in given)
+        raise DataError(
+            f"labels are not 0..n-1: the largest is {given[-1]}, but no training image has "
+            f"{absent}; number the {classes} classes without gaps."
+        )
+    if labels.max() >= classes:
+        raise DataError(
+            f"label {labels.max()} is among the validation or test images, but not among the "
+            f"training images, which have 0..{classes - 1}; move some there or drop the class."
+        )
+    names = found.class_names if len(found.class_names) == classes else range(classes)
+    return labels, tuple(str(name) for name in names)
+
+
+def _divided(
+    found: Collection, labels: Indices, class_names: Sequence[str], source: Source, seed: int
+) -> list[Indices]:
+    """Sorted image numbers of the training, validation and test part, every class in each."""
+    train, validation, test = np.split(np.arange(len(labels)), np.cumsum(found.sizes)[:-1])
+    counts = np.bincount(labels[train])
+    needed = 1 + (not len(validation)) + (not len(test))
+    if counts.min() < needed:
+        raise DataError(
+            f"class {class_names[int(counts.argmin())]!r} has too few training images "
+            f"({counts.min()}) to split: give at least {needed} of every class."
+        )
+    if not len(test):
+        leave = 1 if len(validation) else 2
+        test = _drawn(train, labels, source.test_fraction, [seed, 0], leave)
+        train = np.setdiff1d(train, test)
+    if not len(validation):
+        validation = _drawn(train, labels, source.validation_fraction, [seed, 1], leave=1)
+        train = np.setdiff1d(train, validation)
+    if source.fraction < 1:
+        train = _drawn(train, labels, source.fraction, [seed, 2], leave=0)
+    return [train, validation, test]
+
+
+def _drawn(
+    indices: Indices, labels: Indices, fraction: float, seed: list[int], leave: int
+) -> Indices:
+    """A random `fraction` of every class, rounded; at least one image, at most all but `leave`."""
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for label in range(labels.max() + 1):
+        members = rng.permutation(indices[labels[indices] == label])
+        count = min(max(round(len(members) * fraction), 1), len(members) - leave)
+        drawn.append(members[:count])
+    return np.sort(np.concatenate(drawn))

@@ -1,0 +1,1 @@
+"""Tabular benchmarks, and the evaluator that looks architectures up in them."""

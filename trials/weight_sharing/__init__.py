@@ -1,0 +1,1 @@
+"""Weight sharing: the recipe, which child is trained when, the training, the evaluation."""
