@@ -28,8 +28,9 @@ os.environ["RAY_ADDRESS"] = "local"
 @pytest.fixture(scope="session")
 def local_ray():
     """One Ray with two CPUs for all tests of the process."""
-    # The workers must find the classes that tests define.
-    os.environ.update(ENVIRONMENT, PYTHONPATH=str(Path(__file__).parent))
+    # The workers must find the classes that tests define, and the packages of this checkout.
+    tests = Path(__file__).parent
+    os.environ.update(ENVIRONMENT, PYTHONPATH=f"{tests}{os.pathsep}{tests.parent}")
     ray.init(num_cpus=2, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     yield
     ray.shutdown()

@@ -61,8 +61,52 @@ class Trial(ABC):
             raise NotImplementedError(f"{type(self).__name__} has no state to load.")
 
 
-class Evaluator(ABC):
+class AnyEvaluator(ABC):
+    """What every way of evaluating says of itself; see `Evaluator` and `Estimator`."""
+
+    #: the driver of `raynas.drivers` that carries out a search with this
+    driver: ClassVar[str]
+    #: whether what it evaluates is trained, and leaves weights
+    trains: ClassVar[bool]
+
+    @property
+    def metric_name(self) -> str:
+        """The metric that a search maximizes."""
+        return "val_accuracy"
+
+    def check(self, space: SearchSpace, data: Data) -> None:  # noqa: B027  nothing to check
+        """Refuse what this cannot do, before anything starts.
+
+        Raises:
+            InvalidArgument: saying what and why.
+        """
+
+    def restricted(self, space: SearchSpace) -> SearchSpace:
+        """Return the part of the space that this knows; all of it unless overridden."""
+        return space
+
+    def retraining(
+        self,
+        space: SearchSpace,
+        arch: Architecture,
+        data: Data,
+        epochs: int,
+        seed: int,
+        device: torch.device,
+    ) -> "Trial | None":
+        """Train on training and validation part together; `val_` metrics are of the test part.
+
+        Returns:
+            The trial; None (the default): `Train()` with its defaults is good enough.
+        """
+        return None
+
+
+class Evaluator(AnyEvaluator):
     """Makes trials of one kind."""
+
+    driver: ClassVar[str] = "trials"
+    trains: ClassVar[bool] = True
 
     @abstractmethod
     def trial(
@@ -74,36 +118,22 @@ class Evaluator(ABC):
         seed: int,
         device: torch.device,
     ) -> Trial:
-        """A trial of `arch` over `epochs` epochs; may raise whatever the network raises."""
+        """Return a trial of `arch` over `epochs` epochs; may raise whatever the network raises."""
 
 
-class Estimator(ABC):
+class Estimator(AnyEvaluator):
     """Tells the metrics of an architecture in milliseconds and at once: a table, a proxy."""
 
+    driver: ClassVar[str] = "batches"
+    trains: ClassVar[bool] = False
     #: whether a look-up takes microseconds, so that no worker is needed
     instant: ClassVar[bool] = False
-
-    @property
-    def metric_name(self) -> str:
-        """The metric that a search maximizes."""
-        return "val_accuracy"
 
     @abstractmethod
     def open(
         self, space: SearchSpace, data: Data, seed: int, device: torch.device
     ) -> Callable[[Architecture], dict[str, float]]:
         """Get ready; a function from architectures to metrics, `metric_name` among them."""
-
-    def check(self, space: SearchSpace, data: Data) -> None:  # noqa: B027  nothing to check
-        """Refuse what this cannot do, before anything starts.
-
-        Raises:
-            InvalidArgument: saying what and why.
-        """
-
-    def restricted(self, space: SearchSpace) -> SearchSpace:
-        """The part of the space that this knows; all of it unless overridden."""
-        return space
 
 
 def derived_seed(*path: int) -> int:

@@ -9,6 +9,8 @@ from raynas.schedulers.scheduler import Scheduler
 class Fifo(Scheduler):
     """Every trial runs to its end."""
 
+    stops = False
+
     def report(self, evaluation: int, epochs: int, value: float) -> bool:
         """Always."""
         return True

@@ -10,6 +10,8 @@ class Scheduler(ABC):
     what was reported, in that order: replaying the reports restores it.
     """
 
+    #: whether it may end a trial before its last epoch
+    stops: bool = True
     epochs: int = 0
     #: whether trials that it has stopped may be told to go on later
     promotes: bool = False

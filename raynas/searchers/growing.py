@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,11 @@ class GrowingSearcher(Searcher):
         searcher.grow(decision)    takes it
         searcher.ensemble          the evaluations that are members now
     """
+
+    needs_predictions: ClassVar[bool] = True
+    needs_full_training: ClassVar[bool] = True
+    repeats: ClassVar[bool] = True
+    fewest_samples: ClassVar[int] = 4  # two candidates for each of two members
 
     @property
     @abstractmethod

@@ -7,7 +7,7 @@ driven by a real run, by a replay of its journal, and by the simulator.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,14 @@ class Searcher(ABC):
     rng: np.random.Generator
     #: set by `start` where architectures are to be scored before the first `ask`
     scoring: "Scoring | None" = None
+    #: whether it decides by what trained members predict (see `GrowingSearcher`)
+    needs_predictions: ClassVar[bool] = False
+    #: whether everything that it asks for must be trained to the end
+    needs_full_training: ClassVar[bool] = False
+    #: whether all that it asks for is paid for, also what computes the same function as before
+    repeats: ClassVar[bool] = False
+    #: evaluations without which it comes to nothing
+    fewest_samples: ClassVar[int] = 1
 
     def check(self, space: SearchSpace) -> None:  # noqa: B027  most search any
         """Refuse a space that this cannot search, before anything starts.

@@ -8,7 +8,7 @@ al.: Deeper Insights into Weight Sharing in NAS (arXiv 2001.01431).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -65,6 +65,8 @@ class WeightSharing(Estimator):
         ranked_epochs: after how many of the last epochs they are ranked.
         ranked_batches: after how many of the last mini-batches they are ranked.
     """
+
+    driver: ClassVar[str] = "supernet"
 
     epochs: PositiveInt = 20
     batch_size: PositiveInt = 64
