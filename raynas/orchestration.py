@@ -14,13 +14,12 @@ from typing import Any, Literal
 import ray
 
 from raynas.cluster import connected, slots
-from raynas.config.config import (
+from raynas.config.config import check_known, read_yaml
+from raynas.config.resolve import (
     Plan,
     as_recorded,
-    check_known,
     check_named,
     check_same,
-    read_yaml,
     resolve,
     with_recorded_ensemble,
     write_yaml,

@@ -13,7 +13,7 @@ import ray
 import torch
 from ray import tune
 
-from raynas.config.config import Plan
+from raynas.config.resolve import Plan
 from raynas.drivers.batches import search_by_estimates
 from raynas.drivers.trainable import Job, TrialActor, final_path
 from raynas.drivers.tune_adapter import TuneCallback, TuneScheduler, TuneSearcher
