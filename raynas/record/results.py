@@ -86,7 +86,7 @@ class Ensemble:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Return `members`, `val_` and `test_` `accuracy`, `loss`, `ece` (expected calibration error).
+        """Return `members`; `val_` and `test_` `accuracy`, `loss`, `ece` (calibration error).
 
         And `params`, `macs` and `latency_ms`, of one image on the CPU.
         """
