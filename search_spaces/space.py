@@ -145,7 +145,7 @@ class SearchSpace(ABC):
 
         The decision and its new choice are drawn uniformly, anew until the result is valid.
         """
-        free = [i for i, decision in enumerate(self.decisions) if len(decision.choices) > 1]
+        free = self.variable()
         for _ in range(_MAX_TRIES if free else 0):
             child = self.changed(arch, free[int(rng.integers(len(free)))], rng)
             if self.is_valid(child):
@@ -244,13 +244,44 @@ class SearchSpace(ABC):
         choices[decision] = choice % len(self.decisions[decision].choices)
         return Architecture(self.name, tuple(choices))
 
-    def neighbors(self, arch: Architecture) -> Iterator[Architecture]:
-        """All valid architectures one decision away, decision by decision."""
+    def variable(self, rewire: bool = True) -> list[int]:
+        """Return the indices of the decisions in which architectures can differ.
+
+        Args:
+            rewire: also those on the wiring, which count anyway where there are no others.
+        """
+        free = [i for i, decision in enumerate(self.decisions) if len(decision.choices) > 1]
+        others = [i for i in free if self.decisions[i].kind != "wiring"]
+        return free if rewire or not others else others
+
+    def neighbors(
+        self, arch: Architecture, distance: int = 1, rewire: bool = True
+    ) -> Iterator[Architecture]:
+        """Yield all valid architectures near `arch`, the nearest first, decision by decision.
+
+        The neighborhood by which an architecture is judged leaves the wiring as it is (Wang et
+        al.: Neighborhood-Aware NAS, BMVC 2021: one operation replaced): `rewire=False`.
+
+        Args:
+            arch: in the middle; it is none of them itself.
+            distance: number of decisions in which they may differ from it.
+            rewire: whether they may differ in decisions on the wiring; see `variable`.
+
+        Raises:
+            InvalidArchitecture: for a published architecture outside the decisions.
+        """
         choices = self._varied(arch)
-        for i, decision in enumerate(self.decisions):
-            for choice in range(len(decision.choices)):
-                if choice != choices[i]:
-                    neighbor = self.replaced(arch, i, choice)
+        for changes in range(1, distance + 1):
+            for changed in itertools.combinations(self.variable(rewire), changes):
+                options = [
+                    [c for c in range(len(self.decisions[i].choices)) if c != choices[i]]
+                    for i in changed
+                ]
+                for others in itertools.product(*options):
+                    new = list(choices)
+                    for i, choice in zip(changed, others, strict=True):
+                        new[i] = choice
+                    neighbor = Architecture(self.name, tuple(new))
                     if self.is_valid(neighbor):
                         yield neighbor
 

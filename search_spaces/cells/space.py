@@ -95,10 +95,12 @@ class CellSpace(SearchSpace, ABC):
         for cell, node in itertools.product(CELLS, range(2, 2 + self.nodes)):
             if self.distinct:
                 pairs = tuple(itertools.combinations(range(node), 2))
-                decisions.append(Decision(f"{cell}_{node}_sources", pairs))
+                decisions.append(Decision(f"{cell}_{node}_sources", pairs, "wiring"))
             else:
                 sources = tuple(range(node))
-                decisions += [Decision(f"{cell}_{node}_source_{i}", sources) for i in (0, 1)]
+                decisions += [
+                    Decision(f"{cell}_{node}_source_{i}", sources, "wiring") for i in (0, 1)
+                ]
             decisions += [Decision(f"{cell}_{node}_operation_{i}", self.choices) for i in (0, 1)]
         return tuple(decisions)
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from search_spaces.architecture import Architecture
+from search_spaces.architecture import Architecture, Kind
 from search_spaces.custom.user_space import UserSpace
 from search_spaces.errors import InvalidArgument
 from search_spaces.weight_sharing.supernet import Mixture, Supernet
@@ -37,12 +37,13 @@ class _Constructor:
     config: Mapping[str, Any] | None = None
     shared: bool = False
     decisions: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    kinds: dict[str, Kind] = field(default_factory=dict)
     blocks: dict[str, "_Block"] = field(default_factory=dict)
 
-    def choose(self, name: str, choices: Sequence[Any]) -> Any:
+    def choose(self, name: str, choices: Sequence[Any], kind: Kind) -> Any:
         if name in self.decisions:
             raise InvalidArgument(f"name={name!r}: two choices have this name; give each its own.")
-        self.decisions[name] = tuple(choices)
+        self.decisions[name], self.kinds[name] = tuple(choices), kind
         if self.config is None:
             return choices[0]
         if self.config.get(name, self) not in choices:
@@ -74,10 +75,11 @@ class _Block(nn.Module):
 
     path: int | Tensor = 0
     choice_name: str = ""
+    kind: ClassVar[Kind]
 
     def _chosen(self, name: str, choices: Sequence[Any]) -> Any:
         """The choice that is made for this block; None where all are kept."""
-        chosen = _choose(name, choices)
+        chosen = _choose(name, choices, self.kind)
         constructor = _running.get()
         if constructor is None or not constructor.shared:
             return chosen
@@ -95,11 +97,11 @@ class _Block(nn.Module):
         return total
 
 
-def _choose(name: str, choices: Sequence[Any]) -> Any:
+def _choose(name: str, choices: Sequence[Any], kind: Kind) -> Any:
     if not choices:
         raise InvalidArgument(f"choice {name!r}: nothing to choose from.")
     constructor = _running.get()
-    return constructor.choose(name, choices) if constructor else choices[0]
+    return constructor.choose(name, choices, kind) if constructor else choices[0]
 
 
 class IntegerChoice(int):
@@ -114,7 +116,7 @@ class IntegerChoice(int):
 
     def __new__(cls, name: str, options: Sequence[int]) -> "IntegerChoice":
         """The chosen option."""
-        return super().__new__(cls, _choose(name, tuple(options)))
+        return super().__new__(cls, _choose(name, tuple(options), "size"))
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
         """Pickle as the plain number."""
@@ -129,6 +131,8 @@ class LayerChoice(_Block):
         layers: {label: layer}; a layer is a module, or a function without arguments that
             returns one (then only the chosen one is made).
     """
+
+    kind: ClassVar[Kind] = "operation"
 
     def __init__(self, name: str, layers: Mapping[str, nn.Module | Callable[[], nn.Module]]):
         super().__init__()
@@ -153,6 +157,8 @@ class InputChoice(_Block):
         inputs: how many tensors there are.
         take: how many of them to choose.
     """
+
+    kind: ClassVar[Kind] = "wiring"
 
     def __init__(self, name: str, inputs: int, take: int = 1):
         super().__init__()
@@ -346,7 +352,13 @@ def from_module(name: str, network: Network) -> UserSpace:
             " IntegerChoice for what shall be searched."
         )
     builder = _Builder(network)
-    return UserSpace(name, constructor.decisions, builder, supernet=builder.supernet)
+    return UserSpace(
+        name,
+        constructor.decisions,
+        builder,
+        supernet=builder.supernet,
+        kinds=constructor.kinds,
+    )
 
 
 def _without_unused(module: nn.Module, input_shape: Sequence[int]) -> nn.Module:

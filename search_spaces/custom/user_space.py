@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from search_spaces.architecture import Architecture, Decision
+from search_spaces.architecture import Architecture, Decision, Kind
 from search_spaces.errors import InvalidArgument
+from search_spaces.naming import lookup
 from search_spaces.notation import Scanner
 from search_spaces.space import SearchSpace
 from search_spaces.weight_sharing.supernet import Supernet
@@ -34,10 +35,12 @@ class UserSpace(SearchSpace):
         supernet: makes the shared weights of all architectures, where they can share them: called
             with the space, the input shape, the number of classes and whether batch normalization
             in the choices has scale and shift. `from_module` gives its own.
+        kinds: {decision: "operation", "wiring" or "size"} where that of `Decision` does not fit.
 
     Raises:
         InvalidArgument: for a decision without choices, or with the same choice twice, or with
             choices that the notation could not tell apart.
+        UnknownName: for the kind of a decision that is not there.
 
     Example:
         >>> from torch import nn
@@ -60,12 +63,18 @@ class UserSpace(SearchSpace):
         build: Build,
         valid: Callable[[dict[str, Any]], bool] | None = None,
         supernet: MakeSupernet | None = None,
+        kinds: Mapping[str, Kind] | None = None,
     ):
         self._name = name
         self._build = build
         self._valid = valid
         self._supernet = supernet
-        self._decisions = tuple(Decision(key, tuple(values)) for key, values in decisions.items())
+        kinds = kinds or {}
+        for key in kinds:
+            lookup("kinds: decision", key, decisions)
+        self._decisions = tuple(
+            Decision(key, tuple(values), kinds.get(key)) for key, values in decisions.items()
+        )
         following = [f",{decision.name}=" for decision in self._decisions[1:]]
         for decision, next_one in itertools.zip_longest(self._decisions, following):
             _check_notation(decision, next_one)
