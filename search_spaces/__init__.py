@@ -3,7 +3,8 @@
 from typing import Any
 
 from search_spaces.architecture import Architecture, Decision
-from search_spaces.custom.choices import InputChoice, IntegerChoice, LayerChoice, from_module
+from search_spaces.custom.choices import InputChoice, IntegerChoice, LayerChoice
+from search_spaces.custom.module_space import from_module
 from search_spaces.custom.user_space import UserSpace
 from search_spaces.darts import DARTS, ENAS, PNAS, AmoebaNet, NASNet
 from search_spaces.feedforward import Convolutional, Dense
@@ -15,6 +16,7 @@ from search_spaces.nasbench_macro import NASBenchMacro
 from search_spaces.natsbench_size import NATSBenchSize
 from search_spaces.residual import ResNet, ResNeXtA, ResNeXtB
 from search_spaces.space import SearchSpace
+from search_spaces.weight_sharing.space import WeightSharingSpace
 
 __all__ = [
     "SPACES",
@@ -25,6 +27,7 @@ __all__ = [
     "LayerChoice",
     "SearchSpace",
     "UserSpace",
+    "WeightSharingSpace",
     "from_module",
     "get",
     "names",

@@ -24,7 +24,7 @@ from search_spaces.modules import (
     ResidualBlock,
 )
 from search_spaces.notation import Scanner
-from search_spaces.space import SearchSpace
+from search_spaces.weight_sharing.space import WeightSharingSpace
 from search_spaces.weight_sharing.supernet import GraphSupernet
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -33,7 +33,7 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 
 
 @dataclass(frozen=True)
-class NASBench201(SearchSpace):
+class NASBench201(WeightSharingSpace):
     """15,625 cells, of which 6,466 are structurally different.
 
     The network: a 3x3 convolution, three stages of `cells` cells with `channels`,

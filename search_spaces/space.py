@@ -18,11 +18,10 @@ from torch import nn
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.counting import Counts, count_macs, count_params
-from search_spaces.errors import InvalidArchitecture, InvalidArgument, RaynasError
+from search_spaces.errors import InvalidArchitecture, RaynasError
 from search_spaces.graph import CellGraph, Edge
 from search_spaces.naming import lookup
 from search_spaces.notation import Scanner
-from search_spaces.weight_sharing.supernet import Supernet
 
 if TYPE_CHECKING:  # matplotlib takes long to import
     from matplotlib.figure import Figure
@@ -116,29 +115,6 @@ class SearchSpace(ABC):
             choices.append(scanner.integer(most=len(decision.choices) - 1))
         scanner.end()
         return self.architecture(choices)
-
-    def supernet(
-        self,
-        input_shape: Sequence[int] = (3, 32, 32),
-        num_classes: int = 10,
-        affine: bool = False,
-    ) -> Supernet:
-        """One network with the weights of all architectures, where the space can have one.
-
-        Args:
-            input_shape: (channels, height, width) of one image.
-            num_classes: number of logits.
-            affine: whether batch normalization in the choices has scale and shift, which makes
-                the ranking of children worse (Ning et al., arXiv 2008.03064).
-
-        Raises:
-            InvalidArgument: when the space has none.
-        """
-        raise InvalidArgument(
-            f"space={self.name!r} has no supernet: its architectures cannot share weights. Choose"
-            " evaluate='train', or one of the spaces nasbench201, nasbench_macro, micro64, darts,"
-            " pnas, or a network with LayerChoice and InputChoice."
-        )
 
     def mutate(self, arch: Architecture, rng: np.random.Generator) -> Architecture:
         """A valid architecture that differs from `arch` in exactly one decision.

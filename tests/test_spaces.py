@@ -333,7 +333,7 @@ def test_choice_blocks_are_built_as_well_without_gradients(mode):
     network(torch.rand(2, 1, 4, 4)).sum().backward()
 
 
-@pytest.mark.parametrize("name", ["space", "custom.user_space", "custom.choices"])
+@pytest.mark.parametrize("name", ["space", "custom.user_space", "custom.module_space"])
 def test_examples_in_docstrings(name):
     result = doctest.testmod(importlib.import_module(f"search_spaces.{name}"))
     assert result.attempted > 0
