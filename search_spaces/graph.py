@@ -3,6 +3,7 @@
 Shu, Wang, Cai: Understanding Architectures Learnt by Cell-based NAS (ICLR 2020).
 """
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 
@@ -18,6 +19,9 @@ class Edge:
 @dataclass(frozen=True)
 class CellGraph:
     """A directed acyclic graph from the cell's inputs to its output.
+
+    An edge whose operation is "none" is no edge, and neither is one that starts where nothing
+    arrives: see `present`, with which spaces make their graphs.
 
     Args:
         inputs: names of the input nodes.
@@ -71,3 +75,17 @@ class CellGraph:
 
     def _is_end(self, node: str) -> bool:
         return node in self.inputs or node == self.output
+
+
+def present(inputs: Collection[str], edges: Iterable[Edge]) -> tuple[Edge, ...]:
+    """Return the edges that carry anything from the inputs; each must follow those into its source.
+
+    Left out are those whose operation is "none", and those that start at a node that no edge
+    left reaches.
+    """
+    reached, kept = set(inputs), []
+    for edge in edges:
+        if edge.operation != "none" and edge.source in reached:
+            reached.add(edge.target)
+            kept.append(edge)
+    return tuple(kept)

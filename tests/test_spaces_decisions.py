@@ -8,6 +8,8 @@ from torch import nn
 
 import search_spaces
 from search_spaces import Decision, InputChoice, IntegerChoice, LayerChoice, UserSpace, from_module
+from search_spaces.cells.cell import Cell
+from search_spaces.cells.genotypes import Genotype
 from search_spaces.errors import InvalidArchitecture, InvalidArgument
 from search_spaces.neighbors import draw_neighbors
 
@@ -98,3 +100,34 @@ def test_a_cell_outside_of_the_decisions_has_no_neighbors():
     space = search_spaces.get("darts")
     with pytest.raises(InvalidArchitecture, match="outside the decisions"):
         list(space.neighbors(space.genotype("ENAS"), rewire=False))
+
+
+@pytest.mark.parametrize(
+    ("cell", "nodes", "expected"),
+    [  # the same graph in both spaces: input, two nodes, output
+        ("|conv~0|+|none~0|skip~1|+|none~0|none~1|conv~2|", "sep 0 none 1  skip 2 none 0", (1, 3)),
+        ("|none~0|+|conv~0|conv~1|+|none~0|none~1|conv~2|", "none 0 none 1  sep 0 sep 2", (1, 2)),
+        ("|conv~0|+|conv~0|none~1|+|none~0|conv~1|conv~2|", "sep 0 none 1  sep 0 none 2", (2, 2)),
+        ("|conv~0|+|conv~0|skip~1|+|none~0|conv~1|conv~2|", "sep 0 none 1  sep 0 sep 2", (1.5, 3)),
+    ],
+)
+def test_an_edge_with_none_is_no_edge_in_any_space(cell, nodes, expected):
+    space = search_spaces.get("nasbench201")
+    names = {"conv": "nor_conv_3x3", "skip": "skip_connect"}
+    for short, name in names.items():
+        cell = cell.replace(short, name)
+    arch = space.from_string(cell)
+    assert (space.width(arch), space.depth(arch)) == expected
+    edges = space.cell_graphs(arch)["normal"].edges
+    assert all(edge.operation != "none" for edge in edges)
+
+    space = search_spaces.get("darts:none=true,replacement=true")
+    names = {"sep": "sep_conv_3x3", "skip": "skip_connect", "none": "none"}
+    words = [*nodes.split(), *["none", "0"] * 4]  # two more nodes that nothing reaches
+    pairs = zip(words[::2], map(int, words[1::2]), strict=True)
+    drawn = Cell(tuple((names[short], source) for short, source in pairs), (2, 3, 4, 5))
+    arch = space.from_genotype(Genotype(drawn, drawn))
+    for kind in ("normal", "reduction"):
+        assert (space.width(arch, kind), space.depth(arch, kind)) == expected
+    assert "none" not in space.to_graphviz(arch)
+    assert space.draw(arch).axes

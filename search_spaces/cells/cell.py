@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search_spaces.graph import CellGraph, Edge
+from search_spaces.graph import CellGraph, Edge, present
 
 INPUTS = ("c_{k-2}", "c_{k-1}")
 OUTPUT = "c_{k}"
@@ -108,7 +108,7 @@ class Cell:
         names = [*INPUTS, *map(str, range(len(self.sources)))]
         edges = [Edge(names[s], names[t], operation) for t, operation, s in self.triples()]
         edges += [Edge(names[node], OUTPUT) for node in self.concat]
-        return CellGraph(INPUTS, OUTPUT, tuple(edges))
+        return CellGraph(INPUTS, OUTPUT, present(INPUTS, edges))
 
 
 def loose_ends(sources: Sequence[tuple[int, int]]) -> tuple[int, ...]:
