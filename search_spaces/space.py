@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.counting import Counts, count_macs, count_params
@@ -23,8 +22,9 @@ from search_spaces.graph import CellGraph, Edge
 from search_spaces.naming import lookup
 from search_spaces.notation import Scanner
 
-if TYPE_CHECKING:  # matplotlib takes long to import
+if TYPE_CHECKING:  # both take long to import
     from matplotlib.figure import Figure
+    from torch import nn
 
 _MAX_TRIES = 10_000
 
@@ -69,7 +69,7 @@ class SearchSpace(ABC):
     @abstractmethod
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> nn.Module:
+    ) -> "nn.Module":
         """The untrained network of `arch`, without modules for what cannot reach the output.
 
         Args:

@@ -4,9 +4,7 @@ import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from search_spaces.architecture import Architecture, Decision, Kind
 from search_spaces.errors import InvalidArgument
@@ -14,8 +12,11 @@ from search_spaces.naming import lookup
 from search_spaces.notation import Scanner
 from search_spaces.space import SearchSpace
 
+if TYPE_CHECKING:  # it takes long to import
+    from torch import nn
+
 #: (configuration, input shape, number of classes) to the network
-Build = Callable[[dict[str, Any], Sequence[int], int], nn.Module]
+Build = Callable[[dict[str, Any], Sequence[int], int], "nn.Module"]
 
 
 class UserSpace(SearchSpace):
@@ -116,7 +117,7 @@ class UserSpace(SearchSpace):
 
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> nn.Module:
+    ) -> "nn.Module":
         """What the build function returns."""
         return self._build(self.to_config(self.check(arch)), input_shape, num_classes)
 

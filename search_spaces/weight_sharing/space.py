@@ -2,10 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from search_spaces.errors import InvalidArgument
 from search_spaces.space import SearchSpace
-from search_spaces.weight_sharing.supernet import Supernet
+
+if TYPE_CHECKING:  # torch takes long to import
+    from search_spaces.weight_sharing.supernet import Supernet
 
 #: the built-in ones
 NAMES = ("nasbench201", "nasbench_macro", "micro64", "darts", "pnas")
@@ -20,7 +23,7 @@ class WeightSharingSpace(SearchSpace):
         input_shape: Sequence[int] = (3, 32, 32),
         num_classes: int = 10,
         affine: bool = False,
-    ) -> Supernet:
+    ) -> "Supernet":
         """Make the shared weights, untrained.
 
         Args:
@@ -32,7 +35,7 @@ class WeightSharingSpace(SearchSpace):
 
     def differentiable_supernet(
         self, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> Supernet:
+    ) -> "Supernet":
         """Make the shared weights as differentiable search trains them; default: `supernet`.
 
         Args:
