@@ -1,4 +1,4 @@
-"""What a search space is made of: decisions, and architectures as plain values."""
+"""Decisions, of which a search space is made, and architectures, as plain values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -56,12 +56,12 @@ class Architecture:
     name: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON data."""
+        """Return the architecture as plain JSON data."""
         data: dict[str, Any] = {"space": self.space, "choices": list(self.choices)}
         return data | {"name": self.name} if self.name else data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Architecture":
-        """The inverse of `to_json`."""
+        """Read what `to_json` returned."""
         choices = tuple(int(choice) for choice in data["choices"])
         return cls(str(data["space"]), choices, str(data.get("name", "")))

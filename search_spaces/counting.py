@@ -30,7 +30,7 @@ def conv_counts(
     groups: int = 1,
     affine: bool = True,
 ) -> Counts:
-    """Counts of a convolution without bias, followed by batch normalization.
+    """Count a convolution without bias, followed by batch normalization.
 
     Args:
         in_channels: channels of its input.
@@ -45,17 +45,17 @@ def conv_counts(
 
 
 def linear_counts(in_features: int, out_features: int) -> Counts:
-    """Counts of a linear layer with bias; the bias is no MAC."""
+    """Count a linear layer with bias; the bias is no MAC."""
     return Counts(in_features * out_features + out_features, in_features * out_features)
 
 
 def count_params(network: "nn.Module") -> int:
-    """Number of trainable parameters."""
+    """Count the trainable parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 def count_macs(network: "nn.Module", input_shape: Sequence[int]) -> int:
-    """Multiply-accumulates of one image's forward pass (1 MAC = 2 FLOPs).
+    """Count the multiply-accumulates of one image's forward pass (1 MAC = 2 FLOPs).
 
     Convolutions and matrix products count; biases, normalization, pooling and element-wise
     operations do not.

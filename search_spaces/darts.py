@@ -40,7 +40,7 @@ class DARTS(SharingCellSpace):
 
     @property
     def distinct(self) -> bool:
-        """Unless sources are drawn with replacement."""
+        """True unless sources are drawn with replacement."""
         return not self.replacement
 
     @property

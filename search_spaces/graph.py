@@ -34,12 +34,12 @@ class CellGraph:
     edges: tuple[Edge, ...]
 
     def nodes(self) -> list[str]:
-        """All nodes, inputs first, the output last."""
+        """List all nodes, inputs first, the output last."""
         inner = dict.fromkeys(edge.target for edge in self.edges if edge.target != self.output)
         return [*self.inputs, *inner, self.output]
 
     def width(self) -> float:
-        """Width in units of a node's channels c (section 3 of the paper).
+        """Measure the width, in units of a node's channels c (section 3 of the paper).
 
         The sum, over the intermediate nodes, of the fraction of a node's incoming edges that
         start at an input. Whether a node is part of the output does not matter.
@@ -51,11 +51,11 @@ class CellGraph:
         return width
 
     def depth(self) -> int:
-        """Edges on the longest path from any input to the output; 0 where there is none."""
+        """Count the edges on the longest path from any input to the output; 0 without one."""
         return self.levels().get(self.output, 0)
 
     def levels(self) -> dict[str, int]:
-        """{node: edges on the longest path from any input}, reachable nodes only."""
+        """Return {node: edges on the longest path from any input}, reachable nodes only."""
         levels = dict.fromkeys(self.inputs, 0)
         for edge in self.edges:
             if edge.source in levels:
@@ -63,7 +63,7 @@ class CellGraph:
         return levels
 
     def to_graphviz(self, name: str = "cell") -> str:
-        """The graph in the dot language of Graphviz."""
+        """Write the graph in the dot language of Graphviz."""
         lines = [f'digraph "{name}" {{', "  rankdir=LR;", "  node [shape=box, style=rounded];"]
         for node in self.nodes():
             style = ' [style="rounded,filled", fillcolor=lightgrey]' if self._is_end(node) else ""

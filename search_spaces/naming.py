@@ -61,15 +61,15 @@ def spell(name: str, options: Mapping[str, object]) -> str:
     return f"{name}:{arguments}" if arguments else name
 
 
-def suggestion(text: str, known: Iterable[str]) -> str:
+def suggestion(text: str, names: Iterable[str]) -> str:
     """Write the tail of an error message: the closest known name, and all that exist."""
-    known = sorted(known)
-    return f"{closest(text, known)} Known: {', '.join(known)}.".lstrip()
+    names = sorted(names)
+    return f"{closest(text, names)} Known: {', '.join(names)}.".lstrip()
 
 
-def closest(text: str, known: Iterable[str]) -> str:
+def closest(text: str, names: Iterable[str]) -> str:
     """Write `Did you mean 'x'?`, or nothing where no known name is close."""
-    close = difflib.get_close_matches(text, list(known), n=1)
+    close = difflib.get_close_matches(text, list(names), n=1)
     return f"Did you mean {close[0]!r}?" if close else ""
 
 
@@ -98,15 +98,15 @@ def construct(argument: str, text: str, table: Mapping[str, Callable[..., T]]) -
     names = list(parameters)
     if len(positional) > len(names):
         raise InvalidArgument(f"{argument}={text!r}: {name} takes at most {len(names)} arguments.")
-    given: dict[str, Any] = dict(zip(names, positional, strict=False))
+    values: dict[str, Any] = dict(zip(names, positional, strict=False))
     for key, value in options.items():
-        if key in given:
+        if key in values:
             raise InvalidArgument(f"{argument}={text!r}: the option {key!r} is given twice.")
-        given[key] = value
-    checked = converted(argument, name, factory, given)
+        values[key] = value
+    checked = converted(argument, name, factory, values)
     for key, parameter in parameters.items():
-        wanted = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if wanted and parameter.default is parameter.empty and key not in given:
+        named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if named and parameter.default is parameter.empty and key not in values:
             raise InvalidArgument(
                 f"{argument}={text!r}: the option {key!r} is missing: {name}:{key}=..."
             )
@@ -125,12 +125,12 @@ def converted(
 
     target = factory.__init__ if inspect.isclass(factory) else factory
     hints = get_type_hints(target, include_extras=True)
-    known = inspect.signature(factory).parameters
+    parameters = inspect.signature(factory).parameters
     result: dict[str, Any] = {}
     for key, value in options.items():
-        if key not in known:
+        if key not in parameters:
             raise InvalidArgument(
-                f"{argument}: {name} has no option {key!r}. {suggestion(key, known)}"
+                f"{argument}: {name} has no option {key!r}. {suggestion(key, parameters)}"
             )
         try:
             result[key] = pydantic.TypeAdapter(hints.get(key, Any)).validate_python(value)

@@ -32,14 +32,14 @@ def draw_neighbors(
     if sizes.sum() <= _ENUMERATED:
         near = list(space.neighbors(arch, distance, rewire))
         return [near[i] for i in rng.permutation(len(near))[:count]]
-    found: dict[Architecture, None] = {}
+    drawn: dict[Architecture, None] = {}
     for _ in range(_TRIES * count):
-        if len(found) == count:
+        if len(drawn) == count:
             break
         neighbor = _changed(space, arch, decisions, others, sizes, rng)
         if space.is_valid(neighbor):
-            found[neighbor] = None
-    return list(found)
+            drawn[neighbor] = None
+    return list(drawn)
 
 
 def _changed(
@@ -50,7 +50,7 @@ def _changed(
     sizes: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> Architecture:
-    """One of the architectures within a distance, valid or not, each with the same chance."""
+    """Draw an architecture within a distance, valid or not, each with the same chance."""
     distance = len(sizes) - 1
     left = int(rng.choice(distance, p=sizes[1:] / sizes[1:].sum())) + 1
     # ways[i, k]: ways to change exactly k of the decisions from the i-th on

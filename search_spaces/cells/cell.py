@@ -36,7 +36,7 @@ class Cell:
         return list(zip(indices[::2], indices[1::2], strict=True))
 
     def triples(self, dead: bool = True) -> list[tuple[int, str, int]]:
-        """(target node, operation, source node) of each edge, in order.
+        """List (target node, operation, source node) of each edge, in order.
 
         Args:
             dead: also the edges that do not lie on a path from an input to the output, and
@@ -58,7 +58,7 @@ class Cell:
         return [edge for edge in edges if edge[2] in reached and edge[0] in needed]
 
     def canonical(self) -> "Cell":
-        """The same for all cells that differ in the order of nodes, or of a node's edges.
+        """Return one cell for all that differ in the order of nodes, or of a node's edges.
 
         Nor does it matter where an edge with "none" starts, which is 0 wherever that is. Nodes
         are sorted by their level and by the expression that they compute, ties tried out.
@@ -90,7 +90,7 @@ class Cell:
         return Cell(tuple(edges), tuple(sorted(place[node] for node in self.concat)))
 
     def adapt(self) -> "Cell":
-        """The widest and shallowest cell with the same operations, and the same nodes joined.
+        """Return the widest and shallowest cell with the same operations and nodes joined.
 
         A node that does not read both inputs is re-wired to read one of each, in the order of
         the first node that does (so the published NASNet, AmoebaNet and SNAS forms come out;
@@ -104,7 +104,7 @@ class Cell:
         return Cell(tuple(edges), self.concat)
 
     def graph(self) -> CellGraph:
-        """The graph, with the names that the field draws: c_{k-2}, c_{k-1}, 0, 1, .., c_{k}."""
+        """Return the graph, nodes named as in the field: c_{k-2}, c_{k-1}, 0, 1, .., c_{k}."""
         names = [*INPUTS, *map(str, range(len(self.sources)))]
         edges = [Edge(names[s], names[t], operation) for t, operation, s in self.triples()]
         edges += [Edge(names[node], OUTPUT) for node in self.concat]
@@ -112,6 +112,6 @@ class Cell:
 
 
 def loose_ends(sources: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """The intermediate nodes that no other node reads."""
+    """List the intermediate nodes that no other node reads."""
     used = {source for pair in sources for source in pair}
     return tuple(node for node in range(2, 2 + len(sources)) if node not in used)

@@ -88,7 +88,7 @@ class CellSupernet(GraphSupernet):
         self.fixed(GlobalPoolClassifier(place.channels * space.nodes, num_classes), outputs[-1])
 
     def _add_cell(self, place: Place, before: int, last: int) -> int:
-        """Add the steps of a cell; the value of its output, from those of the cells before."""
+        """Add the steps of a cell that reads two values; return the value of its output."""
         c, affine = place.channels, False if self.differentiable else None
         first = FactorizedReduce if place.reduced else preprocess
         nodes = [
@@ -105,7 +105,7 @@ class CellSupernet(GraphSupernet):
         return self.joined(nodes[2:], "cat")
 
     def _edges(self) -> list[tuple[int, int]]:
-        """(node, source) of all edges of a cell."""
+        """List (node, source) of all edges of a cell."""
         return [(node, source) for node in self.nodes for source in range(node)]
 
     def _on_edge(self, channels: int, stride: int) -> list[nn.Module | None]:
@@ -117,7 +117,7 @@ class CellSupernet(GraphSupernet):
         ]
 
     def selection(self, arch: Architecture) -> tuple[tuple[int, ...], ...]:
-        """Two edges of each node, or one that is taken twice."""
+        """Select two edges of each node, or one that is taken twice."""
         if arch.name:
             raise InvalidArchitecture(
                 f"{self.space.name}: {arch.name} lies outside the decisions of this space; the"

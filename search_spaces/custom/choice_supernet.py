@@ -46,11 +46,11 @@ class ChoiceSupernet(Supernet):
         affine: bool,
     ):
         super().__init__(space)
-        made = Constructor(shared=True)
-        with constructing(made):
+        constructor = Constructor(shared=True)
+        with constructing(constructor):
             network(input_shape, num_classes)
-        self.slots = tuple(d for d in space.decisions if d.name in made.blocks)
-        integers = [d for d in space.decisions if d.name not in made.blocks]
+        self.slots = tuple(d for d in space.decisions if d.name in constructor.blocks)
+        integers = [d for d in space.decisions if d.name not in constructor.blocks]
         combinations = list(itertools.product(*(d.choices for d in integers)))
         if len(combinations) > _MAX_NETWORKS:
             raise InvalidArgument(
@@ -63,8 +63,10 @@ class ChoiceSupernet(Supernet):
         self.networks = nn.ModuleList()
         for values in combinations:
             config = {d.name: d.choices[0] for d in space.decisions}
-            made = Constructor(config | dict(zip(self._integers, values, strict=True)), shared=True)
-            with constructing(made):
+            constructor = Constructor(
+                config | dict(zip(self._integers, values, strict=True)), shared=True
+            )
+            with constructing(constructor):
                 module = network(input_shape, num_classes)
             for block in _blocks(module):
                 for name, layer in block.named_children():
@@ -77,14 +79,14 @@ class ChoiceSupernet(Supernet):
         self.layers = max(len(list(net.children())) for net in self.networks) - 1
 
     def child(self, x: Tensor, arch: Architecture) -> Tensor:
-        """The network of the architecture's integers, its blocks set to the architecture."""
+        """Run the network of the architecture's integers, its blocks set to the architecture."""
         config = self.space.to_config(arch)
         number = self._numbers[tuple(config[name] for name in self._integers)]
         paths = {slot.name: slot.choices.index(config[slot.name]) for slot in self.slots}
         return self._run(number, x, paths)
 
     def mixed(self, x: Tensor, mixture: Mixture) -> Tensor:
-        """All choices of every block; only where there is no IntegerChoice."""
+        """Run all choices of every block; only where there is no IntegerChoice."""
         if len(self.networks) > 1:
             raise InvalidArgument(
                 f"mixture: {', '.join(self._integers)} cannot be mixed; use LayerChoice instead of"
@@ -105,14 +107,14 @@ class ChoiceSupernet(Supernet):
         return logits
 
     def modules_after(self, layer: int) -> list[nn.Module]:
-        """See `Supernet`; the last of the direct submodules is always among them."""
-        found: list[nn.Module] = []
+        """List modules as `Supernet` does; the last direct submodule is always among them."""
+        modules: list[nn.Module] = []
         for net in self.networks:
             parts = list(net.children())
-            found += parts[min(layer + 1, len(parts) - 1) :]
-        return found
+            modules += parts[min(layer + 1, len(parts) - 1) :]
+        return modules
 
 
 def _blocks(network: nn.Module) -> list[Block]:
-    """The blocks of a supernet's network, copies that its constructor made too."""
+    """List the blocks of a supernet's network, copies that its constructor made too."""
     return [m for m in network.modules() if isinstance(m, Block) and m.choice_name]

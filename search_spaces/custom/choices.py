@@ -69,7 +69,7 @@ class Block(nn.Module):
     kind: ClassVar[Kind]
 
     def _chosen(self, name: str, choices: Sequence[Any]) -> Any:
-        """The choice that is made for this block; None where all are kept."""
+        """Return the choice that is made for this block; None where all are kept."""
         chosen = _choose(name, choices, self.kind)
         constructor = _running.get()
         if constructor is None or not constructor.shared:
@@ -79,7 +79,7 @@ class Block(nn.Module):
         return None
 
     def _along_path(self, choices: int, value: Callable[[int], Any]) -> Any:
-        """The value of the choice on the path, or the weighted sum of all values."""
+        """Return the value of the choice on the path, or the weighted sum of all values."""
         if isinstance(self.path, int):
             return value(self.path)
         total = self.path[0] * value(0)
@@ -106,7 +106,7 @@ class IntegerChoice(int):
     """
 
     def __new__(cls, name: str, options: Sequence[int]) -> "IntegerChoice":
-        """The chosen option."""
+        """Return the chosen option."""
         return super().__new__(cls, _choose(name, tuple(options), "size"))
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
@@ -129,11 +129,11 @@ class LayerChoice(Block):
         super().__init__()
         chosen = self._chosen(name, tuple(layers))
         kept = list(layers.values()) if chosen is None else [layers[chosen]]
-        made = [layer if isinstance(layer, nn.Module) else layer() for layer in kept]
-        self.layer = nn.ModuleList(made) if chosen is None else made[0]
+        modules = [layer if isinstance(layer, nn.Module) else layer() for layer in kept]
+        self.layer = nn.ModuleList(modules) if chosen is None else modules[0]
 
     def forward(self, *inputs: Any) -> Any:
-        """What the chosen layer gives."""
+        """Run the chosen layer."""
         if not isinstance(self.layer, nn.ModuleList):
             return self.layer(*inputs)
         layers = self.layer
@@ -160,7 +160,7 @@ class InputChoice(Block):
         self.choices = choices
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Tensors of one shape to one of that shape."""
+        """Map tensors of one shape to one of that shape."""
         if self.taken is not None:
             return _sum([inputs[i] for i in self.taken])
         total: Tensor = self._along_path(

@@ -96,7 +96,7 @@ class _Builder:
 
 
 def _without_unused(module: nn.Module, input_shape: Sequence[int]) -> nn.Module:
-    """`module`, layers whose parameters cannot influence its output replaced by identities.
+    """Replace layers whose parameters cannot influence the output of `module` by identities.
 
     A layer stays where its absence would change or break the network.
     """

@@ -81,12 +81,12 @@ class UserSpace(SearchSpace):
 
     @property
     def name(self) -> str:
-        """As given."""
+        """The one given."""
         return self._name
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
-        """As given."""
+        """The one given."""
         return self._decisions
 
     @property
@@ -96,16 +96,16 @@ class UserSpace(SearchSpace):
         return f"decision=value, joined by commas: {first}"
 
     def is_valid(self, arch: Architecture) -> bool:
-        """What `valid` says."""
+        """Ask the function `valid`."""
         return self._valid is None or self._valid(self.to_config(arch))
 
     def to_string(self, arch: Architecture) -> str:
-        """`channels=8,kernel=3`."""
+        """Write `channels=8,kernel=3`."""
         config = self.to_config(self.check(arch))
         return ",".join(f"{name}={value}" for name, value in config.items())
 
     def from_string(self, text: str) -> Architecture:
-        """The inverse of `to_string`."""
+        """Read what `to_string` writes."""
         scanner = Scanner(self.name, text)
         choices = []
         for i, decision in enumerate(self.decisions):
@@ -118,7 +118,7 @@ class UserSpace(SearchSpace):
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> "nn.Module":
-        """What the build function returns."""
+        """Call the build function."""
         return self._build(self.to_config(self.check(arch)), input_shape, num_classes)
 
 
@@ -147,7 +147,7 @@ def _check_notation(decision: Decision, next_one: str | None) -> None:
 
 
 def _confusing(other: str, label: str, next_one: str) -> bool:
-    """Whether `label` and what follows it begins like `other`, or the other way round."""
+    """Tell whether `label` and what follows it begins like `other`, or the other way round."""
     rest = other.removeprefix(label)
     return other.startswith(f"{label},") and (
         rest.startswith(next_one) or next_one.startswith(rest)
