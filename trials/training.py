@@ -15,7 +15,14 @@ from search_spaces import Architecture, SearchSpace
 from search_spaces.counting import count_macs, count_params
 from trials.data import Data, Part
 from trials.optimization import RunningLoss, TrainingStep, cosine
-from trials.trial import Diverged, Evaluator, Trial, derived_seed
+from trials.trial import (
+    VALIDATION_LOGITS,
+    WEIGHTS,
+    Diverged,
+    Evaluator,
+    Trial,
+    derived_seed,
+)
 
 _EVALUATION_BATCH = 512
 
@@ -149,8 +156,8 @@ class TrainingTrial(Trial):
     def state_dict(self) -> dict[str, Any]:
         """Weights, their logits, optimizer and loss scale, epochs done, seconds spent."""
         return {
-            "network": self.network.state_dict(),
-            "validation_logits": self.validation_logits,
+            WEIGHTS: self.network.state_dict(),
+            VALIDATION_LOGITS: self.validation_logits,
             **self.update.state_dict(),
             "epoch": self.epoch,
             "seconds": self.seconds,
@@ -158,8 +165,8 @@ class TrainingTrial(Trial):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where `state_dict` was taken."""
-        self.network.load_state_dict(state["network"])
-        self.validation_logits = state.get("validation_logits")
+        self.network.load_state_dict(state[WEIGHTS])
+        self.validation_logits = state.get(VALIDATION_LOGITS)
         self.update.load_state_dict(state)
         self.epoch, self.seconds = state["epoch"], state["seconds"]
 

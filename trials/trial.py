@@ -18,6 +18,12 @@ import torch
 from search_spaces import Architecture, SearchSpace
 from trials.data import Data
 
+#: keys of a trial's state that others read; see `Trial.state_dict`
+WEIGHTS = "network"
+VALIDATION_LOGITS = "validation_logits"
+#: the same of a retraining, which is judged on the test part
+TEST_LOGITS = "test_logits"
+
 
 class Diverged(ArithmeticError):
     """The training of this architecture left the range of numbers; the message says where."""
@@ -47,11 +53,11 @@ class Trial(ABC):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs to go on; empty where there is nothing to keep.
+        """Return all that `load_state_dict` needs to go on; empty where there is nothing to keep.
 
-        A trial can become a member of an ensemble when its state has the weights of what the
-        space builds, `network`. With what these predict on the validation part, too,
-        `validation_logits`, `images x classes`, it need not be computed again.
+        A trial can become a member of an ensemble when its state has, under the key `WEIGHTS`,
+        the state of what the space builds. What that predicts on the validation part, `images x
+        classes`, need not be computed again where it is there under `VALIDATION_LOGITS`.
         """
         return {}
 
