@@ -15,7 +15,9 @@ from trials import EVALUATORS, Diverged
 from trials.data import load
 from trials.deployed import ImageClassifier
 from trials.optimization import RunningLoss, TrainingStep, cosine
+from trials.proxies.scoring import Scorer
 from trials.training import TrainingTrial, evaluate
+from trials.trial import Role, derived_seed
 
 CPU = torch.device("cpu")
 ARCH = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
@@ -144,6 +146,30 @@ def test_deployed_model_normalizes_by_itself(space, digits):
     )
     with torch.no_grad():
         torch.testing.assert_close(model(raw), trained.network(normalized), atol=1e-4, rtol=1e-4)
+
+
+def test_no_two_roles_share_a_seed():
+    seeds = [derived_seed(7)]  # the searcher's
+    for index in range(4000):
+        seeds += [derived_seed(7, index), derived_seed(7, index, 1)]  # evaluation, retraining
+    for role in Role:
+        seeds += [derived_seed(7, role), *(derived_seed(7, role, number) for number in range(50))]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_proxy_network_is_not_the_one_that_the_first_trial_trains(space, digits):
+    """They had the same initial weights once."""
+    built = []
+    with pytest.MonkeyPatch.context() as patched:
+        build = type(space).build
+        patched.setattr(type(space), "build", lambda *args: built.append(build(*args)) or built[-1])
+        Scorer(space, digits, "grad_norm", batch_size=8, seed=3).score(space.from_string(ARCH))
+        trial(space, digits, seed=derived_seed(3, 0))
+    scored, trained = (
+        torch.cat([p.flatten() for p in n.parameters() if p.ndim == 4]) for n in built
+    )
+    assert len(scored) == len(trained)
+    assert not (scored == trained).any()
 
 
 class TestTrainingStep:

@@ -10,6 +10,7 @@ another orchestrator can drive it just as well:
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any, ClassVar
 
 import numpy as np
@@ -142,8 +143,26 @@ class Estimator(AnyEvaluator):
         """Get ready; a function from architectures to metrics, `metric_name` among them."""
 
 
+class Role(IntEnum):
+    """Who draws from a run's seed, beside its searcher and its evaluations.
+
+    The searcher has the path (seed,), an evaluation (seed, index), its retraining (seed, index,
+    1). A role stands in the place of the index, far beyond any of them, so that nobody else has
+    its path.
+    """
+
+    PROXY_WEIGHTS = 1 << 31
+    PROXY_BATCH = PROXY_WEIGHTS + 1
+    PRUNING = PROXY_WEIGHTS + 2
+
+
 def derived_seed(*path: int) -> int:
-    """A 63-bit seed from a path of numbers: (run seed, evaluation), (trial seed, epoch)."""
+    """Return a 63-bit seed that belongs to a path of numbers.
+
+    Args:
+        path: the run's seed and an evaluation's index, or a `Role` and what it counts; a trial's
+            seed and its epoch.
+    """
     # The length goes in because SeedSequence takes (5,) and (5, 0) for the same.
     sequence = np.random.SeedSequence((len(path), *path))
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
