@@ -31,8 +31,10 @@ from raynas.record.folder import RunFolder
 from raynas.supernet.client import SharedSupernet, shared_supernet
 from search_spaces import Architecture, SearchSpace
 from trials.data import load
-from trials.weight_sharing.evaluation import Images, Way, evaluate_children
-from trials.weight_sharing.recipe import WeightSharing
+from trials.weight_sharing.evaluation import evaluate_children
+from trials.weight_sharing.evaluator import WeightSharing
+from trials.weight_sharing.images import Images
+from trials.weight_sharing.plans import Way
 
 #: what the project asks for
 TARGETS = {"macro": 4, "nasbench201": 1, "nasbench201_gpu": 5, "requests": 5}

@@ -38,7 +38,8 @@ import search_spaces
 from raynas.understanding.rank_measures import gt_tau, s_tau, tau_interval, top_n_rank
 from trials.data import Data, load
 from trials.weight_sharing.children import Children
-from trials.weight_sharing.recipe import SharedWeights, WeightSharing
+from trials.weight_sharing.evaluator import WeightSharing
+from trials.weight_sharing.shared_weights import SharedWeights
 from trials.weight_sharing.training import SupernetTraining
 
 _SPACE = "micro64:channels=4,cells=2"

@@ -18,7 +18,7 @@ from raynas.ensemble.information import disagreement_matrix
 from raynas.ensemble.saep import RULES
 from raynas.record.folder import RunFolder
 from trials.data import load
-from trials.trial import derived_seed
+from trials.trial import Role, derived_seed
 
 ARGUMENTS = {
     **SMALL, "data": "digits", "search": "random", "scheduler": "fifo", "samples": 6, "epochs": 3
@@ -79,7 +79,7 @@ class TestResult:
             for i in range(6)
         ]
         logits = np.stack([trial["validation_logits"].numpy() for trial in stored])
-        seed = derived_seed(0, 0, list(RULES).index("pie"))
+        seed = derived_seed(0, Role.PRUNING, list(RULES).index("pie"))
         kept = SAEP(rule="pie", size=3).prune(logits, digits.validation.labels, seed)
         assert kept == sorted(ensembled.ensemble.members["evaluation"])
         together = fit("average", logits[kept], digits.validation.labels)

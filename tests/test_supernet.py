@@ -23,7 +23,8 @@ from search_spaces.weight_sharing.shared_norm import Normalization
 from search_spaces.weight_sharing.space import sharing
 from search_spaces.weight_sharing.supernet import GraphSupernet, Path
 from trials.weight_sharing import evaluation as many_children
-from trials.weight_sharing.evaluation import Images, evaluate_children
+from trials.weight_sharing.evaluation import evaluate_children
+from trials.weight_sharing.images import Images
 
 SHAPE = (3, 8, 8)
 

@@ -22,7 +22,8 @@ from raynas.errors import DeadlineExceeded, InvalidArchitecture, InvalidArgument
 from raynas.record.folder import RunFolder
 from raynas.supernet.client import shared_supernet
 from trials.data import load
-from trials.weight_sharing.recipe import SharedWeights, WeightSharing
+from trials.weight_sharing.evaluator import WeightSharing
+from trials.weight_sharing.shared_weights import SharedWeights
 
 SPACE = search_spaces.get("nasbench201:channels=2,cells=1")
 RECIPE = WeightSharing(epochs=2, batch_size=32, probes=4, ranked_batches=2)

@@ -14,7 +14,10 @@ from search_spaces.naming import construct
 from trials import EVALUATORS, Diverged
 from trials.data import load
 from trials.deployed import ImageClassifier
+from trials.optimization import RunningLoss, TrainingStep, cosine
+from trials.proxies.scoring import Scorer
 from trials.training import TrainingTrial, evaluate
+from trials.trial import Role, derived_seed
 
 CPU = torch.device("cpu")
 ARCH = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
@@ -51,9 +54,9 @@ def test_learns_digits(space, digits):
 def test_learning_rate_falls_on_a_cosine_over_all_steps(space, digits):
     trained = trial(space, digits, Train(learning_rate=0.2, batch_size=128), epochs=2)
     seen = []
-    inner = trained.optimizer.step
-    trained.optimizer.step = lambda *a, **k: (
-        seen.append(trained.optimizer.param_groups[0]["lr"]), inner(*a, **k),
+    inner = trained.update.optimizer.step
+    trained.update.optimizer.step = lambda *a, **k: (
+        seen.append(trained.update.optimizer.param_groups[0]["lr"]), inner(*a, **k),
     )[1]  # fmt: skip
     trained.step()
     trained.step()
@@ -143,3 +146,86 @@ def test_deployed_model_normalizes_by_itself(space, digits):
     )
     with torch.no_grad():
         torch.testing.assert_close(model(raw), trained.network(normalized), atol=1e-4, rtol=1e-4)
+
+
+def test_no_two_roles_share_a_seed():
+    seeds = [derived_seed(7)]  # the searcher's
+    for index in range(4000):
+        seeds += [derived_seed(7, index), derived_seed(7, index, 1)]  # evaluation, retraining
+    for role in Role:
+        seeds += [derived_seed(7, role), *(derived_seed(7, role, number) for number in range(50))]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_proxy_network_is_not_the_one_that_the_first_trial_trains(space, digits):
+    """They had the same initial weights once."""
+    built = []
+    with pytest.MonkeyPatch.context() as patched:
+        build = type(space).build
+        patched.setattr(type(space), "build", lambda *args: built.append(build(*args)) or built[-1])
+        Scorer(space, digits, "grad_norm", batch_size=8, seed=3).score(space.from_string(ARCH))
+        trial(space, digits, seed=derived_seed(3, 0))
+    scored, trained = (
+        torch.cat([p.flatten() for p in n.parameters() if p.ndim == 4]) for n in built
+    )
+    assert len(scored) == len(trained)
+    assert not (scored == trained).any()
+
+
+class TestTrainingStep:
+    """One step for weights, one for architecture parameters: neither touches the other's."""
+
+    def parts(self, clip):
+        torch.manual_seed(0)
+        weights, mixture = nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(5))
+        step = TrainingStep(torch.optim.SGD([weights], lr=1.0), CPU, clip=clip)
+        other = TrainingStep(torch.optim.Adam([mixture], lr=0.1), CPU)
+        return weights, mixture, step, other, lambda: 100 * (weights * mixture).sum()
+
+    def test_a_step_clips_and_moves_its_own_parameters_only(self):
+        weights, mixture, step, other, loss = self.parts(clip=0.5)
+        before, kept = weights.detach().clone(), mixture.detach().clone()
+        step([loss])
+        assert torch.equal(mixture, kept)
+        # all of the norm that is allowed is the weights'; the mixture's gradient is in no sum
+        assert (weights - before).norm().item() == pytest.approx(0.5, rel=1e-5)
+        after = weights.detach().clone()
+        other([loss])
+        assert torch.equal(weights, after)
+        assert not torch.equal(mixture, kept)
+
+    def test_gradients_of_the_other_step_are_not_left_over(self):
+        weights, _, step, other, loss = self.parts(clip=0.0)
+        other([loss])  # leaves gradients in the weights
+        before = weights.detach().clone()
+        step([lambda: 3 * weights.sum()])
+        torch.testing.assert_close(weights.detach(), before - 3)
+
+    def test_losses_add_their_gradients_and_give_their_mean(self):
+        weights, _, step, _, _ = self.parts(clip=0.0)
+        before = weights.detach().clone()
+        mean = step([lambda: 2 * weights.sum(), lambda: 4 * weights.sum()])
+        assert mean.item() == pytest.approx(3 * before.sum().item())
+        torch.testing.assert_close(weights.detach(), before - 6)
+
+    def test_zeros_are_kept_for_parameters_that_go_on_moving(self):
+        weights, idle = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.SGD([weights, idle], lr=0.1, momentum=0.5)
+        step = TrainingStep(optimizer, CPU, keep_zeros=True)
+        step([lambda: (weights + idle).sum()])
+        step([lambda: weights.sum()])
+        assert idle.item() == pytest.approx(1 - 0.1 - 0.05)
+
+    def test_a_loss_that_is_not_finite_is_told_with_its_place(self):
+        loss = RunningLoss(CPU, "the loss", epoch=3)
+        loss.add(torch.tensor(1.0))
+        loss.add(torch.tensor(2.0))
+        assert loss.mean() == 1.5
+        loss.add(torch.tensor(float("inf")))
+        with pytest.raises(Diverged, match="the loss is inf in epoch 3"):
+            loss.mean()
+
+    def test_cosine(self):
+        assert cosine(0.2, 0.0, 0.0) == 0.2
+        assert cosine(0.2, 0.1, 0.5) == pytest.approx(0.15)
+        assert cosine(0.2, 0.1, 1.0) == cosine(0.2, 0.1, 7.0) == pytest.approx(0.1)

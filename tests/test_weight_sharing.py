@@ -13,9 +13,10 @@ import search_spaces
 from raynas.errors import InvalidArchitecture, InvalidArgument
 from search_spaces import UserSpace
 from trials.data import load
-from trials.weight_sharing import evaluation as many_children
+from trials.weight_sharing import images as judged_images
 from trials.weight_sharing.children import Children, Order
-from trials.weight_sharing.recipe import SharedWeights, WeightSharing
+from trials.weight_sharing.evaluator import WeightSharing
+from trials.weight_sharing.shared_weights import SharedWeights
 from trials.weight_sharing.training import SupernetTraining
 
 MICRO = search_spaces.get("micro64:channels=2,cells=2")
@@ -150,9 +151,9 @@ class TestStep:
     def test_only_the_weights_of_the_path_move(self, data):
         one = training(data)
         first, second = MICRO.from_string("222"), MICRO.from_string("333")
-        one.train_step(*batch(data), [first])  # gives its weights momentum
+        one.step(*batch(data), [first])  # gives its weights momentum
         before = values(one.supernet)
-        one.train_step(*batch(data), [second])
+        one.step(*batch(data), [second])
         changed = moved(before, values(one.supernet))
         other = {name for name in before if "_1." in name and "operations" in name}
         assert other  # the modules of choice 1, which the second path does not use
@@ -163,16 +164,17 @@ class TestStep:
         recipe = replace(SMALL, unused="zero_gradient", gradient_clip=0, weight_decay=0.01)
         one = training(data, recipe)
         first, second = MICRO.from_string("222"), MICRO.from_string("333")
-        one.train_step(*batch(data), [first])
+        one.step(*batch(data), [first])
         parameters = {
             name: p for name, p in one.supernet.named_parameters()
-            if "_1." in name and one.optimizer.state.get(p)
+            if "_1." in name and one.step.update.optimizer.state.get(p)
         }  # fmt: skip
         buffers = {
-            n: one.optimizer.state[p]["momentum_buffer"].clone() for n, p in parameters.items()
+            n: one.step.update.optimizer.state[p]["momentum_buffer"].clone()
+            for n, p in parameters.items()
         }
         before = {name: p.detach().clone() for name, p in parameters.items()}
-        one.train_step(*batch(data), [second])
+        one.step(*batch(data), [second])
         assert len(parameters) > 5
         for name, p in parameters.items():
             rate = one.recipe.learning_rate
@@ -184,11 +186,11 @@ class TestStep:
         paths = [MICRO.from_string(text) for text in ("234", "341")]
         together, apart = training(data, recipe), training(data, recipe)
         before = values(together.supernet)
-        together.train_step(*batch(data), paths)
-        apart.train_step(*batch(data), paths[:1])
+        together.step(*batch(data), paths)
+        apart.step(*batch(data), paths[:1])
         one = values(apart.supernet)
         apart.supernet.load_state_dict(before)
-        apart.train_step(*batch(data), paths[1:])
+        apart.step(*batch(data), paths[1:])
         other = values(apart.supernet)
         for name, p in together.supernet.named_parameters():
             expected = one[name] + other[name] - before[name]
@@ -204,7 +206,7 @@ class TestPrefix:
         shared = [name for name, p in one.supernet.named_parameters() if id(p) not in own]
         private = [name for name, p in one.supernet.named_parameters() if id(p) in own]
         for text in ("222", "333", "222", "333"):
-            one.train_step(*batch(data), [MICRO.from_string(text)])
+            one.step(*batch(data), [MICRO.from_string(text)])
         weights = {}
         for text in ("222", "333"):
             with one.private.of(MICRO.from_string(text)):
@@ -221,9 +223,9 @@ class TestPrefix:
         alone, beside = training(data, recipe), training(data, recipe)
         mine, other = MICRO.from_string("222"), MICRO.from_string("223")
         for i in range(3):
-            alone.train_step(*batch(data, i), [mine])
-            beside.train_step(*batch(data, i), [mine])
-            beside.train_step(*batch(data, 9), [other])
+            alone.step(*batch(data, i), [mine])
+            beside.step(*batch(data, i), [mine])
+            beside.step(*batch(data, 9), [other])
         for a, b in ((alone.private.kept, beside.private.kept),
                      (alone.private.momenta, beside.private.momenta)):  # fmt: skip
             assert a[mine].keys() == b[mine].keys()
@@ -278,6 +280,23 @@ class TestTraining:
         )
         assert all(0 <= accuracy <= 1 for *_, accuracy in weights.rankings)
 
+    @pytest.mark.parametrize("ranked_images", [None, 40])
+    def test_the_same_weights_rank_alike_whatever_the_kind(self, ranked_images):
+        data = load("digits", validation_fraction=0.4)
+        recipe = replace(SMALL, probes=8, ranked_epochs=1, ranked_batches=1,
+                         ranked_images=ranked_images)  # fmt: skip
+        one = training(data, recipe)
+        one.train_epoch()
+        kinds = {
+            kind: [row[2:] for row in one.rankings if row[:2] == (kind, 0)]
+            for kind in ("batch", "epoch", "final")
+        }
+        assert kinds["batch"] == kinds["epoch"] == kinds["final"]
+        images = ranked_images or len(data.validation)
+        assert images != 512
+        right = [accuracy * images for _, accuracy in kinds["final"]]
+        assert right == pytest.approx([round(number) for number in right])
+
     def test_fine_tuning_helps_a_child_and_leaves_the_supernet_alone(self, data):
         one = training(data, replace(SMALL, epochs=3, learning_rate=0.1), NB201)
         one.order = Order(one.children, 0, "uniform", 0)
@@ -287,14 +306,14 @@ class TestTraining:
             "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|"
             "nor_conv_3x3~2|"
         )
-        before, momenta = values(one.supernet), pickle.dumps(one.optimizer.state_dict())
+        before, momenta = values(one.supernet), pickle.dumps(one.step.update.optimizer.state_dict())
         (shared_loss, _), *_ = one.evaluate([arch])
         one.epoch = 1  # where the learning rate is not small yet
         losses = [loss for loss, _ in one.fine_tuned(arch, 40, every=20)]
         assert len(losses) == 2
         assert losses[-1] < shared_loss
         assert not moved(before, values(one.supernet))
-        assert pickle.dumps(one.optimizer.state_dict()) == momenta
+        assert pickle.dumps(one.step.update.optimizer.state_dict()) == momenta
 
     def test_a_child_is_better_right_after_its_own_step(self, data):
         one = training(data, replace(SMALL, statistics="running", learning_rate=0.05))
@@ -304,10 +323,10 @@ class TestTraining:
         one.supernet.train()
         for i, arch in enumerate(steps):
             one.supernet.train()
-            one.train_step(*batch(data, i), [arch])
+            one.step(*batch(data, i), [arch])
             if i >= 128 and i % 4 == 0:
                 old = archs[(i - 32) % 64]
-                now, then = one._judged([arch, old], one._probe_images)
+                now, then = one.judge.evaluate([arch, old], one.judge.ranked_images)
                 after.append(now[0])
                 later.append(then[0])
         assert np.mean(after) < np.mean(later)  # losses
@@ -347,7 +366,7 @@ class TestEvaluate:
         weights.train()
         archs = list(MICRO)[:3]
         kept = weights.evaluate(archs)
-        monkeypatch.setattr(many_children, "_KEPT", 0)
+        monkeypatch.setattr(judged_images, "_KEPT", 0)
         again = SharedWeights(SMALL, MICRO, data)
         again.trainings[0].load_state_dict(weights.trainings[0].state_dict())
         assert again.evaluate(archs) == again.evaluate(archs) == kept

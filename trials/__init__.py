@@ -6,7 +6,7 @@ from trials.proxies.scoring import Proxy
 from trials.tables.table import Table
 from trials.training import Train
 from trials.trial import Diverged, Estimator, Evaluator, Trial
-from trials.weight_sharing.recipe import WeightSharing
+from trials.weight_sharing.evaluator import WeightSharing
 
 __all__ = [
     "EVALUATORS",

@@ -14,10 +14,17 @@ from torch.nn import functional
 from search_spaces import Architecture, SearchSpace
 from search_spaces.counting import count_macs, count_params
 from trials.data import Data, Part
-from trials.trial import Diverged, Evaluator, Trial, derived_seed
+from trials.optimization import RunningLoss, TrainingStep, cosine
+from trials.trial import (
+    VALIDATION_LOGITS,
+    WEIGHTS,
+    Diverged,
+    Evaluator,
+    Trial,
+    derived_seed,
+)
 
 _EVALUATION_BATCH = 512
-_CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class TrainingTrial(Trial):
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch_size = min(recipe.batch_size, len(train))
         self.steps = max(1, len(train) // self.batch_size)
-        self.optimizer = torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             self.network.parameters(),
             lr=recipe.learning_rate,
             momentum=recipe.momentum,
@@ -102,8 +109,7 @@ class TrainingTrial(Trial):
             nesterov=recipe.momentum > 0,
             fused=True,
         )
-        self.precision = _mixed_precision(device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
+        self.update = TrainingStep(optimizer, device, recipe.gradient_clip)
         self.seconds = 0.0
         #: of the last epoch, `images x classes`, in the order of the validation part
         self.validation_logits: Tensor | None = None
@@ -132,60 +138,36 @@ class TrainingTrial(Trial):
         seed = derived_seed(self.seed, self.epoch)
         torch.manual_seed(seed)
         self.network.train()
-        total = torch.zeros((), device=self.device)
+        loss = RunningLoss(self.device, "training loss", self.epoch + 1)
         batches = self.train.batches(self.batch_size, self.device, seed=seed, augment=True)
-        done = 0
-        for done, (images, labels) in enumerate(batches, start=1):
-            self._set_learning_rate(self.epoch * self.steps + done - 1)
-            total += self._train_step(images, labels)
-            if done % _CHECK_EVERY == 0:
-                self._check(total)
-        self._check(total)
-        return float(total) / max(done, 1)
+        for step, (images, labels) in enumerate(batches, start=self.epoch * self.steps):
+            progress = step / (self.epochs * self.steps)
+            self.update.set_learning_rate(cosine(self.recipe.learning_rate, 0.0, progress))
+            loss.add(self._train_step(images, labels))
+        return loss.mean()
 
     def _train_step(self, images: Tensor, labels: Tensor) -> Tensor:
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(
-            self.device.type, dtype=self.precision, enabled=self.precision is not None
-        ):
-            loss = functional.cross_entropy(
-                self.network(images), labels, label_smoothing=self.recipe.label_smoothing
-            )
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        if self.recipe.gradient_clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return loss.detach()
+        return self.update([lambda: self._loss(images, labels)])
 
-    def _set_learning_rate(self, step: int) -> None:
-        """Cosine from the recipe's rate to 0 over all steps of all epochs."""
-        fraction = min(step / (self.epochs * self.steps), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * (1 + math.cos(math.pi * fraction)) / 2
-
-    def _check(self, total: Tensor) -> None:
-        if not torch.isfinite(total):
-            raise Diverged(f"training loss is {float(total)} in epoch {self.epoch + 1}")
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.recipe.label_smoothing
+        return functional.cross_entropy(self.network(images), labels, label_smoothing=smoothing)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, their logits, optimizer and loss scale, epochs done, seconds spent."""
         return {
-            "network": self.network.state_dict(),
-            "validation_logits": self.validation_logits,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            WEIGHTS: self.network.state_dict(),
+            VALIDATION_LOGITS: self.validation_logits,
+            **self.update.state_dict(),
             "epoch": self.epoch,
             "seconds": self.seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where `state_dict` was taken."""
-        self.network.load_state_dict(state["network"])
-        self.validation_logits = state.get("validation_logits")
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.network.load_state_dict(state[WEIGHTS])
+        self.validation_logits = state.get(VALIDATION_LOGITS)
+        self.update.load_state_dict(state)
         self.epoch, self.seconds = state["epoch"], state["seconds"]
 
 
@@ -215,10 +197,3 @@ def _network(space: SearchSpace, arch: Architecture, data: Data, seed: int) -> n
     """The network of `arch` with the initial weights that belong to `seed`."""
     torch.manual_seed(seed)
     return space.build(arch, data.input_shape, data.num_classes)
-
-
-def _mixed_precision(device: torch.device) -> torch.dtype | None:
-    if device.type != "cuda":
-        return None  # bfloat16 is many times slower than float32 on most CPUs
-    bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if bfloat16 else torch.float16

@@ -10,6 +10,7 @@ another orchestrator can drive it just as well:
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,12 @@ import torch
 
 from search_spaces import Architecture, SearchSpace
 from trials.data import Data
+
+#: keys of a trial's state that others read; see `Trial.state_dict`
+WEIGHTS = "network"
+VALIDATION_LOGITS = "validation_logits"
+#: the same of a retraining, which is judged on the test part
+TEST_LOGITS = "test_logits"
 
 
 class Diverged(ArithmeticError):
@@ -47,11 +54,11 @@ class Trial(ABC):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs to go on; empty where there is nothing to keep.
+        """Return all that `load_state_dict` needs to go on; empty where there is nothing to keep.
 
-        A trial can become a member of an ensemble when its state has the weights of what the
-        space builds, `network`. With what these predict on the validation part, too,
-        `validation_logits`, `images x classes`, it need not be computed again.
+        A trial can become a member of an ensemble when its state has, under the key `WEIGHTS`,
+        the state of what the space builds. What that predicts on the validation part, `images x
+        classes`, need not be computed again where it is there under `VALIDATION_LOGITS`.
         """
         return {}
 
@@ -136,8 +143,26 @@ class Estimator(AnyEvaluator):
         """Get ready; a function from architectures to metrics, `metric_name` among them."""
 
 
+class Role(IntEnum):
+    """Who draws from a run's seed, beside its searcher and its evaluations.
+
+    The searcher has the path (seed,), an evaluation (seed, index), its retraining (seed, index,
+    1). A role stands in the place of the index, far beyond any of them, so that nobody else has
+    its path.
+    """
+
+    PROXY_WEIGHTS = 1 << 31
+    PROXY_BATCH = PROXY_WEIGHTS + 1
+    PRUNING = PROXY_WEIGHTS + 2
+
+
 def derived_seed(*path: int) -> int:
-    """A 63-bit seed from a path of numbers: (run seed, evaluation), (trial seed, epoch)."""
+    """Return a 63-bit seed that belongs to a path of numbers.
+
+    Args:
+        path: the run's seed and an evaluation's index, or a `Role` and what it counts; a trial's
+            seed and its epoch.
+    """
     # The length goes in because SeedSequence takes (5,) and (5, 0) for the same.
     sequence = np.random.SeedSequence((len(path), *path))
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1

@@ -13,7 +13,7 @@ from raynas.errors import InvalidArgument, SearchFailed
 from raynas.record.events import Metrics, SupernetTrained
 from raynas.supernet.client import SharedSupernet, shared_supernet
 from trials.trial import Diverged
-from trials.weight_sharing.recipe import WeightSharing
+from trials.weight_sharing.evaluator import WeightSharing
 
 
 class Supernet(Driver):

@@ -12,7 +12,7 @@ from raynas.ensemble.information import disagreement_matrix, vi_matrix
 from raynas.ensemble.members import Member
 from raynas.ensemble.saep import RULES, SAEP, RuleName, removal_order
 from trials.data import Data
-from trials.trial import derived_seed
+from trials.trial import Role, derived_seed
 
 _ALL_SIZES = 32  # up to so many members every size is measured, beyond it about every tenth
 
@@ -52,7 +52,7 @@ class Candidates:
 
     def _order(self, rule: RuleName) -> list[int]:
         labels, number = self.data.validation.labels, list(RULES).index(rule)
-        seed = derived_seed(self.seed, 0, number)
+        seed = derived_seed(self.seed, Role.PRUNING, number)
         return removal_order(rule, self.validation, labels, seed, self.saep.alpha)
 
     @property

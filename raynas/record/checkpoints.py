@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from raynas.record.folder import write
+from trials.trial import VALIDATION_LOGITS, WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class Checkpoint:
     @property
     def weights(self) -> dict[str, torch.Tensor] | None:
         """Return the weights of what the space builds, where the trial stores them."""
-        return self.trial.get("network")
+        return self.trial.get(WEIGHTS)
 
     @property
     def validation_logits(self) -> torch.Tensor | None:
         """Return what the network predicts, `images x classes`, where the trial stores it."""
-        return self.trial.get("validation_logits")
+        return self.trial.get(VALIDATION_LOGITS)
 
     def save(self, path: Path) -> None:
         """Write the checkpoint.

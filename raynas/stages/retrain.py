@@ -19,7 +19,7 @@ from raynas.stages.stage import Stage
 from search_spaces import Architecture
 from trials.data import Data
 from trials.training import Train
-from trials.trial import derived_seed
+from trials.trial import TEST_LOGITS, VALIDATION_LOGITS, derived_seed
 
 _WORKER_DEATHS = 3  # before the training counts as failed
 
@@ -148,8 +148,8 @@ def _train(job: Job, arch: Architecture, evaluation: int, seed: int) -> Iterator
         with _own_faults():
             history.append(_of_test(trial.step()))
         state = trial.state_dict()
-        if "validation_logits" in state:  # of the part that it was judged on
-            state["test_logits"] = state.pop("validation_logits")
+        if VALIDATION_LOGITS in state:  # of the part that it was judged on
+            state[TEST_LOGITS] = state.pop(VALIDATION_LOGITS)
         Checkpoint(state, history).save(path)
         yield history[-1]
 

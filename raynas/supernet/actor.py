@@ -29,7 +29,8 @@ from raynas.record.folder import RunFolder, write
 from search_spaces import Architecture, SearchSpace
 from trials.data import Data
 from trials.estimate import Estimate, estimated
-from trials.weight_sharing.recipe import SharedWeights, WeightSharing
+from trials.weight_sharing.evaluator import WeightSharing
+from trials.weight_sharing.shared_weights import SharedWeights
 from trials.weight_sharing.training import SupernetTraining
 
 NAMESPACE = "raynas"

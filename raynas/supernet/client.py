@@ -17,7 +17,7 @@ from search_spaces import Architecture, SearchSpace
 from trials.data import Data
 from trials.estimate import Estimate
 from trials.weight_sharing.children import Children
-from trials.weight_sharing.recipe import WeightSharing
+from trials.weight_sharing.evaluator import WeightSharing
 
 _CALLERS = 10_000  # that may wait at the same time
 _GRACE_SECONDS = 1.0

@@ -14,9 +14,7 @@ from search_spaces.errors import InvalidArgument
 from search_spaces.naming import lookup
 from trials.data import Data
 from trials.proxies import PROXIES
-from trials.trial import Estimator, derived_seed
-
-_WEIGHTS, _BATCH = 0, 1  # what is drawn from the scorer's seed
+from trials.trial import Estimator, Role, derived_seed
 
 
 @dataclass
@@ -64,14 +62,14 @@ class Scorer:
         if self.proxy == "macs":
             return float(self.space.macs(arch, shape, classes))
         with torch.random.fork_rng([]):
-            torch.default_generator.manual_seed(derived_seed(self.seed, _WEIGHTS))
+            torch.default_generator.manual_seed(derived_seed(self.seed, Role.PROXY_WEIGHTS))
             network = self.space.build(arch, shape, classes).to(self.device)
         return PROXIES[self.proxy](network, *self._batch)
 
     @cached_property
     def _batch(self) -> tuple[Tensor, Tensor]:
         """Images, `batch x channels x height x width`, and labels, `batch`."""
-        seed = derived_seed(self.seed, _BATCH)
+        seed = derived_seed(self.seed, Role.PROXY_BATCH)
         return next(self.data.train.batches(self.batch_size, self.device, seed=seed))
 
     def __getstate__(self) -> dict[str, Any]:
