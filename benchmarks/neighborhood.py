@@ -1,7 +1,8 @@
 """Neighborhood-aware search on a table: rank correlations, NA-RS, racing against random search.
 
     python -m benchmarks.neighborhood --table nb201.parquet --metric c10_valid_12
-        --report c10_test_200 [--runs 500] [--only tau|na-rs|racing] [--quick] [--json]
+        --report c10_test_200 [--where CONDITION] [--runs 500] [--only tau|na-rs|racing]
+        [--quick] [--json]
 
 `tau`: Kendall's tau of an architecture's own value and of its neighborhood's mean (itself
 included) with what the table reports, over all its architectures. `na-rs`: what the best of T
@@ -10,6 +11,9 @@ same T). `racing`: at equal numbers of evaluations, what the outcome of `na-rs` 
 its defaults reports and of random search, in pairs of runs with the same seed: the mean difference
 and its standard error; and how much flatter the outcome is: by how much less the mean of all its
 neighbors falls short of it, in the metric of the search.
+
+CONDITION leaves out the rows that do not meet it (`epochs == 100`: values after more epochs than
+those of the others would be no comparison).
 """
 
 import argparse
@@ -21,6 +25,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
@@ -170,13 +175,17 @@ def main() -> None:
     parser.add_argument("--table", required=True, help="Parquet file")
     for role in ("architecture", "metric", "report", "space"):
         parser.add_argument(f"--{role}", default="arch" if role == "architecture" else "")
+    parser.add_argument("--where", help="condition on the columns that a row must meet")
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--only", default="", choices=["", "tau", "na-rs", "racing"])
     parser.add_argument("--quick", action="store_true", help="ten runs, T up to 100")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     roles = Roles(args.architecture, args.metric, "", args.report, args.space)
-    neighbors = Neighbors(read_benchmark(args.table, roles))
+    table = args.table
+    if args.where:
+        table = pd.read_parquet(table).query(args.where).reset_index(drop=True)
+    neighbors = Neighbors(read_benchmark(table, roles))
     # One table, hundreds of searches: remember what they all ask for.
     vars(neighbors.table.space)["canonical"] = cache(neighbors.table.space.canonical)
     _ = neighbors.rows
