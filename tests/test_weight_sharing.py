@@ -278,6 +278,23 @@ class TestTraining:
         )
         assert all(0 <= accuracy <= 1 for *_, accuracy in weights.rankings)
 
+    @pytest.mark.parametrize("ranked_images", [None, 40])
+    def test_the_same_weights_rank_alike_whatever_the_kind(self, ranked_images):
+        data = load("digits", validation_fraction=0.4)
+        recipe = replace(SMALL, probes=8, ranked_epochs=1, ranked_batches=1,
+                         ranked_images=ranked_images)  # fmt: skip
+        one = training(data, recipe)
+        one.train_epoch()
+        kinds = {
+            kind: [row[2:] for row in one.rankings if row[:2] == (kind, 0)]
+            for kind in ("batch", "epoch", "final")
+        }
+        assert kinds["batch"] == kinds["epoch"] == kinds["final"]
+        images = ranked_images or len(data.validation)
+        assert images != 512
+        right = [accuracy * images for _, accuracy in kinds["final"]]
+        assert right == pytest.approx([round(number) for number in right])
+
     def test_fine_tuning_helps_a_child_and_leaves_the_supernet_alone(self, data):
         one = training(data, replace(SMALL, epochs=3, learning_rate=0.1), NB201)
         one.order = Order(one.children, 0, "uniform", 0)
@@ -307,7 +324,7 @@ class TestTraining:
             one.train_step(*batch(data, i), [arch])
             if i >= 128 and i % 4 == 0:
                 old = archs[(i - 32) % 64]
-                now, then = one._judged([arch, old], one._probe_images)
+                now, then = one._judged([arch, old], one._ranked_images)
                 after.append(now[0])
                 later.append(then[0])
         assert np.mean(after) < np.mean(later)  # losses

@@ -64,6 +64,8 @@ class WeightSharing(Estimator):
             tell how far the ranking can be trusted; 0: none.
         ranked_epochs: after how many of the last epochs they are ranked.
         ranked_batches: after how many of the last mini-batches they are ranked.
+        ranked_images: validation images that they are ranked on, the same ones after a
+            mini-batch, after an epoch and at the end; None: all.
     """
 
     driver: ClassVar[str] = "supernet"
@@ -89,6 +91,7 @@ class WeightSharing(Estimator):
     probes: NonNegativeInt = 32
     ranked_epochs: NonNegativeInt = 5
     ranked_batches: NonNegativeInt = 8
+    ranked_images: PositiveInt | None = None
 
     def open(
         self, space: SearchSpace, data: Data, seed: int, device: torch.device

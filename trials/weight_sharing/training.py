@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from trials.weight_sharing.recipe import WeightSharing
 
 _WEIGHTS, _ORDER, _BATCHES, _IMAGES, _PROBES, _CALIBRATION = range(6)  # drawn from the seed
-_PROBE_IMAGES = 512
 _CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
 
 
@@ -277,8 +276,10 @@ class SupernetTraining:
         return self._images_of(None)
 
     @cached_property
-    def _probe_images(self) -> Images:
-        return self._images_of(_PROBE_IMAGES)
+    def _ranked_images(self) -> Images:
+        """The images of all kinds of rankings, so that these differ by the weights alone."""
+        most = self.recipe.ranked_images
+        return self._images if most is None else self._images_of(most)
 
     def _images_of(self, most: int | None) -> Images:
         calibration = None
@@ -313,8 +314,8 @@ class SupernetTraining:
         if not self.recipe.probes:
             return
         training = self.supernet.training
-        images = self._images if kind == "final" else self._probe_images
-        for arch, (_, accuracy) in zip(self.probes, self._judged(self.probes, images), strict=True):
+        judged = self._judged(self.probes, self._ranked_images)
+        for arch, (_, accuracy) in zip(self.probes, judged, strict=True):
             notation = self.children.space.to_string(arch)
             self.rankings.append((kind, offset, notation, accuracy))
         self.supernet.train(training)
