@@ -52,7 +52,7 @@ def measure(
 def figures(frame: pd.DataFrame, queries: int) -> dict[str, float]:
     """Mean and quantiles of the evaluations until the best was found, and what is reported."""
     found = frame["queries_to_best"].to_numpy()
-    row = {"runs": len(found), "found": int(np.isfinite(found).sum())}
+    row: dict[str, float] = {"runs": len(found), "found": int(np.isfinite(found).sum())}
     row["mean"] = round(float(np.nan_to_num(found, nan=queries).mean()), 1)
     for q in QUANTILES:
         reached = np.quantile(np.nan_to_num(found, nan=np.inf), q, method="higher")
