@@ -1,15 +1,19 @@
 """Neighborhood-aware search on a table: rank correlations, NA-RS, racing against random search.
 
     python -m benchmarks.neighborhood --table nb201.parquet --metric c10_valid_12
-        --report c10_test_200 [--runs 500] [--only tau|na-rs|racing] [--quick] [--json]
+        --report c10_test_200 [--where CONDITION] [--runs 500] [--only tau|na-rs|racing]
+        [--other random] [--quick] [--json]
 
 `tau`: Kendall's tau of an architecture's own value and of its neighborhood's mean (itself
 included) with what the table reports, over all its architectures. `na-rs`: what the best of T
 centers reports, judged by all their neighbors, and judged by themselves (random search with the
-same T). `racing`: at equal numbers of evaluations, what the outcome of `na-rs` with
-its defaults reports and of random search, in pairs of runs with the same seed: the mean difference
-and its standard error; and how much flatter the outcome is: by how much less the mean of all its
+same T). `racing`: at equal numbers of evaluations, what the outcome of `na-rs` with its defaults
+reports and that of another searcher, in pairs of runs with the same seed: the mean difference and
+its standard error; and how much flatter the outcome is: by how much less the mean of all its
 neighbors falls short of it, in the metric of the search.
+
+CONDITION leaves out the rows that do not meet it (`epochs == 100`: values after more epochs than
+those of the others would be no comparison).
 """
 
 import argparse
@@ -21,12 +25,14 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from raynas.searchers import RandomSearch, Searcher
+from raynas.searchers import SEARCHERS, RandomSearch, Searcher
 from raynas.searchers.neighborhood import na_rs
 from search_spaces import Architecture
+from search_spaces.naming import construct
 from trials.tables.table import Benchmark, Roles, read_benchmark
 
 CENTERS = (50, 100, 200, 1000)
@@ -142,25 +148,27 @@ def compared(ours: Floats, other: Floats, unit: str) -> dict[str, float | str]:
     }
 
 
-def measured(neighbors: Neighbors, only: str, runs: int, centers: Sequence[int]) -> Measures:
-    """All that was asked for."""
+def measured(
+    neighbors: Neighbors, only: str, runs: int, centers: Sequence[int], other: Searcher
+) -> Measures:
+    """All that was asked for; `other` is what `racing` compares with."""
     results = tau(neighbors) if only in ("", "tau") else {}
     table = neighbors.table
     if only in ("", "na-rs"):
         ours = np.array([of_centers(table, centers, seed) for seed in range(runs)])
-        other = np.array([of_draws(table, centers, seed) for seed in range(runs)])
+        theirs = np.array([of_draws(table, centers, seed) for seed in range(runs)])
         for i, count in enumerate(centers):
             name = f"na-rs, {count} centers"
-            results[name] = compared(ours[:, i], other[:, i], table.roles.report)
+            results[name] = compared(ours[:, i], theirs[:, i], table.roles.report)
     if only in ("", "racing"):
-        ours, other = (
+        ours, theirs = (
             np.array([of_evaluations(neighbors, made, EVALUATIONS, s) for s in range(runs)])
-            for made in (na_rs(), RandomSearch())
+            for made in (na_rs(), other)
         )
         for i, count in enumerate(EVALUATIONS):
             for j, unit in enumerate((table.roles.report, f"drop in {table.roles.metric}")):
                 name = f"racing, {count} evaluations, {('report', 'flatness')[j]}"
-                results[name] = compared(ours[:, i, j], other[:, i, j], unit)
+                results[name] = compared(ours[:, i, j], theirs[:, i, j], unit)
     return results
 
 
@@ -170,18 +178,24 @@ def main() -> None:
     parser.add_argument("--table", required=True, help="Parquet file")
     for role in ("architecture", "metric", "report", "space"):
         parser.add_argument(f"--{role}", default="arch" if role == "architecture" else "")
+    parser.add_argument("--where", help="condition on the columns that a row must meet")
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--only", default="", choices=["", "tau", "na-rs", "racing"])
+    parser.add_argument("--other", default="random", help="searcher to compare `na-rs` with")
     parser.add_argument("--quick", action="store_true", help="ten runs, T up to 100")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     roles = Roles(args.architecture, args.metric, "", args.report, args.space)
-    neighbors = Neighbors(read_benchmark(args.table, roles))
+    table = args.table
+    if args.where:
+        table = pd.read_parquet(table).query(args.where).reset_index(drop=True)
+    neighbors = Neighbors(read_benchmark(table, roles))
     # One table, hundreds of searches: remember what they all ask for.
     vars(neighbors.table.space)["canonical"] = cache(neighbors.table.space.canonical)
     _ = neighbors.rows
     runs, centers = (10, CENTERS[:2]) if args.quick else (args.runs, CENTERS)
-    results = measured(neighbors, args.only, runs, centers)
+    other = construct("other", args.other, SEARCHERS)
+    results = measured(neighbors, args.only, runs, centers, other)
     if args.json:
         print(json.dumps(results))
         return

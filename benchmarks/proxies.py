@@ -4,13 +4,12 @@ Random cells are scored (16 channels, 5 cells per stage; one batch of 128 traini
 augmentation, one CPU thread), and the scores compared with the test accuracy after 200 epochs:
 Kendall's tau-b with a 95 % bootstrap interval over the cells.
 
-    python -m benchmarks.proxies --table TABLE --images IMAGES [--cells N] [--proxy NAME ...]
-        [--scores FILE] [--quick] [--json]
+    python -m benchmarks.proxies --table TABLE --images IMAGES [--accuracy COLUMN] [--cells N]
+        [--proxy NAME ...] [--scores FILE] [--quick] [--json]
 
-The table is a Parquet file with the columns `arch` (in the notation of the benchmark),
-`c10_test_200` and `c100_test_200`; the images are CIFAR-10's training images, in any form that
+The table is a Parquet file with the column `arch` (in the notation of the benchmark) and one of
+accuracies; the images are training images of the same data set, in any form that
 `trials.data.load` reads. Scores in FILE are used again, new ones are added to it as they come.
-Measures: `PROXY_c10` and `PROXY_c100`.
 """
 
 import argparse
@@ -31,7 +30,6 @@ from trials.data import load
 from trials.proxies import PROXIES
 from trials.proxies.scoring import Scorer
 
-_ACCURACIES = {"c10": "c10_test_200", "c100": "c100_test_200"}
 _SAVE_EVERY = 20  # cells
 _RESAMPLES = 1000
 
@@ -98,7 +96,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", type=Path, help="Parquet file of accuracies")
-    parser.add_argument("--images", help="CIFAR-10's training images: parquet:FILE, say")
+    parser.add_argument("--images", help="training images of the data set: parquet:FILE, say")
+    parser.add_argument("--accuracy", default="c10_test_200", help="column (CIFAR-10's)")
     parser.add_argument("--cells", type=int, default=400, help="how many, at random (default 400)")
     parser.add_argument(
         "--proxy",
@@ -113,11 +112,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if not (arguments.table and arguments.images):
         parser.error(
-            "--table and --images are needed: a Parquet file with the columns arch, c10_test_200"
-            " and c100_test_200 of NAS-Bench-201, and the training images of CIFAR-10"
+            "--table and --images are needed: a Parquet file with a column of accuracies beside"
+            " NAS-Bench-201's architectures, and training images of the data set"
         )
     torch.set_num_threads(1)
-    table = pd.read_parquet(arguments.table, columns=["arch", *_ACCURACIES.values()])
+    table = pd.read_parquet(arguments.table, columns=["arch", arguments.accuracy])
     cells = table.sample(30 if arguments.quick else arguments.cells, random_state=0)
     cells = cells.set_index("arch")
     scores, seconds = scored(
@@ -125,11 +124,9 @@ def main() -> None:
     )
     results: dict[str, dict[str, Any]] = {}
     for name in arguments.proxy:
-        for data, column in _ACCURACIES.items():
-            result = tau(scores[name], cells[column]) | {"cells": len(cells)}
-            if name in seconds:
-                result["seconds"] = round(seconds[name], 4)
-            results[f"{name}_{data}"] = result
+        results[name] = tau(scores[name], cells[arguments.accuracy]) | {"cells": len(cells)}
+        if name in seconds:
+            results[name]["seconds"] = round(seconds[name], 4)
     if arguments.json:
         print(json.dumps(results))
         return

@@ -2,22 +2,25 @@
 
 `micro64`: all 64 children of the space are ranked after each of the last 32 mini-batches, by
 weights that are shared by all (m = 1), by groups of similar children, or by random groups, each
-group with a supernet that is trained as long. The truth is what children reach that share with
-nobody (m = 64), averaged over seeds. Measured are the mean of Kendall's tau with the truth over
-these mini-batches and its standard deviation, of each instance (seed); then the mean over
-instances with its standard error, and the difference to full sharing with a 95 % interval.
+group with a supernet that is trained as long. Everything is repeated with N seeds (instances). The
+truth is what children reach that share with nobody (m = 64), averaged over their instances; an
+instance of theirs is compared with the mean of the others. All rankings are on all validation
+images. Measured are the mean of Kendall's tau with the truth over these mini-batches and its
+standard deviation, of each instance; then the mean over instances with its standard error, and the
+difference to full sharing with a 95 % interval (Welch). `truth_with_itself` is the mean tau between
+the mean accuracies over two halves of the truth's instances.
 
 `nasbench201`: supernets of three seeds on cells (4 channels, 1 cell per stage); Kendall's tau of
 the accuracies of 200 random cells, with the shared weights and after 20 mini-batches of fine-tuning
 of each, with the test accuracies of the table, and its 95 % bootstrap interval.
 
-    python -m benchmarks.weight_sharing micro64 --images IMAGES [--results FILE] [--processes N]
-        [--quick] [--json]
+    python -m benchmarks.weight_sharing micro64 --images IMAGES [--results FILE] [--instances N]
+        [--processes N] [--quick] [--json]
     python -m benchmarks.weight_sharing nasbench201 --images IMAGES --table TABLE [--quick] [--json]
 
-IMAGES is what `trials.data.load` reads; FILE keeps the rankings of finished supernets, so that the
-study can be interrupted. The recipe is far smaller than the paper's (4 channels, 2 cells, images
-of 16 x 16, 2,200 steps of 32 images), and it fits two cores in about an hour.
+IMAGES is what `trials.data.load` reads. FILE keeps the rankings of finished supernets, so that the
+study can be interrupted and extended; instances that are not whole are left out. The recipe is far
+smaller than the paper's (4 channels, 2 cells, images of 16 x 16, 2,200 steps of 32 images).
 """
 
 import argparse
@@ -25,6 +28,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -47,14 +51,15 @@ _RECIPE = WeightSharing(
     epochs=20, batch_size=32, learning_rate=0.05, weight_decay=1e-3, gradient_clip=0,
     sampling="cycle", statistics="running", probes=64, ranked_epochs=0, ranked_batches=32,
 )  # fmt: skip
-#: (groups, grouping, instances)
+_ALONE = 64  # groups
+#: (groups, grouping)
 _SETTINGS = (
-    (1, "similarity", 4),
-    (4, "similarity", 4),
-    (4, "random", 4),
-    (64, "similarity", 1),
-    (8, "similarity", 3),
-    (8, "random", 3),
+    (1, "similarity"),
+    (4, "similarity"),
+    (8, "similarity"),
+    (_ALONE, "similarity"),
+    (4, "random"),
+    (8, "random"),
 )
 _NB201 = WeightSharing(
     epochs=16, batch_size=16, final_learning_rate=0.01, canonical=True, statistics="running",
@@ -95,7 +100,9 @@ def _data(images: str) -> Data:
     return _loaded[images]
 
 
-def rankings(images: str, file: Path | None, processes: int, quick: bool) -> pd.DataFrame:
+def rankings(
+    images: str, file: Path | None, instances: int, processes: int, quick: bool
+) -> pd.DataFrame:
     """The rankings of all instances of all settings."""
     known = pd.read_parquet(file) if file and file.exists() else pd.DataFrame()
     done = set()
@@ -103,7 +110,7 @@ def rankings(images: str, file: Path | None, processes: int, quick: bool) -> pd.
         keys = known[["groups", "grouping", "seed", "group"]].drop_duplicates()
         done = set(keys.itertuples(index=False, name=None))
     rows = known.to_dict("records")
-    wanted = [job for job in _jobs(quick) if job not in done]
+    wanted = [job for job in _jobs(instances, quick) if job not in done]
     start = time.perf_counter()
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         futures = [
@@ -113,38 +120,39 @@ def rankings(images: str, file: Path | None, processes: int, quick: bool) -> pd.
         for i, future in enumerate(as_completed(futures), 1):
             rows += future.result()
             print(f"{i}/{len(futures)} supernets, {time.perf_counter() - start:.0f} s", flush=True)
-            if file and (i % 10 == 0 or i == len(futures)):
-                pd.DataFrame(rows).to_parquet(file)
-    return pd.DataFrame(rows)
+            if file:
+                new = file.with_suffix(".new")
+                pd.DataFrame(rows).to_parquet(new)
+                new.replace(file)
+    frame = pd.DataFrame(rows)
+    return frame[frame["seed"] < instances]
 
 
-def _jobs(quick: bool) -> Iterator[tuple[int, str, int, int]]:
+def _jobs(instances: int, quick: bool) -> Iterator[tuple[int, str, int, int]]:
     """(groups, grouping, seed, group) of every supernet, the first instances first."""
-    settings = ((1, "similarity", 2), (4, "similarity", 2)) if quick else _SETTINGS
-    for seed in range(max(instances for *_, instances in settings)):
-        for groups, grouping, instances in settings:
-            if seed < instances:
-                yield from ((groups, grouping, seed, group) for group in range(groups))
+    for seed in range(2 if quick else instances):
+        for groups, grouping in _SETTINGS[:2] if quick else _SETTINGS:
+            yield from ((groups, grouping, seed, group) for group in range(groups))
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for each setting; see the module."""
-    alone = frame[(frame["groups"] == 64) & (frame["kind"] == "final")]
-    truth = alone.groupby("architecture")["accuracy"].mean().sort_index()
-    if truth.empty:  # a quick run has none; full sharing then stands for it
-        truth = frame[frame["kind"] == "final"].groupby("architecture")["accuracy"].mean()
+    frame = _whole(frame)
     rows, taus = [], {}
     for (groups, grouping), part in frame.groupby(["groups", "grouping"]):
-        instances = [_instance(one, truth) for _, one in part.groupby("seed")]
+        instances = [
+            _instance(one, truth(frame, seed if groups == _ALONE else None))
+            for seed, one in part.groupby("seed")
+        ]
         taus[groups, grouping] = np.array([tau for tau, *_ in instances])
-        finals = part[part["kind"] == "final"].pivot_table("accuracy", "seed", "architecture")
+        finals = _finals(part)
         spread = s_tau(finals.to_numpy()).mean if len(finals) > 1 else float("nan")
         means, stds = (np.array(column) for column in zip(*taus[groups, grouping], strict=True))
         rows.append(
             {
                 "groups": groups, "grouping": grouping if groups > 1 else "-", "n": len(instances),
-                "tau_mean": means.mean(), "tau_mean_se": stats.sem(means),
-                "tau_std": stds.mean(), "tau_std_se": stats.sem(stds),
+                "tau_mean": means.mean(), "tau_mean_se": _standard_error(means),
+                "tau_std": stds.mean(), "tau_std_se": _standard_error(stds),
                 "s_tau": spread,
                 "top1": np.mean([top for _, top, _ in instances]),
                 "top3": np.mean([top for *_, top in instances]),
@@ -153,25 +161,67 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     full = taus[1, "similarity"]
     for row, (_, values) in zip(rows, sorted(taus.items()), strict=True):
         for i, name in enumerate(("tau_mean", "tau_std")):
-            row[f"{name}_gain"], row[f"{name}_low"], row[f"{name}_high"] = _welch(
-                values[:, i], full[:, i]
-            )
+            if row["groups"] > 1:
+                row[f"{name}_gain"], row[f"{name}_low"], row[f"{name}_high"] = _welch(
+                    values[:, i], full[:, i]
+                )
     return pd.DataFrame(rows)
+
+
+def _whole(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rankings of instances of which all groups are there."""
+    keys = ["groups", "grouping", "seed"]
+    groups = frame.groupby(keys)["group"].transform("nunique")
+    return frame[groups == frame["groups"]]
+
+
+def _finals(frame: pd.DataFrame) -> pd.DataFrame:
+    """Accuracies at the end of the training: one row per seed, one column per child."""
+    finals = frame[frame["kind"] == "final"]
+    return finals.pivot_table("accuracy", "seed", "architecture").sort_index(axis="columns")
+
+
+def truth(frame: pd.DataFrame, without: int | None = None) -> pd.Series:
+    """Mean accuracy of each child that is trained alone, over the seeds (but one)."""
+    alone = _finals(frame[frame["groups"] == _ALONE])
+    if len(alone) > 1 and without is not None:
+        alone = alone.drop(index=without)
+    if alone.empty:  # a quick run has none; full sharing then stands for it
+        alone = _finals(frame[frame["groups"] == 1])
+    return alone.mean()
+
+
+def reliability(frame: pd.DataFrame) -> float:
+    """Mean tau between the mean accuracies over two halves of the truth's instances."""
+    frame = _whole(frame)
+    alone = _finals(frame[frame["groups"] == _ALONE]).to_numpy()
+    seeds = range(len(alone))
+    taus = [
+        gt_tau(alone[list(half)].mean(0), alone[[i for i in seeds if i not in half]].mean(0))
+        for half in combinations(seeds, len(alone) // 2)
+        if half
+    ]
+    return float(np.mean(taus)) if taus else float("nan")
 
 
 def _instance(one: pd.DataFrame, truth: pd.Series) -> tuple[tuple[float, float], int, int]:
     """((mean, standard deviation) of tau over the last mini-batches, T1R, T3R)."""
     batches = one[one["kind"] == "batch"].pivot_table("accuracy", "offset", "architecture")
     values = [gt_tau(row, truth.to_numpy()) for row in batches.to_numpy()]
-    final = one[one["kind"] == "final"].set_index("architecture")["accuracy"].sort_index()
-    tops = [top_n_rank(final.to_numpy(), truth.to_numpy(), n) for n in (1, 3)]
+    final = _finals(one).to_numpy()[0]
+    tops = [top_n_rank(final, truth.to_numpy(), n) for n in (1, 3)]
     return (float(np.mean(values)), float(np.std(values))), tops[0], tops[1]
+
+
+def _standard_error(values: np.ndarray) -> float:
+    """Of the mean; NaN for a single value."""
+    return float(stats.sem(values)) if len(values) > 1 else float("nan")
 
 
 def _welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     """Difference of the means and its 95 % interval (Welch)."""
     difference = float(a.mean() - b.mean())
-    if a is b or len(a) < 2 or len(b) < 2:
+    if len(a) < 2 or len(b) < 2:
         return difference, float("nan"), float("nan")
     interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
     return difference, float(interval.low), float(interval.high)
@@ -216,6 +266,7 @@ def main() -> None:
     parser.add_argument("--images", default="digits")
     parser.add_argument("--table")
     parser.add_argument("--results", type=Path)
+    parser.add_argument("--instances", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
@@ -226,7 +277,9 @@ def main() -> None:
             [row for s in seeds for row in nasbench201(given.images, given.table, s, given.quick)]
         )
     else:
-        table = summary(rankings(given.images, given.results, given.processes, given.quick))
+        frame = rankings(given.images, given.results, given.instances, given.processes, given.quick)
+        table = summary(frame)
+        table["truth_with_itself"] = reliability(frame)
     print(table.to_json(orient="records") if given.json else table.round(3).to_string(index=False))
 
 

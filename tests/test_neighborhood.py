@@ -432,10 +432,13 @@ def test_rank_correlation_gain_on_nasbench201(data):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_na_rs_on_nasbench201():
-    """C10: within three standard errors, of 100 runs here and 500 there."""
-    published = {50: (93.40, 0.59), 100: (93.65, 0.45), 200: (93.84, 0.34), 1000: (94.08, 0.22)}
-    runs = np.array([of_centers(nb201("c10").table, list(published), seed) for seed in range(100)])
-    for i, (mean, std) in enumerate(published.values()):
+    """Within three standard errors of 100 runs here, and of 500 that were computed elsewhere.
+
+    Those are from the same public tables; the paper's own results are not known to us.
+    """
+    computed = {50: (93.40, 0.59), 100: (93.65, 0.45), 200: (93.84, 0.34), 1000: (94.08, 0.22)}
+    runs = np.array([of_centers(nb201("c10").table, list(computed), seed) for seed in range(100)])
+    for i, (mean, std) in enumerate(computed.values()):
         assert runs[:, i].mean() == pytest.approx(mean, abs=3 * std * (1 / 100 + 1 / 500) ** 0.5)
 
 

@@ -607,15 +607,14 @@ class TestScorer:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_rank_correlation_on_nasbench201():
-    """Kendall's tau-b with the test accuracy after 200 epochs; published: .574 and .611."""
+    """Kendall's tau-b with CIFAR-10's test accuracy after 200 epochs; published: .574."""
     table, images = TABLES / "nb201.parquet", TABLES / "cifar10-train.parquet"
     if not (table.exists() and images.exists()):
         pytest.skip("nb201.parquet or cifar10-train.parquet is not here")
-    rows = pq.read_table(table, columns=["arch", "c10_test_200", "c100_test_200"]).to_pydict()
+    rows = pq.read_table(table, columns=["arch", "c10_test_200"]).to_pydict()
     chosen = np.random.default_rng(0).choice(len(rows["arch"]), 300, replace=False)
     space = search_spaces.get("nasbench201")
     scorer = Scorer(space, load(f"parquet:{images}"))
     scores = [scorer.score(space.from_string(rows["arch"][i])) for i in chosen]
-    for column in ("c10_test_200", "c100_test_200"):
-        tau = kendalltau(scores, [rows[column][i] for i in chosen]).statistic
-        assert 0.45 < tau < 0.70, column
+    tau = kendalltau(scores, [rows["c10_test_200"][i] for i in chosen]).statistic
+    assert 0.45 < tau < 0.70

@@ -198,7 +198,7 @@ def shares(wirings) -> Counter:
 
 
 def test_population_of_all_wirings():
-    """Shares of width and depth over all 4-node cells, to the digits of the paper's table."""
+    """Shares of width and depth over all 4-node cells, as enumerated independently."""
     nodes = (2, 3, 4, 5)
     replaced = shares(itertools.product(*(itertools.product(range(n), repeat=2) for n in nodes)))
     distinct = shares(itertools.product(*(itertools.combinations(range(n), 2) for n in nodes)))

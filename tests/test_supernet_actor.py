@@ -17,7 +17,8 @@ from journal_lines import read_events
 
 import raynas
 import search_spaces
-from raynas.config.resolve import check_named, resolve
+from raynas.config.continuation import check_named
+from raynas.config.resolve import resolve
 from raynas.errors import DeadlineExceeded, InvalidArchitecture, InvalidArgument, SearchFailed
 from raynas.record.folder import RunFolder
 from raynas.supernet.client import shared_supernet

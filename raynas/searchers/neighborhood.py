@@ -1,8 +1,8 @@
 """Neighborhood-aware search: an architecture is judged by its neighborhood, not by itself.
 
 Wang, Cao, Li, Kitani: Neighborhood-Aware Neural Architecture Search (BMVC 2021), of which the
-abstract and the structure are known but no settings and no code; every choice of our own is
-marked [choice]. `na_rs` is their NA-RS, `NeighborhoodAware` the same around any searcher.
+abstract was readable; the structure is recalled, settings and code are unknown, and every choice of
+our own is marked [choice]. `na_rs` is their NA-RS, `NeighborhoodAware` the same around any searcher.
 """
 
 import math
@@ -46,7 +46,7 @@ _INNER: dict[str, Callable[..., Searcher]] = {
     "random": RandomSearch,
 }
 
-# All [choice]: the paper has none of them. docs/neighborhood.md says what they bring.
+# All [choice]. docs/neighborhood.md says what they bring.
 _SHARE = 0.5  # of all evaluations, at most, that are neighbors, while racing
 _PRIOR = 4  # neighbors that weigh as much as the architecture's own value, while racing
 _RACES = 8  # at the same time
