@@ -1,8 +1,8 @@
 """Neighborhood-aware search: an architecture is judged by its neighborhood, not by itself.
 
 Wang, Cao, Li, Kitani: Neighborhood-Aware Neural Architecture Search (BMVC 2021), of which the
-abstract was readable; the structure is recalled, settings and code are unknown, and every choice of
-our own is marked [choice]. `na_rs` is their NA-RS, `NeighborhoodAware` the same around any searcher.
+abstract was readable; the structure is recalled, settings and code are unknown, every choice of
+ours is marked [choice]. `na_rs` is their NA-RS, `NeighborhoodAware` the same around any searcher.
 """
 
 import math
