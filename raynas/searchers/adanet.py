@@ -175,27 +175,6 @@ class AdaNet(GrowingSearcher):
         self._iteration += 1
         self._candidates = {}
 
-    def state(self) -> dict[str, Any]:
-        """See `Searcher`."""
-        return {
-            **super().state(),
-            "seed": self._seed,
-            "iteration": self._iteration,
-            "asked": [[i, choices] for i, choices in self._asked.items()],
-            "candidates": [[i, value] for i, value in self._candidates.items()],
-            "members": list(self._members),
-            "last": self._last,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """See `Searcher`."""
-        super().load_state(state)
-        self._seed = state["seed"]
-        self._iteration, self._last = state["iteration"], state["last"]
-        self._asked = {i: list(choices) for i, choices in state["asked"]}
-        self._candidates = dict(state["candidates"])
-        self._members = list(state["members"])
-
     def _drawn(self, depth: int) -> Architecture:
         """An architecture of this depth."""
         for _ in range(_TRIES):
