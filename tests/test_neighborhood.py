@@ -23,7 +23,7 @@ import search_spaces
 from benchmarks.neighborhood import Neighbors, compared, of_centers, of_evaluations, tau
 from raynas import Asha, Evolution, Fifo, LocalSearch, NeighborhoodAware, RandomSearch
 from raynas.benchmarking.simulation import Simulation
-from raynas.config.config import resolve
+from raynas.config.resolve import resolve
 from raynas.record.journal import read_events
 from raynas.search.search import METRIC, Search, Status
 from raynas.searchers import SEARCHERS, Area

@@ -24,7 +24,8 @@ from typer.testing import CliRunner
 import raynas
 import search_spaces
 from raynas.cli import app
-from raynas.config.config import Config, resolve
+from raynas.config.config import Config
+from raynas.config.resolve import resolve
 from raynas.record.journal import read_events
 from search_spaces import UserSpace
 from trials.data import load as load_data

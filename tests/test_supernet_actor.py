@@ -16,7 +16,7 @@ import torch
 
 import raynas
 import search_spaces
-from raynas.config.config import check_named, resolve
+from raynas.config.resolve import check_named, resolve
 from raynas.errors import DeadlineExceeded, InvalidArchitecture, InvalidArgument, SearchFailed
 from raynas.record.journal import read_events
 from raynas.supernet.actor import RANKINGS, shared_supernet

@@ -4,7 +4,6 @@ Tune calls all three from the driver's main thread. Everything that matters is d
 Tune's own snapshots and restore are not used (they lose finished trials and the scheduler).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from ray import tune
@@ -12,7 +11,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from raynas.search.search import Search, Status
+from raynas.record.events import Status
+from raynas.search.search import Search
 
 
 class TuneSearcher(Searcher):
@@ -32,7 +32,7 @@ class TuneSearcher(Searcher):
         return {
             "evaluation": evaluation.index,
             "architecture": evaluation.notation,
-            "seed": evaluation.seed,
+            "seed": self.search.seed_of(evaluation.index),
             "reported": evaluation.epochs,
         }
 
@@ -91,10 +91,10 @@ class TuneScheduler(FIFOScheduler):
 
 
 class TuneCallback(tune.Callback):
-    """Tells a `Search` of trials that Tune gave up, and calls a function on every step."""
+    """Tells a `Search` of trials that Tune gave up."""
 
-    def __init__(self, search: Search, on_step: Callable[[], None]):
-        self.search, self.on_step = search, on_step
+    def __init__(self, search: Search):
+        self.search = search
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -106,10 +106,6 @@ class TuneCallback(tune.Callback):
         lines = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
         reason = f"worker died: {lines[-1].strip() if lines else 'no reason known'}"
         self.search.finish(trial.config["evaluation"], Status.FAILED, reason)
-
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Tune's loop has gone round; it does so every 0.1 s at least."""
-        self.on_step()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

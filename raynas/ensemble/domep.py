@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from raynas.cluster import connected
-from raynas.drivers.trainable import prepare_process
+from raynas.cluster import connected, prepare_process
 from raynas.ensemble.combination import Labels
 from raynas.ensemble.information import Predictions, check_alpha, tdac_matrix
 from raynas.ensemble.saep import comep, tdas

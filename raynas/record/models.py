@@ -1,39 +1,18 @@
 """`best/`: the winner in forms that load without raynas."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from raynas.errors import InvalidArgument, StorageError
+from raynas.record.folder import read_json
 
 _FILES = {"pt2": "model.pt2", "onnx": "model.onnx", "safetensors": "weights.safetensors"}
 FORMATS = tuple(_FILES)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON so that the file is either the old one or the new one."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read what `write_json` wrote.
-
-    Raises:
-        StorageError: when the file is missing or damaged.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read: {error}.") from error
-    return content
 
 
 def export(

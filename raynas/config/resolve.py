@@ -1,0 +1,196 @@
+"""What the arguments of `run()` mean, checked before anything starts: the plan of a run."""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from ray import cloudpickle
+
+import search_spaces
+from raynas.config.compatibility import check_ensemble, check_searcher
+from raynas.config.config import CHANGEABLE, Config, check_known, validated
+from raynas.config.description import described, kind_of, options_of, table_name
+from raynas.ensemble.saep import SAEP
+from raynas.errors import InvalidArgument
+from raynas.record.folder import RunFolder
+from raynas.schedulers import SCHEDULERS, Scheduler
+from raynas.searchers import SEARCHERS, Searcher
+from search_spaces import SearchSpace
+from search_spaces.naming import construct, converted, parse, spell
+from trials import EVALUATORS
+from trials import data as trial_data
+from trials.data import Data
+from trials.trial import AnyEvaluator
+
+T = TypeVar("T")
+
+_NO_ENSEMBLE = "none"  # also where the run folder names one
+ENSEMBLES: dict[str, Callable[..., SAEP]] = {"saep": SAEP}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked configuration and the objects that it stands for."""
+
+    config: Config
+    space: SearchSpace
+    data: Data
+    searcher: Searcher
+    evaluator: AnyEvaluator
+    scheduler: Scheduler
+    ensemble: SAEP | None
+
+    @property
+    def folder(self) -> RunFolder:
+        """Return the run folder."""
+        return run_folder(self.config)
+
+    @property
+    def epochs(self) -> int:
+        """Return the epochs of a full evaluation; what is not trained has one."""
+        return self.config.epochs if self.evaluator.trains else 1
+
+    def write(self, recorded: Mapping[str, Any], evaluations: int = 0) -> None:
+        """Write the configuration to the run folder.
+
+        Args:
+            recorded: what else to write, under `recorded`.
+            evaluations: how many the run has already; `samples` is written as no less.
+        """
+        samples = max(self.config.samples, evaluations)
+        self.folder.write_configuration(
+            {**self.config.model_dump(), "samples": samples},
+            {"data_fingerprint": self.data.fingerprint, **recorded},
+        )
+
+
+def resolve(arguments: Mapping[str, Any]) -> Plan:
+    """Check the arguments of `run()`, load the data, make the objects.
+
+    Raises:
+        InvalidArgument: naming the argument, its value and the remedy.
+    """
+    check_known(arguments)
+    values = {
+        key: field.default if arguments.get(key) is None else arguments[key]
+        for key, field in Config.model_fields.items()
+    }
+    space = _object("space", values, SearchSpace, search_spaces.SPACES)
+    searcher = _object("search", values, Searcher, SEARCHERS)
+    evaluator = _object("evaluate", values, AnyEvaluator, EVALUATORS)
+    searcher.check(space)
+    if values["scheduler"] is None:
+        values["scheduler"] = "fifo" if searcher.needs_full_training else "asha"
+    scheduler = _object("scheduler", values, Scheduler, SCHEDULERS)
+    ensemble = _ensemble(values)
+    source = values["data"]
+    texts = {
+        "space": described(space, search_spaces.SPACES),
+        "search": described(searcher, SEARCHERS),
+        "evaluate": described(evaluator, EVALUATORS),
+        "scheduler": described(scheduler, SCHEDULERS),
+        "ensemble": values["ensemble"] if ensemble is None else described(ensemble, ENSEMBLES),
+        "data": trial_data.absolute(source) if isinstance(source, str) else kind_of(source),
+    }
+    config = validated({**values, **texts})
+    check_ensemble(config, ensemble, evaluator)
+    check_searcher(config, searcher, evaluator, scheduler)
+    if config.name is not None:
+        run_folder(config)  # before the data are read, which may take a while
+    data = trial_data.load(source, seed=config.seed)
+    if not isinstance(source, str):
+        config = config.model_copy(update={"data": _described_data(source, data)})
+    if config.name is None:
+        config = config.model_copy(update={"name": _default_name(config, space, data)})
+    space = evaluator.restricted(space)
+    evaluator.check(space, data)
+    config, ensemble = _as_recorded(config, ensemble)
+    return Plan(config, space, data, searcher, evaluator, scheduler, ensemble)
+
+
+def _ensemble(values: Mapping[str, Any]) -> SAEP | None:
+    """Return the ensemble that the arguments ask for, if they do."""
+    if values["ensemble"] in (None, _NO_ENSEMBLE):
+        return None
+    return _object("ensemble", values, SAEP, ENSEMBLES)
+
+
+def _as_recorded(config: Config, ensemble: SAEP | None) -> tuple[Config, SAEP | None]:
+    """Fill in the ensemble that the run folder names, where the arguments say nothing of one."""
+    if ensemble is not None:
+        return config, ensemble
+    folder, text = run_folder(config), None
+    if config.ensemble is None and folder.holds_run:
+        text = folder.read_configuration().get("ensemble")
+        if text is not None and parse(text)[0] in ENSEMBLES:
+            ensemble = construct("ensemble", text, ENSEMBLES)
+    named = None if ensemble is None else text
+    return config.model_copy(update={"ensemble": named}), ensemble
+
+
+def run_folder(config: Config) -> RunFolder:
+    """Return where the run of this configuration lives.
+
+    Raises:
+        InvalidArgument: for a name that is no plain file name, or a path that is not a folder.
+    """
+    name = config.name or ""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{,199}", name):
+        raise InvalidArgument(
+            f"name={name!r}: use at most 200 letters, digits, '.', '_' and '-', a letter or digit"
+            " first."
+        )
+    path = config.storage_path.removeprefix("file://")
+    if "://" in path or "\0" in path:
+        raise InvalidArgument(
+            f"storage_path={config.storage_path!r}: give a folder that all nodes see under the same"
+            " path (local, NFS, a mounted bucket)."
+        )
+    return RunFolder(Path(path).expanduser().absolute() / name)
+
+
+def _object(
+    argument: str,
+    given: Mapping[str, Any],
+    kind: Callable[..., T],
+    table: Mapping[str, Callable[..., T]],
+) -> T:
+    """The object that an argument stands for."""
+    value = given[argument]
+    if isinstance(value, str):
+        return construct(argument, value, table)
+    if not isinstance(value, cast(type[T], kind)):
+        raise InvalidArgument(
+            f"{argument}={value!r} is neither a name nor a {kind.__name__}."
+            f" Known names: {', '.join(table)}."
+        )
+    name = table_name(value, table)
+    if name is not None:
+        converted(argument, name, type(value), options_of(value))
+    elif argument in ("space", "evaluate"):
+        try:
+            cloudpickle.dumps(value)  # type: ignore[no-untyped-call]
+        except Exception as error:  # pickling runs the user's code
+            raise InvalidArgument(
+                f"{argument}: this {type(value).__name__} cannot be sent to the workers: {error}."
+            ) from error
+    return value
+
+
+def _described_data(source: object, data: Data) -> str:
+    """A data source that is not a text."""
+    if isinstance(source, Path):
+        return str(source.expanduser().absolute())
+    return spell(kind_of(source), {"name": data.name, "fingerprint": data.fingerprint})
+
+
+def _default_name(config: Config, space: SearchSpace, data: Data) -> str:
+    """A name that is the same for the same configuration."""
+    fixed = config.model_dump(exclude=set(CHANGEABLE))
+    digest = hashlib.blake2b(repr(fixed).encode(), digest_size=3).hexdigest()
+    search = config.search.partition(":")[0].rpartition(".")[2]
+    words = [re.sub(r"[^A-Za-z0-9_-]", "", word)[:40] for word in (space.name, data.name, search)]
+    return "-".join([*filter(None, words), digest]).lstrip("_-")
