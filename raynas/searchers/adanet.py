@@ -17,11 +17,13 @@ from pydantic import NonNegativeFloat
 from torch.nn import functional
 
 from raynas.ensemble.combination import Combination, Labels, Logits, mixture_weights
-from raynas.ensemble.saep import RULES, fell
+from raynas.ensemble.rules import RULES
+from raynas.ensemble.saep import fell
 from raynas.errors import InvalidArgument
 from raynas.searchers.growing import GrowingSearcher
 from raynas.searchers.searcher import HeldOut
 from search_spaces import Architecture, SearchSpace
+from search_spaces.naming import lookup
 from trials.deployed import Kind
 from trials.trial import derived_seed
 
@@ -47,7 +49,8 @@ class AdaNet(GrowingSearcher):
     `samples` evaluations has `samples` / 2 iterations.
 
     Args:
-        rule: `prs`, `pap`, `pap-literal`, `pie`, or `none`, which is AdaNet itself.
+        rule: `prs`, `pap`, `pie` or another one of `raynas.ensemble.rules`; or `none`, which is
+            AdaNet itself.
         alpha: lambda of TDAC, for `pie`.
         tolerance: validation accuracy, as a fraction, that a pruning may cost; 1: any.
         mixture: `uniform` (the authors' ".O") or `learnt` weights (".W").
@@ -55,7 +58,7 @@ class AdaNet(GrowingSearcher):
         beta: of the objective.
     """
 
-    rule: Literal["none", "prs", "pap", "pap-literal", "pie"] = "pie"
+    rule: str = "pie"
     alpha: Annotated[float, Interval(ge=0, le=1)] = 0.5
     tolerance: NonNegativeFloat = 0.0
     mixture: Literal["uniform", "learnt"] = "uniform"
@@ -70,6 +73,9 @@ class AdaNet(GrowingSearcher):
     _members: list[int] = field(default_factory=list, init=False, repr=False)
     #: choice of the depth of the member added last
     _last: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        lookup("rule", self.rule, {"none": None, **RULES})
 
     def check(self, space: SearchSpace) -> None:
         """See `Searcher`."""
