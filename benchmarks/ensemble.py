@@ -29,10 +29,7 @@ from raynas.cluster import Resources, connected
 from raynas.ensemble.combination import KINDS, fit
 from raynas.ensemble.members import collect
 from raynas.ensemble.rules import PAP, RULES, Rule
-from raynas.record.events import Status
-from raynas.record.folder import RunFolder
-from raynas.record.history import History
-from raynas.record.journal import read_events
+from raynas.record.history import Evaluation
 from trials.data import load
 
 _DRAWS = 20
@@ -63,12 +60,12 @@ def halves(run: raynas.Result, combine: Any) -> dict[str, dict[str, float]]:
     config = run.config
     data = load(config["data"], seed=config["seed"])
     space = search_spaces.get(config["space"])
-    history = History(read_events(run.path))
-    evaluations = [e for e in history.evaluations if e.status is Status.COMPLETED]
+    rows = run.trials.query("status == 'completed'")
+    evaluations = [Evaluation(row.evaluation, row.architecture) for row in rows.itertuples()]
     with connected():
-        resources = Resources(cpus=1, gpus=0, held=1, concurrent=1)
-        folder = RunFolder(run.path)
-        members, excluded = collect(folder, space, ray.put(data), evaluations, resources)
+        members, excluded = collect(
+            run.folder, space, ray.put(data), evaluations, Resources(1, 0, 1, 1)
+        )
     for index, reason in excluded.items():
         print(f"{run.path.name}: #{index} is no member: {reason}", flush=True)
     validation = np.stack([member.validation for member in members])

@@ -123,7 +123,7 @@ class RunFolder:
         return not (free or self.holds_run or self.journal.exists())
 
     def read_configuration(self) -> dict[str, Any]:
-        """Return what `run.yaml` has; what was recorded beside the arguments is under `recorded`.
+        """Return what `run.yaml` has: arguments, and under `recorded` what was written beside them.
 
         Raises:
             StorageError: when it is missing or damaged.
@@ -131,11 +131,11 @@ class RunFolder:
         path = self.configuration
         try:
             content = yaml.safe_load(path.read_text())
-            if not isinstance(content.get("recorded"), dict):
-                raise ValueError("it has no part `recorded`")
-        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise StorageError(f"{path} cannot be read: {error!r}. Choose another name.") from error
-        return dict(content)
+        if not isinstance(content, dict) or not isinstance(content.get("recorded", {}), dict):
+            raise StorageError(f"{path} is damaged: it holds no arguments. Choose another name.")
+        return {"recorded": {}, **content}
 
     def write_configuration(
         self, arguments: Mapping[str, Any], recorded: Mapping[str, Any]

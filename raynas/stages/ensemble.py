@@ -53,8 +53,8 @@ class Request:
 class EnsembleStage(Stage):
     """Makes the ensemble that is asked for, or that the searcher has grown.
 
-    One that cannot be made costs the run nothing: `run.yaml` names the one again that there was,
-    and the run goes on; the reason is raised at its end.
+    One that cannot be made costs the run nothing: `run.yaml` names the one again that there is,
+    if any, and the run goes on; the reason is raised at its end.
     """
 
     name: ClassVar[str] = "ensemble"
@@ -128,11 +128,10 @@ def _give_up(session: Session, request: Request, error: InvalidArgument) -> None
         )
     session.problems.append(error)
     last = session.history.ensemble
-    if last is not None:
-        former = None if last.asked == "None" else last.asked
-        config = session.plan.config.model_copy(update={"ensemble": former})
-        plan = replace(session.plan, config=config)
-        plan.write(session.recorded, len(session.history.evaluations))
+    former = None if last is None or last.asked == "None" else last.asked
+    config = session.plan.config.model_copy(update={"ensemble": former})
+    plan = replace(session.plan, config=config)
+    plan.write(session.recorded, len(session.history.evaluations))
 
 
 def make_ensemble(session: Session, request: Request) -> None:
