@@ -16,7 +16,7 @@ import torch
 from conformance import SearcherSuite
 from journal_lines import read_events
 from scipy.optimize import minimize
-from scipy.special import logsumexp, softmax
+from scipy.special import logsumexp
 from test_faults import kill_at
 
 import raynas
@@ -264,7 +264,7 @@ class TestObjective:
 
     def test_learnt_weights_are_combined_as_a_mixture(self):
         assert AdaNet(mixture="learnt").combine == "mixture"
-        assert AdaNet().combine == "average"
+        assert AdaNet().combine == "average-logits"
 
 
 class TestPruning:
@@ -323,9 +323,9 @@ class TestPruning:
         def accuracy(members):
             logits = np.stack([held_out.logits(i) for i in members])
             weights = np.full(len(members), 1 / len(members))
-            together = np.tensordot(weights, softmax(logits, axis=2), axes=1)
             if mixture == "learnt":
-                together = np.tensordot(mixture_weights(logits, held_out.labels), logits, axes=1)
+                weights = mixture_weights(logits, held_out.labels)
+            together = np.tensordot(weights, logits, axes=1)
             return (together.argmax(axis=1) == held_out.labels).mean()
 
         held_out = Made({i: 1.0 + i % 3 for i in range(60)})
@@ -344,6 +344,26 @@ class TestPruning:
                 assert decision["pruned"] == (wanted if fits else [])
                 outcomes.add(fits)
         assert outcomes == {True, False}
+
+    @pytest.mark.parametrize(("tolerance", "pruned"), [(0.0, []), (1.0, [4])])
+    def test_a_pruning_is_tested_by_the_mean_of_the_logits(self, tolerance, pruned):
+        """The third member turns no vote of probabilities, so PAP would let it go; but on an
+        eighth of the images it is so sure that the mean of the logits is right by it alone.
+        """
+        right, part = np.eye(4)[Made.labels], np.arange(120)[:, None] % 8
+        wrong = np.roll(right, 1, axis=1)
+        first, second, third = (
+            np.select([part == 0, part == 1, part == 2], on, 9 * right).astype(np.float32)
+            for on in (
+                [4 * wrong, 9 * right, wrong],
+                [4 * wrong, wrong, 9 * right],
+                [9 * right, wrong, wrong],
+            )
+        )
+        held_out = Made(replaced={0: first, 1: None, 2: second, 3: None, 4: third, 5: None})
+        _, decisions = grown(started(rule="pap", tolerance=tolerance), held_out, iterations=4)
+        assert decisions[2]["members"] == [0, 2, 4]
+        assert decisions[3]["pruned"] == pruned
 
     @pytest.mark.parametrize("rule", RULES)
     def test_pruned_members_never_come_back(self, rule):
@@ -581,7 +601,7 @@ class TestRuns:
         assert sorted(members.index) == sorted(grown[-1]["members"])
         assert not dense.ensemble.excluded
         assert dense.ensemble.found["rule"] is None
-        assert dense.ensemble.found["combination"] == "average"
+        assert dense.ensemble.found["combination"] == "average-logits"
         trials = dense.trials.set_index("evaluation")
         for evaluation, member in members.iterrows():
             assert member["architecture"] == trials.loc[evaluation, "architecture"]
@@ -601,6 +621,20 @@ class TestRuns:
             n = len(logits)
             by_hand = objective(np.full(n, 1 / n), logits, labels, np.zeros(n))
             assert event["objective"] == pytest.approx(by_hand, abs=1e-5)
+
+    def test_what_chose_the_members_is_what_is_reported_and_exported(self, dense):
+        """The mean of the logits: by it F, the accuracies, and the exported program."""
+        data, ensemble = load_data(GROWING["data"]), dense.ensemble
+        stored = ValidationLogits(dense.folder, search_spaces.get(GROWING["space"]), data)
+        logits = np.stack([stored.logits(i) for i in ensemble.members["evaluation"]])
+        labels, together = data.validation.labels, logits.mean(axis=0)
+        assert ensemble.metrics["val_accuracy"] == (together.argmax(1) == labels).mean()
+        images, _ = next(data.validation.raw(len(data.validation), torch.device("cpu")))
+        said = ensemble.model()(images).detach() * ensemble.found["temperature"]
+        loss = torch.nn.functional.cross_entropy(said, torch.from_numpy(labels))
+        last = growths(dense.path)[-1]
+        assert sorted(last["members"]) == sorted(ensemble.members["evaluation"])
+        assert float(loss) == pytest.approx(last["objective"], abs=1e-4)
 
     def test_predictions_that_no_trial_stored_come_from_the_weights(self, dense, tmp_path):
         """As for a trial of the user's own that keeps its network alone."""

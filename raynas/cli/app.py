@@ -162,7 +162,7 @@ def ensemble(
     ] = 0.005,
     combine: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="average (default), vote, weighted-vote or mixture"),
+        typer.Option(help="average (default), average-logits, vote, weighted-vote or mixture"),
     ] = None,
     temperature: Annotated[bool, typer.Option(help="calibrate the ensemble by one")] = True,
     stopped: Annotated[

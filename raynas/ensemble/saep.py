@@ -41,8 +41,9 @@ class SAEP:
         alpha: lambda of PIE, the weight of diversity against relevance.
         tolerance: without `size`, the pruning ends before the validation accuracy has fallen by
             more than this below that of all members together.
-        combine: `average` (of probabilities), `vote`, `weighted-vote` or `mixture` (learnt weights
-            of the logits); None: `average`, or as the searcher grew the ensemble.
+        combine: `average` (of probabilities), `average-logits`, `vote`, `weighted-vote`, or
+            `mixture` (learnt weights of the logits); None: `average`, or as the searcher grew the
+            ensemble.
         temperature: whether to fit a temperature to the combination.
         stopped: whether evaluations that the scheduler stopped early may be members too.
     """

@@ -44,9 +44,10 @@ class AdaNet(GrowingSearcher):
 
         F(w) = mean cross-entropy of sum_j w_j h_j + sum_j (lambda r(h_j) + beta) w_j
 
-    is less, h being logits, w_j = 1/n or learnt, and r the square root of the depth. Everything
-    is decided on the validation part. (The authors decide on the training data.) A run of
-    `samples` evaluations has `samples` / 2 iterations.
+    is less, h being logits, w_j = 1/n or learnt, and r the square root of the depth. The ensemble
+    is sum_j w_j h_j wherever it is judged: in F, in the test of a pruning, in the report and in
+    what is exported. Everything is decided on the validation part. (The authors decide on the
+    training data.) A run of `samples` evaluations has `samples` / 2 iterations.
 
     Args:
         rule: `prs`, `pap`, `pie` or another one of `raynas.ensemble.rules`; or `none`, which is
@@ -105,7 +106,7 @@ class AdaNet(GrowingSearcher):
     @property
     def combine(self) -> Kind:
         """See `GrowingSearcher`."""
-        return "mixture" if self.mixture == "learnt" else "average"
+        return "mixture" if self.mixture == "learnt" else "average-logits"
 
     def penalties(self, members: Sequence[int]) -> list[float]:
         """Lambda r + beta of each."""
