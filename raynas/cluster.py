@@ -77,7 +77,7 @@ def connected() -> Iterator[None]:
 
 
 def slots(cpus: float, gpus: float | None) -> tuple[float, int]:
-    """(GPUs of one trial, number of trials that the cluster holds at the same time).
+    """Return (GPUs of one trial, number of trials that the cluster holds at the same time).
 
     Raises:
         InvalidArgument: when not even one trial fits on any node.

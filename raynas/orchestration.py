@@ -32,6 +32,7 @@ from raynas.search.search import Search
 from raynas.searchers import Searcher
 from raynas.stages import STAGES
 from search_spaces import SearchSpace
+from search_spaces.naming import lookup
 from trials.trial import AnyEvaluator
 
 
@@ -139,7 +140,7 @@ def _session(plan: Plan) -> Iterator[Session]:
     """
     config = plan.config
     share = resources(config.cpus_per_trial, config.gpus_per_trial, config.max_concurrent)
-    DRIVERS[plan.evaluator.driver].check(plan, share)
+    lookup("evaluate: driver", plan.evaluator.driver, DRIVERS).check(plan, share)
     with Journal(plan.folder.path) as journal:
         search = Search(
             plan.space, plan.searcher, plan.scheduler, config.samples, plan.epochs, config.seed,

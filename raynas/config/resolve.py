@@ -158,7 +158,7 @@ def _object(
     kind: Callable[..., T],
     table: Mapping[str, Callable[..., T]],
 ) -> T:
-    """The object that an argument stands for."""
+    """Return the object that an argument stands for."""
     value = given[argument]
     if isinstance(value, str):
         return construct(argument, value, table)
@@ -181,14 +181,14 @@ def _object(
 
 
 def _described_data(source: object, data: Data) -> str:
-    """A data source that is not a text."""
+    """Describe a data source that is not a text."""
     if isinstance(source, Path):
         return str(source.expanduser().absolute())
     return spell(kind_of(source), {"name": data.name, "fingerprint": data.fingerprint})
 
 
 def _default_name(config: Config, space: SearchSpace, data: Data) -> str:
-    """A name that is the same for the same configuration."""
+    """Return a name that is the same for the same configuration."""
     fixed = config.model_dump(exclude=set(CHANGEABLE))
     digest = hashlib.blake2b(repr(fixed).encode(), digest_size=3).hexdigest()
     search = config.search.partition(":")[0].rpartition(".")[2]

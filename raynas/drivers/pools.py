@@ -61,12 +61,12 @@ class Pool:
             self._end(actor)
 
     def map(self, archs: Iterable[Architecture]) -> Iterator[Estimate]:
-        """Estimates of all architectures, as they come."""
+        """Yield the estimates of all architectures, as they come."""
         waiting = iter(archs)
         yield from self.run(lambda: next(waiting, None))
 
     def run(self, next_one: Callable[[], Architecture | None]) -> Iterator[Estimate]:
-        """Estimates of whatever `next_one` gives, until it gives None and nothing is under way.
+        """Yield estimates of what `next_one` gives, until it gives None and nothing is under way.
 
         While something is under way, None only means that there is nothing just now.
         """
@@ -148,7 +148,7 @@ class _EstimatorActor:
         self.estimate_one = estimator.open(space, data, seed, device)
 
     def estimate(self, archs: list[Architecture]) -> tuple[float, list[Estimate]]:
-        """(seconds, what came of each)."""
+        """Return (seconds, what came of each)."""
         start = time.perf_counter()
         estimates = [estimated(self.estimate_one, arch) for arch in archs]
         return time.perf_counter() - start, estimates

@@ -36,7 +36,7 @@ _SAVE_SECONDS = 5.0
 
 
 def _only_counts(proxy: Proxy, space: SearchSpace) -> bool:
-    """Whether it needs neither a network nor a worker."""
+    """Return whether a proxy needs neither a network nor a worker."""
     return proxy.proxy in ("params", "macs") and space.counts_fast
 
 
@@ -48,7 +48,7 @@ def scores(
     seed: int,
     make_pool: Callable[[Estimator], EstimatorPool],
 ) -> Iterator[Estimate]:
-    """Scores of architectures, as they come."""
+    """Yield the scores of architectures, as they come."""
     if _only_counts(proxy, space):
         estimate = proxy.open(space, data, seed, torch.device("cpu"))
         yield from (Estimate(arch, estimate(arch)) for arch in archs)
@@ -168,7 +168,7 @@ class _Book:
 
 
 def _read(path: Path | None, kind: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """{architecture: row} of the scores that a file holds."""
+    """Return {architecture: row} of the scores that a file holds."""
     if path is None or not path.exists():
         return {}
     try:
@@ -205,7 +205,7 @@ def _chosen(
 
 
 def _shown(estimates: Iterator[Estimate], number: int, label: str) -> Iterator[Estimate]:
-    """The same, with a bar on a terminal."""
+    """Yield the same, with a bar on a terminal."""
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(label, total=number)
         for estimate in estimates:

@@ -69,7 +69,7 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """One epoch; the metrics, or how the trial ended."""
+        """Run one epoch; return its metrics, or how the trial ended."""
         if self.error is not None:
             return self._failed(self.error)
         assert self.trial is not None
@@ -142,7 +142,7 @@ class TrialActor(tune.Trainable):
 def begun(
     make: Callable[[], AnyTrial], path: Path, device: torch.device
 ) -> tuple[AnyTrial, list[dict[str, float]]]:
-    """A trial and the metrics of the epochs that it has done, from the state at `path`.
+    """Return a trial and the metrics of the epochs that it has done, from the state at `path`.
 
     Where there is none, or what is there is damaged, it is a new trial.
 
@@ -166,7 +166,7 @@ def begun(
 
 
 def checked(metrics: object, epoch: int) -> dict[str, float]:
-    """What an evaluator's `step` returned, as plain numbers.
+    """Return what an evaluator's `step` returned, as plain numbers.
 
     Raises:
         TypeError: when it is not a mapping of names to numbers, `val_accuracy` among them.

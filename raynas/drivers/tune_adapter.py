@@ -25,7 +25,7 @@ class TuneSearcher(Searcher):
     def suggest(  # type: ignore[override]  # the base forgot FINISHED
         self, trial_id: str
     ) -> dict[str, Any] | str | None:
-        """The configuration of the next trial; see `TrialActor`."""
+        """Return the configuration of the next trial; see `TrialActor`."""
         evaluation = self.search.suggest()
         if evaluation is None:
             return Searcher.FINISHED if self.search.exhausted else None
@@ -39,13 +39,13 @@ class TuneSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Nothing: the scheduler has heard it."""
+        """Do nothing: the scheduler has heard it."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal is the truth."""
+        """Do nothing: the journal is the truth."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing; see `save`."""
+        """Do nothing; see `save`."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles it into a snapshot that nobody reads
@@ -59,7 +59,7 @@ class TuneScheduler(FIFOScheduler):
         self.search = search
 
     def on_trial_result(self, tune_controller: object, trial: Trial, result: dict[str, Any]) -> str:
-        """A result after which the trial could go on."""
+        """Take a result after which the trial could go on."""
         index = trial.config["evaluation"]
         if self._report(index, result):
             return str(TrialScheduler.CONTINUE)
@@ -69,7 +69,7 @@ class TuneScheduler(FIFOScheduler):
     def on_trial_complete(
         self, tune_controller: object, trial: Trial, result: dict[str, Any]
     ) -> None:
-        """The last result of a trial: of its last epoch, or of its failure, or of its stop."""
+        """Take the last result of a trial: of its last epoch, of its failure, or of its stop."""
         index = trial.config["evaluation"]
         if self.search.evaluations[index].status is not Status.RUNNING:
             return  # stopped by our own decision
@@ -99,7 +99,7 @@ class TuneCallback(tune.Callback):
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """The actor died, and so did those that Tune started in its place.
+        """Finish a trial whose actor died, as did those that Tune started in its place.
 
         (The scheduler's hook of this name is also called before each new attempt.)
         """

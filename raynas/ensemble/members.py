@@ -68,7 +68,7 @@ class ValidationLogits:
         self._computed: dict[int, torch.Tensor] = {}
 
     def logits(self, evaluation: int) -> NDArray[np.float32] | None:
-        """None when there are neither predictions nor weights, or none that can be used."""
+        """Return logits; None when there are neither predictions nor weights that can be used."""
         try:
             state = read_state(self.folder.checkpoint(evaluation), self.data)
             stored = state.validation_logits
@@ -142,7 +142,7 @@ def read_state(path: Path, data: Data) -> Checkpoint:
 def load_network(
     space: SearchSpace, arch: Architecture, data: Data, state: Checkpoint
 ) -> nn.Module:
-    """The trained network of an evaluation, on the CPU.
+    """Return the trained network of an evaluation, on the CPU.
 
     Raises:
         _Unusable: when the checkpoint has no weights.
@@ -155,7 +155,7 @@ def load_network(
 
 
 def _usable(stored: torch.Tensor, data: Data) -> NDArray[np.float32]:
-    """Logits on the validation part, when an ensemble can use them."""
+    """Return logits on the validation part, when an ensemble can use them."""
     shape = (len(data.validation), data.num_classes)
     if tuple(stored.shape) != shape:
         raise _Unusable(f"its validation logits are {tuple(stored.shape)}, not {shape}")
@@ -166,7 +166,7 @@ def _usable(stored: torch.Tensor, data: Data) -> NDArray[np.float32]:
 
 
 def latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int) -> float:
-    """Milliseconds of the forward pass of one image on the CPU: the median of 20."""
+    """Return the milliseconds of one image's forward pass on the CPU: the median of 20."""
     image = torch.zeros(1, *input_shape)
     network = network.cpu().eval()
     before, seconds = torch.get_num_threads(), []
@@ -183,7 +183,7 @@ def latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int) -> 
 def _examine(
     space: SearchSpace, arch: Architecture, data: Data, path: Path, threads: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], Counts, float] | str:
-    """What `Member` has of a trained network, or why it cannot be one."""
+    """Return what `Member` has of a trained network, or why it cannot be one."""
     device = prepare_process(threads)
     try:
         state = read_state(path, data)

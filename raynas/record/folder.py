@@ -24,57 +24,57 @@ class RunFolder:
 
     @property
     def configuration(self) -> Path:
-        """The resolved arguments, with versions and hardware."""
+        """Return where the resolved arguments lie, with versions and hardware."""
         return self.path / "run.yaml"
 
     @property
     def journal(self) -> Path:
-        """The journal's own folder."""
+        """Return the folder of the journal."""
         return self.path / "journal"
 
     @property
     def trials(self) -> Path:
-        """The evaluations as a table."""
+        """Return where the table of evaluations lies."""
         return self.path / "trials.parquet"
 
     @property
     def report(self) -> Path:
-        """The report; its figures lie beside it."""
+        """Return where the report lies; its figures are beside it."""
         return self.path / "report.html"
 
     @property
     def best(self) -> Path:
-        """The winner, in forms that load without raynas."""
+        """Return the folder of the winner, in forms that load without raynas."""
         return self.path / "best"
 
     @property
     def ensemble(self) -> Path:
-        """The ensemble: members, curves, one exported program."""
+        """Return the folder of the ensemble: members, curves, one exported program."""
         return self.path / "ensemble"
 
     @property
     def tensorboard(self) -> Path:
-        """TensorBoard's event files."""
+        """Return the folder of TensorBoard's event files."""
         return self.path / "tensorboard"
 
     @property
     def tune(self) -> Path:
-        """Ray Tune's own files."""
+        """Return the folder of Ray Tune's own files."""
         return self.path / "tune"
 
     @property
     def supernet(self) -> Path:
-        """The shared weights of every group, and their rankings."""
+        """Return the folder of the shared weights of every group."""
         return self.path / "supernet"
 
     @property
     def rankings(self) -> Path:
-        """How the shared weights ranked their probes."""
+        """Return where the rankings of the probes by the shared weights lie."""
         return self.supernet / "rankings.parquet"
 
     @property
     def checkpoints(self) -> Path:
-        """The states of trials and retrainings."""
+        """Return the folder of the states of trials and retrainings."""
         return self.path / "checkpoints"
 
     def checkpoint(self, evaluation: int) -> Path:

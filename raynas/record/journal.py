@@ -96,7 +96,7 @@ class Journal:
         self._synced = time.monotonic()
 
     def _recover(self) -> list[Event]:
-        """The events so far; cuts off a last line that a crash left incomplete."""
+        """Return the events so far; cut off a last line that a crash left incomplete."""
         if not self.path.exists():
             return []
         events, end, size = _parse(self.path)
@@ -110,7 +110,7 @@ class Journal:
 
 
 def read_events(folder: Path) -> list[Event]:
-    """The events of a run folder, also while another process writes them.
+    """Return the events of a run folder, also while another process writes them.
 
     Raises:
         StorageError: when the folder holds no journal.
@@ -123,7 +123,7 @@ def read_events(folder: Path) -> list[Event]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is writing this run folder now."""
+    """Return whether a process is writing this run folder now."""
     lock = filelock.FileLock(folder / "journal" / "lock")
     try:
         lock.acquire(timeout=0)
@@ -136,7 +136,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def _parse(path: Path) -> tuple[list[Event], int, int]:
-    """(events, offset behind the last good line, size of the file)."""
+    """Return (events, offset behind the last good line, size of the file)."""
     data = path.read_bytes()
     events: list[Event] = []
     end = 0

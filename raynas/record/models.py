@@ -80,12 +80,12 @@ class ExportedModel(nn.Module):
         self.training = False
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images `batch x channels x height x width`, float32, to `batch x classes`."""
+        """Map images `batch x channels x height x width`, float32, to `batch x classes`."""
         logits: torch.Tensor = self.program(images)
         return logits
 
     def train(self, mode: bool = True) -> "ExportedModel":
-        """Nothing for `mode=False`.
+        """Do nothing for `mode=False`.
 
         Raises:
             InvalidArgument: for `mode=True`.
@@ -99,7 +99,7 @@ class ExportedModel(nn.Module):
 
 
 def has_onnx() -> bool:
-    """Whether the packages that ONNX export needs are installed."""
+    """Return whether the packages that ONNX export needs are installed."""
     try:
         import onnx  # noqa: F401  a heavy extra
         import onnxscript  # noqa: F401

@@ -24,7 +24,7 @@ class Best:
 
     Attributes:
         architecture: in the notation of the search space.
-        metrics: `val_accuracy` as the search saw it; once it has been trained finally,
+        metrics: `val_accuracy` as the search saw it; once it has been retrained,
             `test_accuracy` and the rest of `best/metrics.json`.
         folder: `best/` in the run folder.
     """
@@ -34,7 +34,7 @@ class Best:
     folder: Path
 
     def model(self) -> nn.Module:
-        """The trained network, in evaluation mode, on the CPU.
+        """Return the trained network, in evaluation mode, on the CPU.
 
         It takes images, `batch x channels x height x width`, float32, and gives logits, `batch x
         classes`. The images are in 0..1, or, where the run's data were floats beyond that, in
@@ -42,7 +42,7 @@ class Best:
         build the network, this is the exported one, which cannot be trained further.
 
         Raises:
-            StorageError: when the final training has not ended yet.
+            StorageError: when it has not been retrained yet.
         """
         if not (self.folder / "metrics.json").exists():  # it is written last
             raise StorageError(
@@ -77,7 +77,7 @@ class Ensemble:
 
     @cached_property
     def found(self) -> dict[str, Any]:
-        """What `ensemble.json` has: the rule, the combination, `metrics`, `unpruned`, `excluded`.
+        """Return what `ensemble.json` has: rule, combination, `metrics`, `unpruned`, `excluded`.
 
         Raises:
             StorageError: when the folder is damaged.
@@ -86,7 +86,7 @@ class Ensemble:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """`members`, `val_` and `test_` `accuracy`, `loss` and `ece` (expected calibration error).
+        """Return `members`; `val_` and `test_` `accuracy`, `loss`, `ece` (calibration error).
 
         And `params`, `macs` and `latency_ms`, of one image on the CPU.
         """
@@ -95,17 +95,17 @@ class Ensemble:
 
     @property
     def excluded(self) -> dict[int, str]:
-        """{evaluation: why it could not be a member}."""
+        """Return {evaluation: why it could not be a member}."""
         return {int(index): reason for index, reason in self.found["excluded"].items()}
 
     @property
     def members(self) -> pd.DataFrame:
-        """One row per member, with its `weight`, and `contribution` to the validation accuracy."""
+        """Return one row per member: `weight`, `contribution` to the validation accuracy, more."""
         return pd.read_parquet(self.folder / "members.parquet")
 
     @property
     def curves(self) -> pd.DataFrame:
-        """What the ensembles of every size that every rule leaves are worth and cost.
+        """Return what the ensembles of every size that every rule leaves are worth and cost.
 
         A row has `rule` and what `metrics` has; latencies are sums over the members.
         """
@@ -113,11 +113,11 @@ class Ensemble:
 
     @property
     def diversity(self) -> pd.DataFrame:
-        """`disagreement` and `vi` of every pair of candidates, `first` and `second`."""
+        """Return `disagreement` and `vi` of every pair of candidates, `first` and `second`."""
         return pd.read_parquet(self.folder / "diversity.parquet")
 
     def model(self) -> nn.Module:
-        """All members as one network, in evaluation mode, on the CPU.
+        """Return all members as one network, in evaluation mode, on the CPU.
 
         It takes images as `Best.model` does and gives logarithms of probabilities, `batch x
         classes`. It is the exported program, which cannot be trained further.

@@ -51,8 +51,6 @@ class Monitor:
     ) -> None:
         if self._live is not None:
             self._live.stop()
-        elif self.search.finished > self._already:
-            self._print_line()
 
     def __call__(self, event: Event) -> None:
         """Print a line when there is a new best, or none has been printed for a while."""
@@ -60,8 +58,10 @@ class Monitor:
             self._start = time.monotonic()
         if self._live is not None or not isinstance(event, Reported | Finished | Leading):
             return  # a display refreshes itself
-        new = self.search.best is not self._shown
-        if new or time.monotonic() - self._printed > _LINE_SECONDS:
+        search = self.search
+        ended = isinstance(event, Finished) and search.finished >= search.samples
+        late = time.monotonic() - self._printed > _LINE_SECONDS
+        if search.best is not self._shown or ended or (late and search.finished):
             self._print_line()
 
     def say(self, message: str, important: bool = True) -> None:

@@ -64,7 +64,6 @@ class TensorBoard:
         self.history = History()
         self._files: dict[Path, EventFile] = {}
         self._neighborhoods = Neighborhoods(space)
-        self._best = (0, -math.inf)
 
     def __call__(self, event: Event) -> None:
         """Write what an event adds."""
@@ -106,12 +105,12 @@ class TensorBoard:
             *(Record(wall_time=event.time, summary=summary) for summary in row)
         )
         if curve and event.status in (Status.COMPLETED, Status.STOPPED):
-            value = curve[-1][metric]
-            self._best = max(self._best, (len(curve), value))
-            for changed in self._neighborhoods.add(evaluation.index, arch, value):
+            for changed in self._neighborhoods.add(evaluation.index, arch, curve[-1][metric]):
                 self._flatness(changed, event.time)
-        ended = len(self.history.finished)
-        progress = {"search/evaluations": float(ended), f"search/best_{metric}": self._best[1]}
+        best, ended = self.history.best, len(self.history.finished)
+        progress = {"search/evaluations": float(ended)}
+        if best is not None:
+            progress[f"search/best_{metric}"] = best.value
         self._file("search").append(_scalars(ended, event.time, progress))
 
     def _flatness(self, index: int, time: float) -> None:

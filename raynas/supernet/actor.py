@@ -71,7 +71,7 @@ class _Judge:
             _load(training, self.folder)
 
     def judge(self, archs: list[Architecture]) -> list[Estimate]:
-        """What comes of architectures: together, or where that fails each for itself."""
+        """Return what comes of architectures: together, or where that fails each for itself."""
         torch.set_num_threads(self.threads)  # of the thread that calls
         try:
             found = self.weights.evaluate(archs)
@@ -98,12 +98,12 @@ class SupernetActor(_Judge):
         self._news = asyncio.Event()
 
     async def pids(self) -> list[int]:
-        """The numbers of this actor's process and of its replicas'."""
+        """Return the numbers of this actor's process and of its replicas'."""
         replicas = [ray.get_actor(name, NAMESPACE) for name in self._replicas]
         return [os.getpid(), *(await asyncio.gather(*map(_back, replicas)))]
 
     async def train_epoch(self, group: int, epoch: int) -> dict[str, float]:
-        """The metrics of an epoch, counted from 0, which is trained if it has not been yet."""
+        """Return the metrics of an epoch, counted from 0; train it if it has not been yet."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._train_epoch, group, epoch)
 
@@ -120,7 +120,7 @@ class SupernetActor(_Judge):
     async def evaluate(
         self, archs: list[Architecture], until: float | None = None
     ) -> list[Estimate]:
-        """What comes of architectures, once the training is done.
+        """Return what comes of architectures, once the training is done.
 
         Args:
             archs: which.
@@ -155,7 +155,7 @@ class SupernetActor(_Judge):
             ) from None
 
     async def estimate(self, archs: list[Architecture]) -> tuple[float, list[Estimate]]:
-        """(seconds, what came of each), for a `Pool`."""
+        """Return (seconds, what came of each), for a `Pool`."""
         start = time.perf_counter()
         estimates = await self.evaluate(archs)
         return time.perf_counter() - start, estimates
@@ -204,7 +204,7 @@ class SupernetActor(_Judge):
             await asyncio.sleep(_GATHER_SECONDS / 30)
 
     def _taken(self) -> list[_Request]:
-        """The next requests for one judge: its share of all whose callers still wait."""
+        """Take the next requests for one judge: its share of all whose callers still wait."""
         self._waiting = [request for request in self._waiting if not request.answer.done()]
         count = sum(len(request.archs) for request in self._waiting)
         share = min(self._most, -(-count // len(self._judges)))
@@ -241,7 +241,7 @@ class Replica(_Judge):
     """Judges with the weights that the supernet's actor has published in the run folder."""
 
     def pid(self) -> int:
-        """The number of this process."""
+        """Return the number of this process."""
         return os.getpid()
 
     def judge(self, archs: list[Architecture]) -> list[Estimate]:

@@ -39,7 +39,7 @@ class SharedSupernet:
 
     @cached_property
     def actor(self) -> Any:
-        """The handle of the actor."""
+        """Return the handle of the actor."""
         return ray.get_actor(self.name, NAMESPACE)
 
     def train_epoch(self, group: int, epoch: int) -> dict[str, float]:
@@ -49,7 +49,7 @@ class SharedSupernet:
     def evaluate(
         self, archs: Sequence[Architecture], deadline: float | None = None
     ) -> list[dict[str, float]]:
-        """`val_accuracy`, `val_loss` and more of architectures, with the shared weights.
+        """Return `val_accuracy`, `val_loss` and more of architectures, with the shared weights.
 
         Waits until the supernet is trained, and while its actor starts again after a crash.
 
@@ -119,7 +119,7 @@ def shared_supernet(
 
 
 def _answer(reference: Any, deadline: float | None) -> Any:
-    """What an actor answers; its own errors as they are."""
+    """Return what an actor answers; raise its own errors as they are."""
     try:
         # The actor says first that the time is over, if it is there at all.
         return ray.get(reference, timeout=None if deadline is None else deadline + _GRACE_SECONDS)
