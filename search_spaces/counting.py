@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+if TYPE_CHECKING:  # it takes long to import
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ def linear_counts(in_features: int, out_features: int) -> Counts:
     return Counts(in_features * out_features + out_features, in_features * out_features)
 
 
-def count_params(network: nn.Module) -> int:
+def count_params(network: "nn.Module") -> int:
     """Number of trainable parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def count_macs(network: nn.Module, input_shape: Sequence[int]) -> int:
+def count_macs(network: "nn.Module", input_shape: Sequence[int]) -> int:
     """Multiply-accumulates of one image's forward pass (1 MAC = 2 FLOPs).
 
     Convolutions and matrix products count; biases, normalization, pooling and element-wise
@@ -64,6 +64,9 @@ def count_macs(network: nn.Module, input_shape: Sequence[int]) -> int:
         network: maps `batch x channels x height x width` to logits; put back in its mode.
         input_shape: (channels, height, width) of one image.
     """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
     parameter = next(network.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
     training = network.training

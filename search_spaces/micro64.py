@@ -19,7 +19,7 @@ from search_spaces.counting import Counts, conv_counts, linear_counts
 from search_spaces.graph import CellGraph, Edge
 from search_spaces.modules import GlobalPoolClassifier
 from search_spaces.notation import Scanner
-from search_spaces.space import SearchSpace
+from search_spaces.weight_sharing.space import WeightSharingSpace
 from search_spaces.weight_sharing.supernet import GraphSupernet
 
 #: (source node, target node) in the order of the notation; node 0 is the cell's input
@@ -28,7 +28,7 @@ MOMENTUM = 0.4
 
 
 @dataclass(frozen=True)
-class Micro64(SearchSpace):
+class Micro64(WeightSharingSpace):
     """64 cells of two nodes; node 1 reads the input, node 2 the input and node 1.
 
     The network: two 3x3 convolutions with batch normalization and 3 x `channels` channels;

@@ -70,7 +70,7 @@ class NASBench101(SearchSpace):
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
         """Whether each edge exists (by target, then by source), the operation of each vertex."""
-        edges = (Decision(f"edge_{i}_{j}", (False, True)) for i, j in self._pairs)
+        edges = (Decision(f"edge_{i}_{j}", (False, True), "wiring") for i, j in self._pairs)
         inner = range(1, self.vertices - 1)
         return (*edges, *(Decision(f"operation_{v}", OPERATIONS) for v in inner))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.counting import Counts
-from search_spaces.graph import CellGraph, Edge
+from search_spaces.graph import CellGraph, Edge, present
 from search_spaces.modules import (
     AvgPool,
     ConvBN,
@@ -24,7 +24,7 @@ from search_spaces.modules import (
     ResidualBlock,
 )
 from search_spaces.notation import Scanner
-from search_spaces.space import SearchSpace
+from search_spaces.weight_sharing.space import WeightSharingSpace
 from search_spaces.weight_sharing.supernet import GraphSupernet
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -33,7 +33,7 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 
 
 @dataclass(frozen=True)
-class NASBench201(SearchSpace):
+class NASBench201(WeightSharingSpace):
     """15,625 cells, of which 6,466 are structurally different.
 
     The network: a 3x3 convolution, three stages of `cells` cells with `channels`,
@@ -83,16 +83,13 @@ class NASBench201(SearchSpace):
         return self.architecture(choices)
 
     def cell_graphs(self, arch: Architecture) -> dict[str, CellGraph]:
-        """The cell without the edges that do not lie on a path from the input to the output."""
-        operations = [OPERATIONS[choice] for choice in self.check(arch).choices]
-        alive = _live([operation != "none" for operation in operations])
+        """Return the one cell, with the edges that carry anything (`graph.present`)."""
         names = ("input", "1", "2", "output")
         edges = (
-            Edge(names[i], names[j], operation)
-            for (i, j), operation, live in zip(EDGES, operations, alive, strict=True)
-            if live
+            Edge(names[i], names[j], OPERATIONS[choice])
+            for (i, j), choice in zip(EDGES, self.check(arch).choices, strict=True)
         )
-        return {"normal": CellGraph(("input",), "output", tuple(edges))}
+        return {"normal": CellGraph(("input",), "output", present(("input",), edges))}
 
     def canonical(self, arch: Architecture) -> Architecture:
         """The lexicographically first architecture of the same structure."""

@@ -15,7 +15,7 @@ from search_spaces.architecture import Architecture, Decision
 from search_spaces.counting import Counts, conv_counts, linear_counts
 from search_spaces.modules import GlobalPoolClassifier, MobileBlock
 from search_spaces.notation import Scanner
-from search_spaces.space import SearchSpace
+from search_spaces.weight_sharing.space import WeightSharingSpace
 from search_spaces.weight_sharing.supernet import GraphSupernet
 
 BLOCKS = ("identity", "MB3_K3", "MB6_K5")
@@ -26,7 +26,7 @@ GROUPS = ((0, 2), (2, 5), (5, 8))
 
 
 @dataclass(frozen=True)
-class NASBenchMacro(SearchSpace):
+class NASBenchMacro(WeightSharingSpace):
     """6,561 chains of 8 blocks: identity, or a mobile block (expansion 3 or 6, kernel 3 or 5).
 
     The network: a 3x3 convolution, the 8 layers (2 + 3 + 3, the first of each group with

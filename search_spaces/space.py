@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.counting import Counts, count_macs, count_params
-from search_spaces.errors import InvalidArchitecture, InvalidArgument, RaynasError
+from search_spaces.errors import InvalidArchitecture, RaynasError
 from search_spaces.graph import CellGraph, Edge
 from search_spaces.naming import lookup
 from search_spaces.notation import Scanner
-from search_spaces.weight_sharing.supernet import Supernet
 
-if TYPE_CHECKING:  # matplotlib takes long to import
+if TYPE_CHECKING:  # both take long to import
     from matplotlib.figure import Figure
+    from torch import nn
 
 _MAX_TRIES = 10_000
 
@@ -70,7 +69,7 @@ class SearchSpace(ABC):
     @abstractmethod
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> nn.Module:
+    ) -> "nn.Module":
         """The untrained network of `arch`, without modules for what cannot reach the output.
 
         Args:
@@ -117,35 +116,12 @@ class SearchSpace(ABC):
         scanner.end()
         return self.architecture(choices)
 
-    def supernet(
-        self,
-        input_shape: Sequence[int] = (3, 32, 32),
-        num_classes: int = 10,
-        affine: bool = False,
-    ) -> Supernet:
-        """One network with the weights of all architectures, where the space can have one.
-
-        Args:
-            input_shape: (channels, height, width) of one image.
-            num_classes: number of logits.
-            affine: whether batch normalization in the choices has scale and shift, which makes
-                the ranking of children worse (Ning et al., arXiv 2008.03064).
-
-        Raises:
-            InvalidArgument: when the space has none.
-        """
-        raise InvalidArgument(
-            f"space={self.name!r} has no supernet: its architectures cannot share weights. Choose"
-            " evaluate='train', or one of the spaces nasbench201, nasbench_macro, micro64, darts,"
-            " pnas, or a network with LayerChoice and InputChoice."
-        )
-
     def mutate(self, arch: Architecture, rng: np.random.Generator) -> Architecture:
         """A valid architecture that differs from `arch` in exactly one decision.
 
         The decision and its new choice are drawn uniformly, anew until the result is valid.
         """
-        free = [i for i, decision in enumerate(self.decisions) if len(decision.choices) > 1]
+        free = self.variable()
         for _ in range(_MAX_TRIES if free else 0):
             child = self.changed(arch, free[int(rng.integers(len(free)))], rng)
             if self.is_valid(child):
@@ -244,13 +220,44 @@ class SearchSpace(ABC):
         choices[decision] = choice % len(self.decisions[decision].choices)
         return Architecture(self.name, tuple(choices))
 
-    def neighbors(self, arch: Architecture) -> Iterator[Architecture]:
-        """All valid architectures one decision away, decision by decision."""
+    def variable(self, rewire: bool = True) -> list[int]:
+        """Return the indices of the decisions in which architectures can differ.
+
+        Args:
+            rewire: also those on the wiring, which count anyway where there are no others.
+        """
+        free = [i for i, decision in enumerate(self.decisions) if len(decision.choices) > 1]
+        others = [i for i in free if self.decisions[i].kind != "wiring"]
+        return free if rewire or not others else others
+
+    def neighbors(
+        self, arch: Architecture, distance: int = 1, rewire: bool = True
+    ) -> Iterator[Architecture]:
+        """Yield all valid architectures near `arch`, the nearest first, decision by decision.
+
+        The neighborhood by which an architecture is judged leaves the wiring as it is (Wang et
+        al.: Neighborhood-Aware NAS, BMVC 2021: one operation replaced): `rewire=False`.
+
+        Args:
+            arch: in the middle; it is none of them itself.
+            distance: number of decisions in which they may differ from it.
+            rewire: whether they may differ in decisions on the wiring; see `variable`.
+
+        Raises:
+            InvalidArchitecture: for a published architecture outside the decisions.
+        """
         choices = self._varied(arch)
-        for i, decision in enumerate(self.decisions):
-            for choice in range(len(decision.choices)):
-                if choice != choices[i]:
-                    neighbor = self.replaced(arch, i, choice)
+        for changes in range(1, distance + 1):
+            for changed in itertools.combinations(self.variable(rewire), changes):
+                options = [
+                    [c for c in range(len(self.decisions[i].choices)) if c != choices[i]]
+                    for i in changed
+                ]
+                for others in itertools.product(*options):
+                    new = list(choices)
+                    for i, choice in zip(changed, others, strict=True):
+                        new[i] = choice
+                    neighbor = Architecture(self.name, tuple(new))
                     if self.is_valid(neighbor):
                         yield neighbor
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from search_spaces.cells.cell import Cell, loose_ends
 from search_spaces.errors import UnknownName
-from search_spaces.graph import Cell, loose_ends
 from search_spaces.naming import closest
 from search_spaces.notation import Scanner
 

@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from search_spaces.cells.cell import Cell
 from search_spaces.cells.genotypes import Genotype
 from search_spaces.cells.operations import FactorizedReduce, operation, operation_counts
 from search_spaces.counting import Counts, conv_counts, linear_counts
-from search_spaces.graph import Cell
 from search_spaces.modules import GlobalPoolClassifier, ReLUConvBN
 
 Stem = Literal["cifar", "tiny_imagenet", "imagenet"]

@@ -11,16 +11,15 @@ from pydantic import PositiveInt
 from torch import nn
 
 from search_spaces.architecture import Architecture, Decision
+from search_spaces.cells.cell import Cell, loose_ends
 from search_spaces.cells.genotypes import Genotype, named, read_genotype
 from search_spaces.cells.network import CellNetwork, Skeleton, Stem
-from search_spaces.cells.supernet import CellSupernet
 from search_spaces.counting import Counts
 from search_spaces.errors import InvalidArchitecture, InvalidArgument
-from search_spaces.graph import Cell, CellGraph, loose_ends
+from search_spaces.graph import CellGraph
 from search_spaces.naming import closest
 from search_spaces.notation import Scanner
 from search_spaces.space import SearchSpace
-from search_spaces.weight_sharing.supernet import Supernet
 
 CELLS = ("normal", "reduction")
 
@@ -95,10 +94,12 @@ class CellSpace(SearchSpace, ABC):
         for cell, node in itertools.product(CELLS, range(2, 2 + self.nodes)):
             if self.distinct:
                 pairs = tuple(itertools.combinations(range(node), 2))
-                decisions.append(Decision(f"{cell}_{node}_sources", pairs))
+                decisions.append(Decision(f"{cell}_{node}_sources", pairs, "wiring"))
             else:
                 sources = tuple(range(node))
-                decisions += [Decision(f"{cell}_{node}_source_{i}", sources) for i in (0, 1)]
+                decisions += [
+                    Decision(f"{cell}_{node}_source_{i}", sources, "wiring") for i in (0, 1)
+                ]
             decisions += [Decision(f"{cell}_{node}_operation_{i}", self.choices) for i in (0, 1)]
         return tuple(decisions)
 
@@ -246,28 +247,18 @@ class CellSpace(SearchSpace, ABC):
         return {"normal": genotype.normal.graph(), "reduction": genotype.reduction.graph()}
 
     @property
-    def _skeleton(self) -> Skeleton:
+    def skeleton(self) -> Skeleton:
+        """How the cells are stacked."""
         return Skeleton(self.channels, self.cells, self.stem, self.auxiliary, self.dead_edges)
 
     def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> Counts:
         """In closed form, for the forward pass in evaluation mode; see the class."""
-        return self._skeleton.counts(self.to_genotype(arch), input_shape, num_classes)
+        return self.skeleton.counts(self.to_genotype(arch), input_shape, num_classes)
 
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> nn.Module:
         """The network of `arch`, a `CellNetwork`; see the class."""
-        return CellNetwork(self.to_genotype(arch), self._skeleton, input_shape, num_classes)
-
-    def supernet(
-        self,
-        input_shape: Sequence[int] = (3, 32, 32),
-        num_classes: int = 10,
-        affine: bool = False,
-    ) -> Supernet:
-        """A `CellSupernet`, where the output of a cell joins all its nodes."""
-        if self.loose:
-            return super().supernet(input_shape, num_classes, affine)
-        return CellSupernet(self, self._skeleton, input_shape, num_classes, affine)
+        return CellNetwork(self.to_genotype(arch), self.skeleton, input_shape, num_classes)

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Sequence
 from functools import cached_property
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.errors import InvalidArchitecture, InvalidArgument
 from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:  # it takes long to import
+    from torch import nn
 
 _TOKEN = re.compile(r"\w+")
 
@@ -78,7 +80,7 @@ class TokenSpace(SearchSpace):
 
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> nn.Module:
+    ) -> "nn.Module":
         """Not possible.
 
         Raises:

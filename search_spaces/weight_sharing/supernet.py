@@ -11,17 +11,15 @@ Single Path One-Shot NAS (ECCV 2020); Liu et al.: DARTS (ICLR 2019) for the mixt
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.errors import InvalidArgument
+from search_spaces.space import SearchSpace
 from search_spaces.weight_sharing.shared_norm import Normalization, SharedNorm, is_replaced
-
-if TYPE_CHECKING:
-    from search_spaces.space import SearchSpace
 
 #: for each slot of a supernet one weight per choice, a 1-D tensor
 Mixture = Sequence[Tensor]
@@ -41,7 +39,7 @@ class Supernet(nn.Module, ABC):
     slots: tuple[Decision, ...]
     layers: int
 
-    def __init__(self, space: "SearchSpace"):
+    def __init__(self, space: SearchSpace):
         super().__init__()
         self.space = space
         self.normalization = Normalization()
@@ -172,7 +170,7 @@ class GraphSupernet(Supernet):
         affine: whether batch normalization in the slots has scale and shift.
     """
 
-    def __init__(self, space: "SearchSpace", slots: Sequence[Decision], affine: bool = False):
+    def __init__(self, space: SearchSpace, slots: Sequence[Decision], affine: bool = False):
         super().__init__(space)
         self.slots = tuple(slots)
         self.affine = affine
@@ -184,9 +182,15 @@ class GraphSupernet(Supernet):
 
     images = 0
 
-    def fixed(self, module: nn.Module, value: int) -> int:
-        """Add a module that every architecture has; the number of its value."""
-        return self._add(Step((value,), layer=self.layers), [module], affine=None)
+    def fixed(self, module: nn.Module, value: int, affine: bool | None = None) -> int:
+        """Add a module that every architecture has; return the number of its value.
+
+        Args:
+            module: what is computed.
+            value: number of the value that it reads.
+            affine: whether its batch normalization has scale and shift; None: as it is.
+        """
+        return self._add(Step((value,), layer=self.layers), [module], affine)
 
     def choose(self, slot: int, modules: Sequence[nn.Module | None], value: int) -> int:
         """Add one module for each choice of a slot (None: nothing comes out); see `fixed`."""
