@@ -29,7 +29,7 @@ from raynas.record.events import METRIC, Status
 from raynas.search.search import Search
 from raynas.searchers import SEARCHERS, Area
 from raynas.searchers.neighborhood import AGGREGATES, na_rs
-from raynas.understanding.flatness import Neighborhoods
+from raynas.understanding.flatness import Neighborhoods, collected
 from search_spaces.naming import construct
 from search_spaces.neighbors import draw_neighbors
 from trials.tables.table import Roles, read_benchmark
@@ -342,6 +342,26 @@ class TestSearch:
 
 
 class TestFlatness:
+    @pytest.mark.parametrize("name", ["nasbench201", "darts", "nasbench_macro"])
+    def test_neighbors_are_those_by_which_na_rs_judges(self, name):
+        """Also where everything at distance 1 was evaluated: a cell that is re-wired is far."""
+        space = search_spaces.get(name)
+        center = space.sample(np.random.default_rng(0))
+        form = space.canonical
+        values = {form(center): 0.9} | {
+            form(near): i / 1000 for i, near in enumerate(space.neighbors(center))
+        }
+        searcher = NeighborhoodAware(Given(center), neighbors=10_000, racing=False)
+        searcher.start(space, 0)
+        assert len(list(iter(searcher.ask, None))) > 8
+        evaluated = [center, *space.neighbors(center)]
+        for arch in evaluated:
+            searcher.tell(arch, values[form(arch)], 1)
+        flat = collected(space, ((i, a, values[form(a)]) for i, a in enumerate(evaluated)))[0]
+        assert flat.neighbors == len(list(space.neighbors(center, rewire=False)))
+        assert flat.mean == pytest.approx(searcher.merits()[center])
+        assert (flat.neighbors < len(evaluated) - 1) == (name == "darts")
+
     def test_pairs_at_distance_one_up_to_canonical_form(self):
         known = Neighborhoods(SPACE)
         near, *_, far = SPACE.neighbors(FLAT)
