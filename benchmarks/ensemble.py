@@ -4,7 +4,8 @@ For every seed a search is run (or found finished in DIR), all its architectures
 and pruned to half of them by every rule. Rules that draw are applied 20 times with other draws, of
 which the mean counts. Printed are, with standard errors over the seeds, on the test part, which
 decides nothing: the accuracy and the loss of all members together, of the best member alone (by
-validation accuracy), and what each rule's half differs from all members.
+validation accuracy), and what each rule's half differs from all members. `pap-literal` is PAP with
+the sign of the authors' code, which keeps those whose removal would help.
 
     python -m benchmarks.ensemble DATA DIR [--space ...] [--samples 20] [--epochs 5] [--seeds 3]
         [--combine average] [--json]
@@ -25,14 +26,33 @@ import ray
 import raynas
 import search_spaces
 from raynas.cluster import Resources, connected
-from raynas.ensemble.candidates import Candidates
 from raynas.ensemble.combination import KINDS, fit
 from raynas.ensemble.members import collect
-from raynas.ensemble.saep import RULES, SAEP, removal_order
+from raynas.ensemble.rules import PAP, RULES, Rule
 from raynas.record.history import Evaluation
 from trials.data import load
 
 _DRAWS = 20
+
+
+class LiteralPAP(PAP):
+    """PAP as the authors' code has it: those stay whose removal would help.
+
+    With d_j as in `PAP`, the members with d_j > 0 are kept; where there is none, the two with the
+    largest d_j.
+    """
+
+    def contributions(self, among: Sequence[int]) -> list[float]:
+        """Return d_j of each of these members."""
+        return [-d for d in super().contributions(among)]
+
+    def _kept(self, among: list[int]) -> list[int]:
+        contributions = dict(zip(among, self.contributions(among), strict=True))
+        useful = [member for member in among if contributions[member] > 0]
+        return useful or sorted(sorted(among, key=lambda j: -contributions[j])[:2])
+
+
+ALL_RULES: dict[str, type[Rule]] = {**RULES, "pap-literal": LiteralPAP}
 
 
 def halves(run: raynas.Result, combine: Any) -> dict[str, dict[str, float]]:
@@ -48,30 +68,31 @@ def halves(run: raynas.Result, combine: Any) -> dict[str, dict[str, float]]:
         )
     for index, reason in excluded.items():
         print(f"{run.path.name}: #{index} is no member: {reason}", flush=True)
-    candidates = Candidates(members, data, [0.0] * len(members), SAEP(), config["seed"])
+    validation = np.stack([member.validation for member in members])
+    test = np.stack([member.test for member in members])
     labels, truth = data.validation.labels, data.test.labels
 
     def measured(chosen: Sequence[int]) -> dict[str, float]:
         some = sorted(chosen)
-        together = fit(combine, candidates.validation[some], labels)
-        found = together.measure(candidates.test[some], truth)
+        together = fit(combine, validation[some], labels)
+        found = together.measure(test[some], truth)
         return {"accuracy": 100 * found["accuracy"], "loss": found["loss"]}
 
-    alone = (candidates.validation.argmax(2) == labels).mean(axis=1)
+    alone = (validation.argmax(2) == labels).mean(axis=1)
     size = len(members) // 2
     found = {
         "members": {"accuracy": len(members), "loss": len(members)},
         "all": measured(range(len(members))),
         "best alone": measured([int(np.argmax(alone))]),
     }
-    for rule in RULES:
-        draws = _DRAWS if rule in ("prs", "pie") else 1
+    for name, rule in ALL_RULES.items():
+        draws = _DRAWS if name in ("prs", "pie") else 1
         points = [
-            measured(removal_order(rule, candidates.validation, labels, draw)[-size:])
+            measured(rule(validation, labels, np.random.default_rng(draw)).removals()[-size:])
             for draw in range(draws)
         ]
-        found[rule] = {
-            name: statistics.fmean(point[name] for point in points) for name in points[0]
+        found[name] = {
+            measure: statistics.fmean(point[measure] for point in points) for measure in points[0]
         }
     best = np.argsort(-alone, kind="stable")[:size]
     found["best by accuracy"] = measured(best.tolist())

@@ -32,9 +32,10 @@ import torch
 from numpy.typing import NDArray
 
 from raynas.cluster import connected
+from raynas.ensemble.comep import comep
 from raynas.ensemble.domep import domep
 from raynas.ensemble.information import relevances, tdac, tdac_matrix
-from raynas.ensemble.saep import SAEP, comep
+from raynas.ensemble.saep import SAEP
 
 #: what the project asks for: of `pie` a ratio; it may take 60 s
 TARGETS = {"pie": 20}

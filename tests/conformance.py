@@ -114,16 +114,6 @@ class SearcherSuite:
         self.begin(algorithm, space, 1)
         assert self.drive(algorithm, 30) == first
 
-    def test_state_continues_the_same_sequence(self, searcher, space):
-        original = searcher()
-        self.begin(original, space, 2)
-        self.drive(original, 33, delay=3)
-        state = json.loads(json.dumps(original.state()))
-        copy = searcher()
-        self.begin(copy, space, 9)
-        copy.load_state(state)
-        assert self.drive(copy, 30) == self.drive(original, 30)
-
     def test_results_may_be_late_or_never_come(self, searcher, space):
         algorithm = searcher()
         self.begin(algorithm, space, 3)

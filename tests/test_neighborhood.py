@@ -29,7 +29,7 @@ from raynas.record.events import METRIC, Status
 from raynas.search.search import Search
 from raynas.searchers import SEARCHERS, Area
 from raynas.searchers.neighborhood import AGGREGATES, na_rs
-from raynas.understanding.flatness import Neighborhoods
+from raynas.understanding.flatness import Neighborhoods, collected
 from search_spaces.naming import construct
 from search_spaces.neighbors import draw_neighbors
 from trials.tables.table import Roles, read_benchmark
@@ -139,9 +139,6 @@ class Given(RandomSearch):
 
     def tell(self, architecture, value, budget):
         self.told.append((architecture, value, budget))
-
-    def state(self):
-        return {**super().state(), "archs": [list(a.choices) for a in self.archs]}
 
 
 def driven(searcher, value=landscape, budget=lambda arch: 1, steps=10_000):
@@ -257,13 +254,14 @@ class TestNothingChanges:
     @pytest.mark.parametrize("racing", [True, False])
     @pytest.mark.parametrize("inner", [RandomSearch, LocalSearch, lambda: Evolution(5, 3)])
     def test_zero_neighbors(self, inner, racing):
-        suite, runs, states = SearcherSuite(), [], []
+        suite, runs, ends = SearcherSuite(), [], []
         for searcher in (inner(), NeighborhoodAware(inner(), neighbors=0, racing=racing)):
             searcher.start(SPACE, 7)
             runs.append(suite.drive(searcher, 80, delay=3))
-            states.append(searcher.state())
+            ends.append(getattr(searcher, "searcher", searcher))
         assert runs[0] == runs[1]
-        assert states[1]["inner"] == states[0]
+        assert ends[1] == ends[0]
+        assert ends[1].rng.bit_generator.state == ends[0].rng.bit_generator.state
         assert not searcher.merits()
 
     def test_warm_start_is_passed_through(self):
@@ -344,6 +342,26 @@ class TestSearch:
 
 
 class TestFlatness:
+    @pytest.mark.parametrize("name", ["nasbench201", "darts", "nasbench_macro"])
+    def test_neighbors_are_those_by_which_na_rs_judges(self, name):
+        """Also where everything at distance 1 was evaluated: a cell that is re-wired is far."""
+        space = search_spaces.get(name)
+        center = space.sample(np.random.default_rng(0))
+        form = space.canonical
+        values = {form(center): 0.9} | {
+            form(near): i / 1000 for i, near in enumerate(space.neighbors(center))
+        }
+        searcher = NeighborhoodAware(Given(center), neighbors=10_000, racing=False)
+        searcher.start(space, 0)
+        assert len(list(iter(searcher.ask, None))) > 8
+        evaluated = [center, *space.neighbors(center)]
+        for arch in evaluated:
+            searcher.tell(arch, values[form(arch)], 1)
+        flat = collected(space, ((i, a, values[form(a)]) for i, a in enumerate(evaluated)))[0]
+        assert flat.neighbors == len(list(space.neighbors(center, rewire=False)))
+        assert flat.mean == pytest.approx(searcher.merits()[center])
+        assert (flat.neighbors < len(evaluated) - 1) == (name == "darts")
+
     def test_pairs_at_distance_one_up_to_canonical_form(self):
         known = Neighborhoods(SPACE)
         near, *_, far = SPACE.neighbors(FLAT)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 #: how members become one prediction; see `combine`
-Kind = Literal["average", "vote", "weighted-vote", "mixture"]
+Kind = Literal["average", "vote", "weighted-vote", "mixture", "average-logits"]
 
 _TIE = 1e-5  # shares of votes that differ by less are equal
 
@@ -72,7 +72,8 @@ def combine(logits: Tensor, kind: Kind, weights: Tensor, temperature: float = 1.
 
     `average`: the weighted mean of their probabilities. `vote` and `weighted-vote`: the weighted
     shares of their votes, one more vote being divided as the average is, which decides ties.
-    `mixture`: the softmax of the weighted sum of their logits, as in AdaNet.
+    `mixture` and `average-logits`: the softmax of the weighted sum of their logits (Cortes et al.
+    2017), the weights being learnt, or equal.
 
     Args:
         logits: `members x images x classes`.
@@ -81,7 +82,7 @@ def combine(logits: Tensor, kind: Kind, weights: Tensor, temperature: float = 1.
         temperature: what the logarithms are divided by in the end; > 1 makes them less sure.
     """
     column = weights.view(-1, 1, 1).to(logits.dtype)
-    if kind == "mixture":
+    if kind in ("mixture", "average-logits"):
         together = functional.log_softmax((column * logits).sum(0), dim=1)
     else:
         shares = (column * functional.softmax(logits, dim=2)).sum(0)

@@ -151,9 +151,7 @@ def export(
 @app.command()
 def ensemble(
     path: Annotated[Path, typer.Argument(help="run folder")],
-    rule: Annotated[
-        str, typer.Option(help="prs, pap, pie; to compare also pap-literal, greedy")
-    ] = "pie",
+    rule: Annotated[str, typer.Option(help="prs, pap, pie; to compare also greedy")] = "pie",
     size: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="members to keep; default: as few as the tolerance allows"),
@@ -164,7 +162,7 @@ def ensemble(
     ] = 0.005,
     combine: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="average (default), vote, weighted-vote or mixture"),
+        typer.Option(help="average (default), average-logits, vote, weighted-vote or mixture"),
     ] = None,
     temperature: Annotated[bool, typer.Option(help="calibrate the ensemble by one")] = True,
     stopped: Annotated[

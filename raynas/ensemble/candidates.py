@@ -1,5 +1,6 @@
 """The candidates for an ensemble side by side: what any of their ensembles is worth and costs."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,8 @@ import pandas as pd
 from raynas.ensemble.combination import Combination, Logits, fit
 from raynas.ensemble.information import disagreement_matrix, vi_matrix
 from raynas.ensemble.members import Member
-from raynas.ensemble.saep import RULES, SAEP, RuleName, removal_order
+from raynas.ensemble.rules import RULES, removal_order
+from raynas.ensemble.saep import SAEP
 from trials.data import Data
 from trials.trial import Role, derived_seed
 
@@ -46,13 +48,13 @@ class Candidates:
         return np.stack([member.test for member in self.members])
 
     @cached_property
-    def orders(self) -> dict[RuleName, list[int]]:
+    def orders(self) -> dict[str, list[int]]:
         """Return {rule: members in the order in which it removes them}."""
         return {name: self._order(name) for name in RULES}
 
-    def _order(self, rule: RuleName) -> list[int]:
-        labels, number = self.data.validation.labels, list(RULES).index(rule)
-        seed = derived_seed(self.seed, Role.PRUNING, number)
+    def _order(self, rule: str) -> list[int]:
+        labels, number = self.data.validation.labels, zlib.crc32(rule.encode())
+        seed = derived_seed(self.seed, Role.PRUNING, number)  # whatever other rules there are
         return removal_order(rule, self.validation, labels, seed, self.saep.alpha)
 
     @property

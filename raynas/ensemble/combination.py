@@ -31,7 +31,7 @@ class Combination:
     """A fitted combination.
 
     Attributes:
-        kind: `average`, `vote`, `weighted-vote` or `mixture`; see `trials.deployed.combine`.
+        kind: one of `KINDS`; see `trials.deployed.combine`.
         weights: one for each member.
         temperature: what divides the logarithms of the combined probabilities.
     """
@@ -61,8 +61,9 @@ def fit(
 ) -> Combination:  # fmt: skip
     """Fit a combination.
 
-    `average` and `vote` weigh all alike. `weighted-vote` weighs a member by the logarithm of the
-    odds that it is right, plus log(classes - 1) (Zhu et al.: Multi-class AdaBoost, 2009).
+    `average`, `average-logits` and `vote` weigh all alike. `weighted-vote` weighs a member by the
+    logarithm of the odds that it is right, plus log(classes - 1) (Zhu et al.: Multi-class
+    AdaBoost, 2009).
     `mixture` learns the weights; see `mixture_weights`.
 
     Args:
@@ -115,19 +116,19 @@ def accuracies(
             fitted = fit(kind, logits[chosen], labels, temperature=False, penalties=costs)
             yield size, fitted.measure(logits[chosen], labels)["accuracy"]
         return
-    found, total = [], 0.0
+    points, total = [], 0.0
     truth, weigh = torch.from_numpy(labels), _votes(kind, logits, labels).tolist()
     shares = votes = torch.zeros(logits.shape[1:], dtype=torch.float64)
     for size, member in enumerate(reversed(order), 1):
         own, weight = torch.from_numpy(logits[member]).double(), weigh[member]
         total += weight
-        shares = shares + weight * functional.softmax(own, dim=1)
+        shares = shares + weight * (own if kind == "average-logits" else own.softmax(dim=1))
         together = shares / total
-        if kind != "average":
+        if kind in ("vote", "weighted-vote"):
             votes = votes + weight * functional.one_hot(own.argmax(1), own.shape[1])
             together = counted(votes / total, together, size)
-        found.append((size, float((together.argmax(1) == truth).double().mean())))
-    yield from reversed(found)
+        points.append((size, float((together.argmax(1) == truth).double().mean())))
+    yield from reversed(points)
 
 
 def mixture_weights(

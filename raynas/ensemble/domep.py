@@ -15,8 +15,8 @@ import ray
 
 from raynas.cluster import connected, prepare_process
 from raynas.ensemble.combination import Labels
+from raynas.ensemble.comep import comep, tdas
 from raynas.ensemble.information import Predictions, check_alpha, tdac_matrix
-from raynas.ensemble.saep import comep, tdas
 from raynas.errors import InvalidArgument
 
 #: TDAS and members of a set

@@ -67,7 +67,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The ensemble of a run; see `raynas.ensemble.saep`.
+    """The ensemble of a run; see `raynas.SAEP`.
 
     Attributes:
         folder: `ensemble/` in the run folder.

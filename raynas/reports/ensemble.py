@@ -18,13 +18,6 @@ from raynas.record.history import History
 from raynas.record.journal import read_events
 
 _MAX_SHOWN = 40  # members in a heat map
-_COLORS = {
-    "prs": "tab:gray",
-    "pap": "tab:green",
-    "pap-literal": "tab:red",
-    "pie": "tab:blue",
-    "greedy": "tab:orange",
-}
 _PANELS = (
     ("test_accuracy", "test accuracy in %", 100.0),
     ("test_loss", "test loss", 1.0),
@@ -136,9 +129,7 @@ def curves_figure(curves: pd.DataFrame, found: Mapping[str, Any]) -> bytes:
     for axes, (column, label, scale) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
         for rule, points in curves.groupby("rule", sort=False):
             values = scale * points[column]
-            axes.plot(
-                points["members"], values, marker=".", color=_COLORS[str(rule)], label=str(rule)
-            )
+            axes.plot(points["members"], values, marker=".", label=str(rule))
         everything = scale * found["unpruned"][column]
         axes.axhline(everything, color="black", lw=0.8, ls="--", label="all candidates")
         chosen = found["metrics"]

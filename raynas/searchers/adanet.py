@@ -17,11 +17,13 @@ from pydantic import NonNegativeFloat
 from torch.nn import functional
 
 from raynas.ensemble.combination import Combination, Labels, Logits, mixture_weights
-from raynas.ensemble.saep import RULES, fell
+from raynas.ensemble.rules import RULES
+from raynas.ensemble.saep import fell
 from raynas.errors import InvalidArgument
 from raynas.searchers.growing import GrowingSearcher
 from raynas.searchers.searcher import HeldOut
 from search_spaces import Architecture, SearchSpace
+from search_spaces.naming import lookup
 from trials.deployed import Kind
 from trials.trial import derived_seed
 
@@ -42,12 +44,14 @@ class AdaNet(GrowingSearcher):
 
         F(w) = mean cross-entropy of sum_j w_j h_j + sum_j (lambda r(h_j) + beta) w_j
 
-    is less, h being logits, w_j = 1/n or learnt, and r the square root of the depth. Everything
-    is decided on the validation part. (The authors decide on the training data.) A run of
-    `samples` evaluations has `samples` / 2 iterations.
+    is less, h being logits, w_j = 1/n or learnt, and r the square root of the depth. The ensemble
+    is sum_j w_j h_j wherever it is judged: in F, in the test of a pruning, in the report and in
+    what is exported. Everything is decided on the validation part. (The authors decide on the
+    training data.) A run of `samples` evaluations has `samples` / 2 iterations.
 
     Args:
-        rule: `prs`, `pap`, `pap-literal`, `pie`, or `none`, which is AdaNet itself.
+        rule: `prs`, `pap`, `pie` or another one of `raynas.ensemble.rules`; or `none`, which is
+            AdaNet itself.
         alpha: lambda of TDAC, for `pie`.
         tolerance: validation accuracy, as a fraction, that a pruning may cost; 1: any.
         mixture: `uniform` (the authors' ".O") or `learnt` weights (".W").
@@ -55,7 +59,7 @@ class AdaNet(GrowingSearcher):
         beta: of the objective.
     """
 
-    rule: Literal["none", "prs", "pap", "pap-literal", "pie"] = "pie"
+    rule: str = "pie"
     alpha: Annotated[float, Interval(ge=0, le=1)] = 0.5
     tolerance: NonNegativeFloat = 0.0
     mixture: Literal["uniform", "learnt"] = "uniform"
@@ -70,6 +74,9 @@ class AdaNet(GrowingSearcher):
     _members: list[int] = field(default_factory=list, init=False, repr=False)
     #: choice of the depth of the member added last
     _last: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        lookup("rule", self.rule, {"none": None, **RULES})
 
     def check(self, space: SearchSpace) -> None:
         """See `Searcher`."""
@@ -99,7 +106,7 @@ class AdaNet(GrowingSearcher):
     @property
     def combine(self) -> Kind:
         """See `GrowingSearcher`."""
-        return "mixture" if self.mixture == "learnt" else "average"
+        return "mixture" if self.mixture == "learnt" else "average-logits"
 
     def penalties(self, members: Sequence[int]) -> list[float]:
         """Lambda r + beta of each."""
@@ -174,27 +181,6 @@ class AdaNet(GrowingSearcher):
             self._last = self._asked[decision["joined"]][self._place]
         self._iteration += 1
         self._candidates = {}
-
-    def state(self) -> dict[str, Any]:
-        """See `Searcher`."""
-        return {
-            **super().state(),
-            "seed": self._seed,
-            "iteration": self._iteration,
-            "asked": [[i, choices] for i, choices in self._asked.items()],
-            "candidates": [[i, value] for i, value in self._candidates.items()],
-            "members": list(self._members),
-            "last": self._last,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """See `Searcher`."""
-        super().load_state(state)
-        self._seed = state["seed"]
-        self._iteration, self._last = state["iteration"], state["last"]
-        self._asked = {i: list(choices) for i, choices in state["asked"]}
-        self._candidates = dict(state["candidates"])
-        self._members = list(state["members"])
 
     def _drawn(self, depth: int) -> Architecture:
         """An architecture of this depth."""

@@ -2,9 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from pydantic import PositiveInt
@@ -137,7 +136,7 @@ class Auto(Searcher):
         archs = self._learned()
         features = self._description.rows(archs)
         if self._surrogate is None:
-            self._surrogate = Surrogate(list(features), self.rng)
+            self._surrogate = self._new_surrogate(list(features))
         surrogate = self._surrogate
         # By rank: more epochs first, then the value. Failed ones share the lowest rank.
         order = {rank: i for i, rank in enumerate(sorted({self._rank(a) for a in archs}))}
@@ -146,6 +145,9 @@ class Auto(Searcher):
         if self._pending:
             surrogate.believe(self._description.rows(self._pending))
         return surrogate
+
+    def _new_surrogate(self, components: Sequence[str]) -> Surrogate:
+        return Surrogate(components, self.rng)
 
     def _learned(self) -> list[Architecture]:
         archs = list(self.known)
@@ -157,31 +159,3 @@ class Auto(Searcher):
     def _rank(self, arch: Architecture) -> tuple[int, float]:
         budget, value = self.known[arch]
         return (budget, value) if math.isfinite(value) else (0, -math.inf)
-
-    def state(self) -> dict[str, Any]:
-        """What is known and awaited, the surrogate's parameters, and the random generator."""
-        surrogate = self._surrogate
-        return {
-            **super().state(),
-            "known": [[list(a.choices), *known] for a, known in self.known.items()],
-            "first": [list(arch.choices) for arch in self._first],
-            "drawn": [list(arch.choices) for arch in self._drawn],
-            "pending": [list(arch.choices) for arch in self._pending],
-            "asked": self._asked,
-            "parameters": None if surrogate is None else surrogate.parameters.tolist(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from where `state` was taken."""
-        super().load_state(state)
-        arch = self.space.architecture
-        self.known = {arch(choices): (b, value) for choices, b, value in state["known"]}
-        self._first = [arch(choices) for choices in state["first"]]
-        self._drawn = [arch(choices) for choices in state["drawn"]]
-        self._pending = [arch(choices) for choices in state["pending"]]
-        self._asked = state["asked"]
-        self._surrogate = None
-        if state["parameters"] is not None:
-            components = self._description.rows(list(self.known))
-            self._surrogate = Surrogate(list(components), self.rng)
-            self._surrogate.parameters = np.array(state["parameters"])

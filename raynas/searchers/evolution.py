@@ -7,7 +7,7 @@ algorithm 1, with the defaults of NAS-Bench-201's R-EA.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import PositiveInt
 
@@ -127,31 +127,3 @@ class Evolution(Searcher):
         if not births:
             del self._pending[architecture]
         return birth
-
-    def state(self) -> dict[str, Any]:
-        """The population, what is awaited, and the random generator."""
-        return {
-            **super().state(),
-            "first": [list(arch.choices) for arch in self._first],
-            "births": self._births,
-            "born": [[list(arch.choices), birth] for arch, birth in self._born.items()],
-            "members": [
-                [birth, m.budget, m.value, list(m.architecture.choices)]
-                for birth, m in self.members.items()
-            ],
-            "pending": [[list(arch.choices), births] for arch, births in self._pending.items()],
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from where `state` was taken."""
-        super().load_state(state)
-        self._births = state["births"]
-        self._first = [self.space.architecture(choices) for choices in state["first"]]
-        self._born = {self.space.architecture(c): birth for c, birth in state["born"]}
-        self.members = {
-            birth: Member(budget, value, self.space.architecture(choices))
-            for birth, budget, value, choices in state["members"]
-        }
-        self._pending = {
-            self.space.architecture(choices): list(births) for choices, births in state["pending"]
-        }

@@ -8,7 +8,6 @@ for Neural Architecture Search, EMO 2021).
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 from raynas.searchers.searcher import Searcher
 from search_spaces import Architecture, SearchSpace
@@ -77,32 +76,3 @@ class LocalSearch(Searcher):
         self.center = (rank, architecture)
         self._queue = list(self.space.neighbors(architecture))
         self.rng.shuffle(self._queue)
-
-    def state(self) -> dict[str, Any]:
-        """The center, what is queued, what is awaited, and the random generator."""
-        return {
-            **super().state(),
-            "center": _plain(self.center) if self.center else None,
-            "queue": [list(arch.choices) for arch in self._queue],
-            "climbing": [list(arch.choices) for arch in self._climbing],
-            "starting": [list(arch.choices) for arch in self._starting],
-            "starts": [_plain(start) for start in self._starts],
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from where `state` was taken."""
-        super().load_state(state)
-        arch = self.space.architecture
-        self.center = self._read(state["center"]) if state["center"] else None
-        self._queue = [arch(choices) for choices in state["queue"]]
-        self._climbing = [arch(choices) for choices in state["climbing"]]
-        self._starting = [arch(choices) for choices in state["starting"]]
-        self._starts = [self._read(start) for start in state["starts"]]
-
-    def _read(self, start: tuple[list[Any], list[int]]) -> tuple[Rank, Architecture]:
-        (budget, value), choices = start
-        return (budget, value), self.space.architecture(choices)
-
-
-def _plain(start: tuple[Rank, Architecture]) -> tuple[list[Any], list[int]]:
-    return list(start[0]), list(start[1].choices)

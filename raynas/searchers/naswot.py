@@ -7,7 +7,6 @@ algorithm 1; the score itself is `trials.proxies.naswot`.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from pydantic import PositiveInt
 
@@ -54,14 +53,3 @@ class Naswot(Searcher):
 
     def tell(self, architecture: Architecture, value: float, budget: int) -> None:
         """Nothing to learn."""
-
-    def state(self) -> dict[str, Any]:
-        """What is still to be asked for."""
-        chosen = list(self.chosen.choices) if self.chosen else None
-        return {**super().state(), "chosen": chosen}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from where `state` was taken."""
-        super().load_state(state)
-        chosen = state["chosen"]
-        self.chosen = None if chosen is None else self.space.architecture(chosen)

@@ -379,54 +379,6 @@ class NeighborhoodAware(Searcher):
         spread = _SPREADS * self._spread * math.sqrt(_PRIOR / (len(center.values) + _PRIOR))
         return center.budget == self._longest and self._merit(center) + spread >= self._lead
 
-    # State
-
-    def state(self) -> dict[str, Any]:
-        """What is known and awaited, all centers, and the inner searcher's state."""
-        return {
-            **super().state(),
-            "inner": self.searcher.state(),
-            "known": [[list(form.choices), *result] for form, result in self.known.items()],
-            "centers": [_plain(center) for center in self.centers.values()],
-            "opened": [list(arch.choices) for arch in self._opened],
-            "races": [list(center.architecture.choices) for center in self._races],
-            "pending": [list(form.choices) for form in self._pending],
-            "counts": [self._asked, self._drawn, self._longest],
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from where `state` was taken."""
-        super().load_state(state)
-        self.searcher.load_state(state["inner"])
-        arch = self.space.architecture
-        self.known = {arch(choices): (budget, v) for choices, budget, v in state["known"]}
-        self._pending = {arch(choices): None for choices in state["pending"]}
-        self._asked, self._drawn, self._longest = state["counts"]
-        centers = [self._read(plain) for plain in state["centers"]]
-        self.centers = {center.architecture: center for center in centers}
-        self._races = [self.centers[arch(choices)] for choices in state["races"]]
-        opened = [arch(choices) for choices in state["opened"]]
-        self._opened = {a: self.centers[a] for a in opened}
-        self._drawn_by = {}
-        for center in centers:
-            center.open = center in self._races
-            for form in center.drawn:
-                self._drawn_by.setdefault(form, []).append(center)
-            self._update(center)
-        self._weigh()
-
-    def _read(self, plain: dict[str, Any]) -> Center:
-        arch, canonical = self.space.architecture, self.space.canonical
-        queue = [arch(choices) for choices in plain["queue"]]
-        return Center(
-            **{
-                **plain,
-                "architecture": arch(plain["architecture"]),
-                "queue": [(neighbor, canonical(neighbor)) for neighbor in queue],
-                "drawn": [arch(choices) for choices in plain["drawn"]],
-            }
-        )
-
 
 def na_rs(
     neighbors: NonNegativeInt = 24,
@@ -450,17 +402,3 @@ def _spelled(searcher: Searcher) -> str:
         if f.init and (f.default is MISSING or getattr(searcher, f.name) != f.default)
     }
     return spell(name, options).replace(",", ";")
-
-
-def _plain(center: Center) -> dict[str, Any]:
-    """As JSON data; what follows from the results is left out."""
-    return {
-        "architecture": list(center.architecture.choices),
-        "queue": [list(neighbor.choices) for neighbor, _ in center.queue],
-        "drawn": [list(form.choices) for form in center.drawn],
-        "asked": center.asked,
-        "owed": center.owed,
-        "told": center.told,
-        "budget": center.budget,
-        "own": center.own,
-    }

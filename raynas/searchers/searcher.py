@@ -4,7 +4,6 @@ A searcher is a pure algorithm. It knows no Ray, no trials and no journal; the s
 driven by a real run, by a replay of its journal, and by the simulator.
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -44,14 +43,14 @@ class Searcher(ABC):
         arch = searcher.ask()                an architecture to evaluate, or None: none just now
         searcher.tell(arch, 0.91, 4)         its validation accuracy after 4 epochs
         searcher.tell(arch, -inf, 1)         it failed
-        searcher.state()                     JSON data; load_state() continues the same sequence
 
     Calls come in any order that parallel evaluation brings about: several `ask` before the first
     `tell`, results in another order than they were asked for, more than one `tell` for an
     architecture that was asked for more than once, and `tell` for architectures that were never
     asked for. `ask` costs milliseconds at most, never waits for a result, and when it returns
     None changes nothing. Between two runs with the same seed and the same calls, the answers
-    are the same.
+    are the same; so nothing of a searcher is stored, and a replay of the calls that a journal
+    records brings one back to where it was.
 
     What a searcher needs beyond this it declares by the attributes `needs_predictions`,
     `needs_full_training`, `repeats` and `fewest_samples`, which whoever drives it reads after
@@ -135,11 +134,3 @@ class Searcher(ABC):
 
     def grow(self, decision: Mapping[str, Any]) -> None:  # noqa: B027  most grow nothing
         """Take the step that `decide` has returned, then or when a journal is replayed."""
-
-    def state(self) -> dict[str, Any]:
-        """All that changes, as JSON data."""
-        return {"rng": copy.deepcopy(self.rng.bit_generator.state)}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue, after `start`, from where `state` was taken."""
-        self.rng.bit_generator.state = state["rng"]

@@ -142,9 +142,7 @@ class Surrogate:
 
     def fit(self, features: Features, values: Floats, search: bool) -> None:
         """Learn from values of which minus infinity is the worst; `search` for parameters too."""
-        ranks = rankdata(values)
-        scores = norm.ppf((ranks - 0.5) / len(ranks))
-        self.targets = (scores - scores.mean()) / (scores.std() or 1.0)
+        self.targets = normal_scores(values)
         self.features = features
         distances = self._distances(features)
         if search:
@@ -221,6 +219,13 @@ class Surrogate:
         spread = np.ones(len(parameters))
         spread[-1] = 2.0
         return float(likelihood + 0.5 * (((parameters - self._prior) / spread) ** 2).sum())
+
+
+def normal_scores(values: Floats) -> Floats:
+    """Return the normal scores of values by their ranks, of mean 0 and deviation 1."""
+    ranks = rankdata(values)
+    scores: Floats = norm.ppf((ranks - 0.5) / len(ranks))
+    return np.asarray((scores - scores.mean()) / (scores.std() or 1.0))
 
 
 def _distance(name: str, a: Floats, b: Floats) -> Floats:

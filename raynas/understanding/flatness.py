@@ -1,7 +1,9 @@
 """How flat the surroundings of architectures are: the values of what was evaluated beside them.
 
-A flat optimum stays good when one decision changes. This is computed from whatever
-a run has evaluated, by any searcher; `raynas.searchers.neighborhood` searches for it.
+A flat optimum stays good when one decision changes. This is computed from whatever a run has
+evaluated, by any searcher; `raynas.searchers.neighborhood` searches for it. Both have the same
+neighbors, which the space names (`SearchSpace.neighbors`): one decision is another one, and the
+wiring of a cell stays.
 """
 
 import math
@@ -23,7 +25,7 @@ COLUMNS = ("neighbors", "neighborhood_mean", "neighborhood_worst", "neighborhood
 
 
 class Flatness(NamedTuple):
-    """What is known of an architecture's neighborhood, to which it belongs itself.
+    """The values of an architecture's neighborhood, to which it belongs itself.
 
     Attributes:
         own: the architecture's own value.
@@ -42,12 +44,12 @@ class Flatness(NamedTuple):
 
     @property
     def drop(self) -> float:
-        """How far the mean of the neighbors is below the architecture's own value."""
+        """Return how far the mean of the neighbors is below the architecture's own value."""
         return (self.own - self.mean) * (self.neighbors + 1) / self.neighbors
 
 
 class Neighborhoods:
-    """Collects values and tells how flat their surroundings are, at distance 1."""
+    """Collects the values of evaluations and tells how flat their surroundings are."""
 
     def __init__(self, space: SearchSpace):
         self.space = space
@@ -59,13 +61,14 @@ class Neighborhoods:
         self._beside: dict[Architecture, set[int]] = {}
 
     def add(self, index: int, arch: Architecture, value: float) -> list[int]:
-        """Take in an evaluation; whose flatness that changes, rising."""
+        """Take in an evaluation and return those whose flatness changes by it, rising."""
         if not math.isfinite(value):
             return []
         try:
-            near = [self.space.canonical(neighbor) for neighbor in self.space.neighbors(arch)]
+            neighbors = list(self.space.neighbors(arch, rewire=False))
         except RaynasError:  # a published architecture that the decisions cannot express
             return []
+        near = [self.space.canonical(neighbor) for neighbor in neighbors]
         form = self.space.canonical(arch)
         self._values[form], self._own[index], self._near[index] = value, form, near
         for neighbor in near:
@@ -73,22 +76,22 @@ class Neighborhoods:
         return sorted({index} | self._beside.get(form, set()))
 
     def __getitem__(self, index: int) -> Flatness | None:
-        """The flatness of an evaluation; None where nothing else near it has a value."""
+        """Return the flatness of an evaluation; None where nothing else near it has a value."""
         form = self._own.get(index)
         if form is None or all(
             near == form or near not in self._values for near in self._near[index]
         ):
             return None
         own = self._values[form]
-        found = [self._values[near] for near in self._near[index] if near in self._values]
-        values = np.array([own, *found])
+        beside = [self._values[near] for near in self._near[index] if near in self._values]
+        values = np.array([own, *beside])
         return Flatness(
-            own, len(found), float(values.mean()), float(values.min()), float(values.std())
+            own, len(beside), float(values.mean()), float(values.min()), float(values.std())
         )
 
 
 def flatness(run: str | Path | Result, space: SearchSpace | None = None) -> pd.DataFrame:
-    """The flatness of all evaluations of a run, finished or not, whatever its searcher.
+    """Return the flatness of all evaluations of a run, finished or not, whatever its searcher.
 
     Args:
         run: its folder, or what `raynas.run` and `raynas.load` return.
@@ -111,10 +114,8 @@ def flatness(run: str | Path | Result, space: SearchSpace | None = None) -> pd.D
         except UnknownName as error:
             raise UnknownName(f"{error} Give the run's own space: flatness(run, space).") from None
     table = with_flatness(result.trials, space, metric=result.metric)
-    known = table[table["neighbors"] > 0]
-    return known[["evaluation", "architecture", "epochs", result.metric, *COLUMNS]].reset_index(
-        drop=True
-    )
+    columns = ["evaluation", "architecture", "epochs", result.metric, *COLUMNS]
+    return table.loc[table["neighbors"] > 0, columns].reset_index(drop=True)
 
 
 def with_flatness(
@@ -123,7 +124,7 @@ def with_flatness(
     merits: Mapping[int, float] | None = None,
     metric: str = METRIC,
 ) -> pd.DataFrame:
-    """A table of trials with the columns `COLUMNS`; NaN where no neighbor was evaluated.
+    """Add `COLUMNS` to a table of trials; NaN where no neighbor was evaluated.
 
     Args:
         trials: as `Result.trials`.
@@ -133,10 +134,10 @@ def with_flatness(
     """
     usable = trials[trials["status"].isin([Status.COMPLETED.value, Status.STOPPED.value])]
     rows = zip(usable["evaluation"], usable["architecture"], usable[metric], strict=True)
-    known = collected(space, ((i, space.from_string(text), value) for i, text, value in rows))
-    found = [known[i] for i in trials["evaluation"]]
+    near = collected(space, ((i, space.from_string(text), value) for i, text, value in rows))
+    flat = [near[i] for i in trials["evaluation"]]
     columns = {
-        name: [math.nan if f is None else f[1 + i] for f in found] for i, name in enumerate(COLUMNS)
+        name: [math.nan if f is None else f[1 + i] for f in flat] for i, name in enumerate(COLUMNS)
     }
     if merits:
         columns["merit"] = [merits.get(i, math.nan) for i in trials["evaluation"]]
@@ -146,8 +147,8 @@ def with_flatness(
 def collected(
     space: SearchSpace, evaluations: Iterable[tuple[int, Architecture, float]]
 ) -> Neighborhoods:
-    """The neighborhoods of (index, architecture, value)."""
-    known = Neighborhoods(space)
+    """Collect the neighborhoods of (index, architecture, value)."""
+    neighborhoods = Neighborhoods(space)
     for index, arch, value in evaluations:
-        known.add(index, arch, value)
-    return known
+        neighborhoods.add(index, arch, value)
+    return neighborhoods
