@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,8 @@ from numpy.typing import NDArray
 import search_spaces
 from raynas import AdaNet, Fifo, Train
 from raynas.ensemble.combination import fit
-from raynas.search.search import Evaluation, Search, Status
+from raynas.record.events import Status
+from raynas.search.search import Search
 from trials.data import load
 from trials.training import predict
 
@@ -55,13 +55,13 @@ class Trained:
         self.space, self.seed = search_spaces.get(space), seed
         self.data, self.recipe = load("digits", seed=seed), Train(learning_rate=rate)
         self.labels = self.data.validation.labels
-        self._evaluations: Sequence[Evaluation] = []
+        self._search: Search | None = None
         self._known: dict[tuple[Any, int], list[NDArray[np.float32]]] = {}
 
     def ensemble(self, searcher: AdaNet, samples: int = 22) -> tuple[int, float]:
         """(members, test accuracy) of what a search ends with."""
         search = Search(self.space, searcher, Fifo(), samples, 1, self.seed, held_out=self)
-        self._evaluations = search.evaluations
+        self._search = search
         while (evaluation := search.suggest()) is not None:
             search.report(evaluation.index, {"val_accuracy": 0.5})
             search.finish(evaluation.index, Status.COMPLETED)
@@ -76,7 +76,8 @@ class Trained:
 
     def _predictions(self, index: int) -> list[NDArray[np.float32]]:
         """On the validation part, and on the test part."""
-        arch, seed = self._evaluations[index].architecture, self._evaluations[index].seed
+        assert self._search is not None
+        arch, seed = self._search.architectures[index], self._search.seed_of(index)
         if (arch, seed) not in self._known:
             cpu = torch.device("cpu")
             trial = self.recipe.trial(self.space, arch, self.data, _EPOCHS, seed, cpu)

@@ -24,15 +24,13 @@ import ray
 
 import raynas
 import search_spaces
-from raynas.cluster import connected
-from raynas.drivers.trainable import Job
+from raynas.cluster import Resources, connected
+from raynas.ensemble.candidates import Candidates
 from raynas.ensemble.combination import KINDS, fit
 from raynas.ensemble.members import collect
-from raynas.ensemble.saep import RULES, removal_order
-from raynas.search.search import Evaluation
-from raynas.stages.ensemble import Candidates
+from raynas.ensemble.saep import RULES, SAEP, removal_order
+from raynas.record.history import Evaluation
 from trials.data import load
-from trials.training import Train
 
 _DRAWS = 20
 
@@ -43,16 +41,14 @@ def halves(run: raynas.Result, combine: Any) -> dict[str, dict[str, float]]:
     data = load(config["data"], seed=config["seed"])
     space = search_spaces.get(config["space"])
     rows = run.trials.query("status == 'completed'")
-    evaluations = [
-        Evaluation(row.evaluation, space.from_string(row.architecture), row.architecture, 0)
-        for row in rows.itertuples()
-    ]
+    evaluations = [Evaluation(row.evaluation, row.architecture) for row in rows.itertuples()]
     with connected():
-        job = Job(space, Train(), ray.put(data), config["epochs"], run.path, threads=1)
-        members, excluded = collect(job, evaluations, cpus=1, gpus=0)
+        members, excluded = collect(
+            run.folder, space, ray.put(data), evaluations, Resources(1, 0, 1, 1)
+        )
     for index, reason in excluded.items():
         print(f"{run.path.name}: #{index} is no member: {reason}", flush=True)
-    candidates = Candidates(members, data, [0.0] * len(members))
+    candidates = Candidates(members, data, [0.0] * len(members), SAEP(), config["seed"])
     labels, truth = data.validation.labels, data.test.labels
 
     def measured(chosen: Sequence[int]) -> dict[str, float]:

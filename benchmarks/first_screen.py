@@ -33,7 +33,7 @@ def figures(run: raynas.Result) -> dict[str, Any]:
         "their mean validation accuracy at the end, %": 100 * whole["val_accuracy"].mean(),
         "the winner's validation accuracy, %": 100 * run.best.metrics["val_accuracy"],
         "the winner's test accuracy, %": 100 * run.best.metrics["test_accuracy"],
-        "minutes": (events[-1]["time"] - events[0]["time"]) / 60,
+        "minutes": (events[-1].time - events[0].time) / 60,
     }
 
 

@@ -24,6 +24,7 @@ from ray import tune
 
 import raynas
 from raynas.cluster import connected
+from raynas.record import events as kinds
 from raynas.record.journal import read_events
 from search_spaces import Architecture, SearchSpace
 from trials import data as trial_data
@@ -101,7 +102,7 @@ def of_raynas(samples: int, folder: Path, data: Data, name: str) -> float:
         scheduler="fifo", samples=samples, epochs=1, storage_path=folder, name=name,
     )  # fmt: skip
     events = read_events(folder / name)
-    return rate([event["time"] for event in events if event["event"] == "finished"])
+    return rate([event.time for event in events if isinstance(event, kinds.Finished)])
 
 
 def of_tune(trainable: object, samples: int, folder: Path, reuse: bool) -> float:

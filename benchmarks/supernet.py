@@ -27,7 +27,8 @@ import torch
 
 import search_spaces
 from raynas.cluster import connected
-from raynas.supernet.actor import SharedSupernet, shared_supernet
+from raynas.record.folder import RunFolder
+from raynas.supernet.client import SharedSupernet, shared_supernet
 from search_spaces import Architecture, SearchSpace
 from trials.data import load
 from trials.weight_sharing.evaluation import Images, Way, evaluate_children
@@ -85,8 +86,12 @@ def actors(quick: bool) -> dict[str, dict[str, Any]]:
         data = ray.put(load("digits:fraction=0.1,validation_fraction=0.02"))
         sides: dict[int, list[float]] = {1024: [], 1: []}
         with (
-            shared_supernet(recipe, space, data, 0, Path(folder) / "a", 0.5, 0, 1024) as merged,
-            shared_supernet(recipe, space, data, 0, Path(folder) / "b", 0.5, 0, 1) as single,
+            shared_supernet(
+                recipe, space, data, 0, RunFolder(Path(folder) / "a"), 0.5, 0, 1024
+            ) as merged,
+            shared_supernet(
+                recipe, space, data, 0, RunFolder(Path(folder) / "b"), 0.5, 0, 1
+            ) as single,
         ):
             for supernet in (merged, single):
                 supernet.train_epoch(0, 0)

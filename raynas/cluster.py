@@ -1,12 +1,14 @@
-"""Ray: connecting to it, what it can hold, and how it is kept quiet."""
+"""Ray: connecting to it, what it can hold, how it is kept quiet, and how its workers begin."""
 
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
+import torch
 
 from raynas.errors import InvalidArgument, RaynasError
 
@@ -24,6 +26,28 @@ ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "100000",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "100000",
 }
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a trial may use, and how many run at the same time.
+
+    Attributes:
+        cpus: CPU cores of one trial.
+        gpus: GPUs of one trial.
+        held: trials that the cluster holds at the same time.
+        concurrent: trials that run at the same time.
+    """
+
+    cpus: float
+    gpus: float
+    held: int
+    concurrent: int
+
+    @property
+    def threads(self) -> int:
+        """Return the threads of a trial."""
+        return max(1, int(self.cpus))
 
 
 @contextmanager
@@ -53,7 +77,7 @@ def connected() -> Iterator[None]:
 
 
 def slots(cpus: float, gpus: float | None) -> tuple[float, int]:
-    """(GPUs of one trial, number of trials that the cluster holds at the same time).
+    """Return (GPUs of one trial, number of trials that the cluster holds at the same time).
 
     Raises:
         InvalidArgument: when not even one trial fits on any node.
@@ -79,3 +103,32 @@ def slots(cpus: float, gpus: float | None) -> tuple[float, int]:
 def _held(node: dict[str, Any], cpus: float, gpus: float) -> int:
     shares = [node.get("CPU", 0) / cpus] + ([node.get("GPU", 0) / gpus] if gpus else [])
     return int(min(shares) + 1e-6)  # 1 / 0.2 may be a little less than 5
+
+
+def prepare_process(threads: int) -> torch.device:
+    """Make this worker use its share of the machine and repeatable kernels; its device."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
+    return torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+
+
+def reason_of(error: Exception) -> str:
+    """Return an error as the journal has it."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return f"out of memory: {error}"
+    return f"{type(error).__name__}: {error}"
+
+
+def resources(cpus: float, gpus: float | None, concurrent: int | None) -> Resources:
+    """Return what trials may use.
+
+    Args:
+        cpus: CPU cores of one trial.
+        gpus: GPUs of one trial; None: 1 when the cluster has any.
+        concurrent: trials at the same time; None: as many as the cluster holds.
+
+    Raises:
+        InvalidArgument: when not even one trial fits on any node.
+    """
+    gpus, held = slots(cpus, gpus)
+    return Resources(cpus, gpus, held, concurrent or held)

@@ -1,64 +1,46 @@
 """`run()`: from a data set to the best architecture, trained and exported.
 
-The stages, each of which reads and writes the run folder: scores for a warm start, search, final
-training of the best, export, report, ensemble. What a stage has done is in the journal, so a run
-that was killed anywhere continues there.
+A run is a plan, a session and a list of stages (`raynas.stages`): score, search, retrain, export,
+ensemble, report. What a stage has done is in the journal, so a run that was killed anywhere goes on
+at the first stage that is not done.
 """
 
 import platform
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
 
-from raynas.cluster import connected, slots
-from raynas.config.config import check_known, read_yaml
-from raynas.config.resolve import (
-    Plan,
-    as_recorded,
-    check_named,
-    check_same,
-    resolve,
-    with_recorded_ensemble,
-    write_yaml,
-)
-from raynas.drivers.batches import EstimatorPool, search_by_estimates
-from raynas.drivers.scoring import warm_start
-from raynas.drivers.trainable import Job
+from raynas.cluster import connected, resources
+from raynas.config.config import check_known
+from raynas.config.continuation import check_folder, check_named
+from raynas.config.resolve import Plan, resolve
+from raynas.drivers import DRIVERS, Session
 from raynas.ensemble.members import ValidationLogits
 from raynas.ensemble.saep import SAEP
-from raynas.errors import InvalidArgument, StorageError
-from raynas.record.journal import Journal, read_events
+from raynas.record import events
+from raynas.record.journal import Journal
 from raynas.record.results import Result, load
 from raynas.reports.monitor import Monitor
-from raynas.reports.report import write_report
+from raynas.reports.table import TrialsTable
 from raynas.reports.tensorboard import TensorBoard
 from raynas.schedulers import Scheduler
-from raynas.search.search import METRIC, Search
+from raynas.search.search import Search
 from raynas.searchers import Searcher
-from raynas.stages import (
-    Resources,
-    check_outcome,
-    export_best,
-    has_ensemble,
-    prune,
-    search_by_supernet,
-    search_by_trials,
-    train_finally,
-    write_table,
-)
+from raynas.stages import STAGES
 from search_spaces import SearchSpace
-from trials.trial import Estimator, Evaluator
-from trials.weight_sharing.recipe import WeightSharing
+from search_spaces.naming import lookup
+from trials.trial import AnyEvaluator
 
 
 def run(
     space: str | SearchSpace = "nasbench201",
     data: Any = "digits",
     search: str | Searcher = "evolution",
-    evaluate: str | Evaluator | Estimator = "train",
+    evaluate: str | AnyEvaluator = "train",
     scheduler: str | Scheduler | None = None,
     samples: int = 32,
     epochs: int = 4,
@@ -110,31 +92,17 @@ def run(
         StorageError: when the run folder cannot be written or another process uses it.
         SearchFailed: when the first ten evaluations fail for the same reason, or all fail.
     """
-    plan = with_recorded_ensemble(resolve(locals()))
-    _check_folder(plan)
-    with connected():
-        resources = _resources(plan)
-        with Journal(plan.folder) as journal:
-            evaluations = sum(event["event"] == "suggested" for event in journal.events)
-            former = as_recorded(plan)
-            write_yaml(plan, _recorded(), evaluations)
-            config, evaluator = plan.config, plan.evaluator
-            epochs, metric = config.epochs, METRIC
-            if isinstance(evaluator, Estimator):
-                epochs, metric = 1, evaluator.metric_name
-            state = Search(
-                plan.space, plan.searcher, plan.scheduler,
-                config.samples, epochs, config.seed, journal, metric,
-                held_out=ValidationLogits(plan.folder, plan.space, plan.data),
-            )  # fmt: skip
-            done = _is_complete(journal) and state.exhausted
-            if not (done and has_ensemble(plan, state)):
-                try:
-                    _stages(plan, state, journal, resources)
-                except InvalidArgument:  # no such ensemble: it stays the one that there is
-                    write_yaml(former, _recorded(), evaluations)
-                    raise
-    return Result(plan.folder)
+    plan = resolve(locals())
+    check_folder(plan)
+    with connected(), _session(plan) as session:
+        if not all(stage.done(session) for stage in STAGES):
+            with _watched(session):
+                for stage in STAGES:
+                    if not stage.done(session):
+                        stage.run(session)
+        for problem in session.problems:
+            raise problem
+    return Result(plan.folder.path)
 
 
 def resume(path: str | Path, **changes: Any) -> Result:
@@ -150,8 +118,8 @@ def resume(path: str | Path, **changes: Any) -> Result:
             space of the user's own: call `run()` again with the same arguments.
     """
     check_known(changes)
-    folder = load(path).path
-    then = read_yaml(folder / "run.yaml")
+    result = load(path)
+    then, folder = result.config, result.path
     check_named({key: value for key, value in then.items() if key not in changes})
     arguments = {
         **then,
@@ -162,90 +130,52 @@ def resume(path: str | Path, **changes: Any) -> Result:
     return run(**{**arguments, **changes})
 
 
-def _stages(plan: Plan, search: Search, journal: Journal, resources: Resources) -> None:
-    """Search, final training, export, report, ensemble."""
-    tensorboard = TensorBoard(plan.folder, plan.space)
+@contextmanager
+def _session(plan: Plan) -> Iterator[Session]:
+    """Open the run folder, and take the path that its journal describes.
+
+    Raises:
+        InvalidArgument: when the cluster does not hold what is asked for.
+        StorageError: when the folder cannot be written or another process uses it.
+    """
+    config = plan.config
+    share = resources(config.cpus_per_trial, config.gpus_per_trial, config.max_concurrent)
+    lookup("evaluate: driver", plan.evaluator.driver, DRIVERS).check(plan, share)
+    with Journal(plan.folder.path) as journal:
+        search = Search(
+            plan.space, plan.searcher, plan.scheduler, config.samples, plan.epochs, config.seed,
+            journal, plan.evaluator.metric_name,
+            held_out=ValidationLogits(plan.folder, plan.space, plan.data),
+        )  # fmt: skip
+        session = Session(plan, journal, search, share, _recorded())
+        session.write_plan()
+        yield session
+
+
+@contextmanager
+def _watched(session: Session) -> Iterator[None]:
+    """Let monitor, TensorBoard and table listen while the stages are at work."""
+    folder, journal, search = session.folder, session.journal, session.search
+    folder.checkpoints.mkdir(exist_ok=True)
+    tensorboard = TensorBoard(folder.tensorboard, session.plan.space)
     for event in journal.events:
         tensorboard(event)
-    journal.listeners.append(tensorboard)
-    journal.append("session", metric=search.metric, **_recorded())
-    (plan.folder / "checkpoints").mkdir(exist_ok=True)
-    threads = max(1, int(resources.cpus))
-    job = Job(
-        plan.space, plan.evaluator, ray.put(plan.data), plan.config.epochs, plan.folder, threads
-    )
+    table = TrialsTable(search, folder.trials)
     with Monitor(search) as monitor:
+        journal.listeners += [tensorboard, monitor, table]
+        session.say = monitor.say
         if journal.notice:
             monitor.say(journal.notice)
-        make_pool = partial(
-            EstimatorPool, space=plan.space, data=job.data, seed=plan.config.seed,
-            actors=resources.concurrent, cpus=resources.cpus, gpus=resources.gpus,
-        )  # fmt: skip
-        warm_start(search, plan.data, make_pool)
-        if isinstance(plan.evaluator, WeightSharing):
-            search_by_supernet(plan.evaluator, search, job, resources, journal, monitor)
-        elif isinstance(plan.evaluator, Estimator):
-            search_by_estimates(search, plan.evaluator, plan.data, make_pool, monitor.update)
-        else:
-            search_by_trials(search, job, resources, monitor)
-        write_table(plan, search)
-        check_outcome(search, plan.folder)
-    best, metrics = train_finally(plan, search, job, resources, journal, monitor)
-    export_best(plan, best, metrics)
-    failed = [e for e in read_events(plan.folder) if e["event"] == "retraining_failed"]
-    untrained = {e["evaluation"]: e["reason"] for e in failed if e["evaluation"] != best.index}
-    report = partial(
-        write_report,
-        plan.folder, plan.config, search, best, metrics, len(plan.data.test), untrained,
-    )  # fmt: skip
-    report()
-    journal.append("complete", evaluations=len(search.evaluations))
-    if not has_ensemble(plan, search):
-        prune(plan, search, job, resources, journal, monitor)
-        report()
-        journal.append("complete", evaluations=len(search.evaluations))
-
-
-def _check_folder(plan: Plan) -> None:
-    """Whether the run folder can be used, as far as that is known before it is opened."""
-    folder, resume = plan.folder, plan.config.resume
-    try:
-        held = (folder / "run.yaml").exists()
-        other = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-    except OSError as error:
-        raise StorageError(
-            f"The run folder {folder} cannot be read ({error}). Choose another storage_path."
-        ) from error
-    if held:
-        if resume == "never":
-            raise InvalidArgument(
-                f"resume='never': {folder} holds a run already. Choose another name."
-            )
-        check_same(plan)
-    elif resume == "must":
-        raise InvalidArgument(f"resume='must': {folder} holds no run.")
-    elif other and not (folder / "journal").exists():
-        raise StorageError(f"{folder} is there and is not a run folder. Choose another name.")
-
-
-def _resources(plan: Plan) -> Resources:
-    cpus = plan.config.cpus_per_trial
-    gpus, held = slots(cpus, plan.config.gpus_per_trial)
-    if isinstance(plan.evaluator, WeightSharing) and plan.evaluator.replicas >= held:
-        raise InvalidArgument(
-            f"evaluate: replicas={plan.evaluator.replicas} and the supernet itself are more than"
-            f" the {held} processes that the cluster holds (cpus_per_trial={cpus:g},"
-            f" gpus_per_trial={gpus:g} each)."
-        )
-    return Resources(cpus, gpus, plan.config.max_concurrent or held)
-
-
-def _is_complete(journal: Journal) -> bool:
-    return bool(journal.events) and journal.events[-1]["event"] == "complete"
+        session.record(events.Session(search.metric, **session.recorded, format=events.FORMAT))
+        search.begin()
+        try:
+            yield
+        finally:
+            table.write()
 
 
 def _recorded() -> dict[str, Any]:
-    """What was there: versions and hardware."""
+    """Return what is there: versions and hardware."""
     packages = ("raynas", "ray", "torch", "torchvision", "numpy")
     return {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},

@@ -40,7 +40,7 @@ def local_ray():
 def without_onnx():
     """ONNX takes seconds; only the run that `finished` gives exports it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raynas.stages.has_onnx", lambda: False)
+        patch.setattr("raynas.record.models.has_onnx", lambda: False)
         yield
 
 
@@ -49,7 +49,7 @@ def finished(local_ray, tmp_path_factory):
     """A finished run that tests may read and must not change."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raynas.stages.has_onnx", has_onnx)
+        patch.setattr("raynas.record.models.has_onnx", has_onnx)
         return raynas.run(**SMALL, search="evolution", storage_path=folder, name="finished")
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from conformance import SearcherSuite
+from journal_lines import read_events
 from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 from test_faults import kill_at
@@ -23,8 +24,10 @@ from benchmarks.adanet import Trained
 from raynas import AdaNet, Fifo, InvalidArgument
 from raynas.ensemble.combination import mixture_weights
 from raynas.ensemble.members import ValidationLogits
-from raynas.record.journal import Journal, read_events
-from raynas.search.search import Search, Status
+from raynas.record.events import Status
+from raynas.record.folder import RunFolder
+from raynas.record.journal import Journal
+from raynas.search.search import Search
 from search_spaces import UserSpace
 from trials.data import load as load_data
 
@@ -443,9 +446,11 @@ class TestState:
 
 def searching(folder, held_out=None, samples=14, **options):
     searcher = AdaNet(**{"rule": "prs", "tolerance": 1.0, **options})
-    return Search(
+    search = Search(
         SPACE, searcher, Fifo(), samples, 2, 0, Journal(folder), held_out=held_out or Made()
     )
+    search.begin()
+    return search
 
 
 def drive(search, workers=1):
@@ -494,7 +499,7 @@ class TestInASearch:
         """Also what was trained before: with another seed it is another member."""
         search = drive(searching(tmp_path, samples=40), workers)
         assert len(search.evaluations) == search.finished == 40
-        assert len({e.architecture for e in search.evaluations}) <= 16
+        assert len(set(search.architectures)) <= 16
         grown = growths(tmp_path)
         assert [event["iteration"] for event in grown] == list(range(len(grown)))
         assert list(search.searcher.ensemble) == grown[-1]["members"]
@@ -628,8 +633,8 @@ class TestRuns:
             if path.stem == "00002":
                 del state["trial"]["network"]
             torch.save(state, tmp_path / "checkpoints" / path.name)
-        stored = ValidationLogits(dense.path, space, data)
-        computed = ValidationLogits(tmp_path, space, data)
+        stored = ValidationLogits(dense.folder, space, data)
+        computed = ValidationLogits(RunFolder(tmp_path), space, data)
         for evaluation in (0, 1):
             np.testing.assert_allclose(
                 computed.logits(evaluation), stored.logits(evaluation), atol=1e-5

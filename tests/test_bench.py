@@ -211,7 +211,7 @@ def test_asha_on_many_workers_reaches_the_rungs_that_it_should():
         assert sizes[1] == pytest.approx(300, rel=0.25)
         full = [e for e in simulation.search.evaluations if e.epochs == 9]
         assert 50 < len(full) < 200
-        best = max(final[benchmark.row(e.architecture)] for e in simulation.search.evaluations)
+        best = max(final[benchmark.row(arch)] for arch in simulation.search.architectures)
         assert simulation.search.best.value == pytest.approx(best)
         assert not simulation.search._running
 

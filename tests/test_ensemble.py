@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import raynas
 from raynas import SAEP, InvalidArgument, StorageError
 from raynas.cli import app
-from raynas.drivers.trainable import checkpoint_path
 from raynas.ensemble.combination import fit
 from raynas.ensemble.information import disagreement_matrix
 from raynas.ensemble.saep import RULES
+from raynas.record.folder import RunFolder
 from trials.data import load
 from trials.trial import derived_seed
 
@@ -53,7 +53,7 @@ def digits():
 
 def changed(run, evaluation, change):
     """Change the checkpoint of an evaluation."""
-    path = checkpoint_path(run, evaluation)
+    path = RunFolder(run).checkpoint(evaluation)
     state = torch.load(path, weights_only=True)
     change(state)
     torch.save(state, path)
@@ -75,7 +75,7 @@ class TestResult:
     def test_is_decided_on_the_validation_part(self, ensembled, digits):
         """By the stored logits alone, the same members follow."""
         stored = [
-            torch.load(checkpoint_path(ensembled.path, i), weights_only=True)["trial"]
+            torch.load(RunFolder(ensembled.path).checkpoint(i), weights_only=True)["trial"]
             for i in range(6)
         ]
         logits = np.stack([trial["validation_logits"].numpy() for trial in stored])
@@ -91,7 +91,7 @@ class TestResult:
         members = ensembled.ensemble.members
         logits = np.stack(
             [
-                torch.load(checkpoint_path(ensembled.path, i), weights_only=True)["trial"][
+                torch.load(RunFolder(ensembled.path).checkpoint(i), weights_only=True)["trial"][
                     "validation_logits"
                 ].numpy()
                 for i in members["evaluation"]
@@ -125,7 +125,7 @@ class TestResult:
         assert len(diversity) == 15
         predicted = np.stack(
             [
-                torch.load(checkpoint_path(ensembled.path, i), weights_only=True)["trial"][
+                torch.load(RunFolder(ensembled.path).checkpoint(i), weights_only=True)["trial"][
                     "validation_logits"
                 ].argmax(1)
                 for i in range(6)
@@ -288,7 +288,7 @@ class TestStage:
 
 class TestExclusions:
     def test_every_reason_is_recorded(self, copied):
-        checkpoint_path(copied, 0).unlink()
+        RunFolder(copied).checkpoint(0).unlink()
         changed(copied, 1, lambda s: s["trial"]["validation_logits"][3].fill_(torch.nan))
         changed(copied, 2, lambda s: s["trial"]["validation_logits"][:, 4].fill_(1e3))
         changed(copied, 3, lambda s: s.update(data="0123456789abcdef"))
@@ -305,7 +305,7 @@ class TestExclusions:
         assert sorted(ensemble.members["evaluation"]) == [4, 5]
 
     def test_damaged_and_foreign_checkpoints(self, copied):
-        checkpoint_path(copied, 0).write_bytes(b"nothing")
+        RunFolder(copied).checkpoint(0).write_bytes(b"nothing")
         changed(copied, 1, lambda s: s["trial"].pop("network"))
         changed(copied, 2, lambda s: s["trial"]["network"].popitem())
         changed(
@@ -319,7 +319,7 @@ class TestExclusions:
 
     def test_too_few_are_left(self, copied):
         for evaluation in range(5):
-            checkpoint_path(copied, evaluation).unlink()
+            RunFolder(copied).checkpoint(evaluation).unlink()
         with pytest.raises(InvalidArgument, match=r"1 of 6 .* #0 its weights are missing"):
             raynas.resume(copied, ensemble="saep")
         result = raynas.resume(copied)  # as it was, without an ensemble
@@ -332,7 +332,7 @@ class TestExclusions:
         folder = tmp_path / "run"
         shutil.copytree(ensembled.path, folder)
         for evaluation in range(5):
-            checkpoint_path(folder, evaluation).unlink()
+            RunFolder(folder).checkpoint(evaluation).unlink()
         with pytest.raises(InvalidArgument, match="1 of 6"):
             raynas.resume(folder, ensemble="saep:rule=pap")
         result = raynas.resume(folder)

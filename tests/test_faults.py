@@ -8,11 +8,12 @@ import sys
 import time
 
 import pytest
+from journal_lines import read_events
 
 import raynas
 import search_spaces
 from raynas import Asha, Evolution
-from raynas.record.journal import Journal, read_events
+from raynas.record.journal import Journal
 from raynas.search.search import Search
 
 COMMAND = [
@@ -163,7 +164,7 @@ def rungs_of(folder):
     asha = Asha(reduction=2)
     with Journal(copy) as journal:
         space = search_spaces.get("nasbench201:channels=4,cells=1")
-        Search(space, Evolution(4, 2), asha, 14, 4, 3, journal)
+        Search(space, Evolution(4, 2), asha, 14, 4, 3, journal).begin()
     by_hand: dict[int, list[float]] = {1: [], 2: []}
     epochs: dict[int, int] = {}
     for event in events(folder):

@@ -12,21 +12,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raynas import JournalError, StorageError
+from raynas.record.events import Suggested
 from raynas.record.journal import Journal, is_locked, read_events
+
+
+def suggested(i):
+    return Suggested(i, "a")
 
 
 def written(folder, n=3):
     with Journal(folder) as journal:
         for i in range(n):
-            journal.append("suggested", evaluation=i)
+            journal.append(suggested(i))
     return folder / "journal" / "events.jsonl"
 
 
 def test_events_come_back_in_order(tmp_path):
     written(tmp_path)
-    assert [e["evaluation"] for e in read_events(tmp_path)] == [0, 1, 2]
+    assert [e.evaluation for e in read_events(tmp_path)] == [0, 1, 2]
     with Journal(tmp_path) as journal:
-        assert [e["evaluation"] for e in journal.events] == [0, 1, 2]
+        assert [e.evaluation for e in journal.events] == [0, 1, 2]
         assert journal.notice is None
 
 
@@ -42,8 +47,8 @@ def test_a_truncated_last_line_is_cut_off_with_a_notice(tmp_path_factory, cut):
         assert len(journal.events) == 2
         assert journal.notice is not None
         assert str(path) in journal.notice
-        journal.append("suggested", evaluation=2)
-    assert [e["evaluation"] for e in read_events(path.parents[1])] == [0, 1, 2]
+        journal.append(suggested(2))
+    assert [e.evaluation for e in read_events(path.parents[1])] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("tail", [b"{", b"\x00\xff garbage\n", b"[1, 2]\n", b'{"no": "event"}\n'])
@@ -81,8 +86,9 @@ def test_only_one_process_writes(tmp_path):
 def test_a_killed_process_leaves_all_it_appended_and_no_lock(tmp_path):
     code = (
         "import sys; from pathlib import Path; from raynas.record.journal import Journal\n"
+        "from raynas.record.events import Suggested\n"
         "journal = Journal(Path(sys.argv[1]))\n"
-        "for i in range(10**9): journal.append('suggested', evaluation=i); print(i, flush=True)"
+        "for i in range(10**9): journal.append(Suggested(i, 'a')); print(i, flush=True)"
     )
     writer = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -95,9 +101,7 @@ def test_a_killed_process_leaves_all_it_appended_and_no_lock(tmp_path):
     seen = [int(line) for line in writer.stdout.read().split("\n") if line]
     writer.wait()
     with Journal(tmp_path) as journal:
-        assert [e["evaluation"] for e in journal.events[: seen[-1] + 1]] == list(
-            range(seen[-1] + 1)
-        )
+        assert [e.evaluation for e in journal.events[: seen[-1] + 1]] == list(range(seen[-1] + 1))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conformance import SearcherSuite
+from journal_lines import read_events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import raynas
@@ -24,8 +25,8 @@ from benchmarks.neighborhood import Neighbors, compared, of_centers, of_evaluati
 from raynas import Asha, Evolution, Fifo, LocalSearch, NeighborhoodAware, RandomSearch
 from raynas.benchmarking.simulation import Simulation
 from raynas.config.resolve import resolve
-from raynas.record.journal import read_events
-from raynas.search.search import METRIC, Search, Status
+from raynas.record.events import METRIC, Status
+from raynas.search.search import Search
 from raynas.searchers import SEARCHERS, Area
 from raynas.searchers.neighborhood import AGGREGATES, na_rs
 from raynas.understanding.flatness import Neighborhoods
@@ -363,11 +364,11 @@ class TestFlatness:
         searcher = na_rs(racing=False)
         search = Search(SPACE, searcher, Fifo(), 60, 1, 0)
         while evaluation := search.suggest():
-            search.report(evaluation.index, {METRIC: landscape(evaluation.architecture)})
+            search.report(evaluation.index, {METRIC: landscape(search.architectures[-1])})
             search.finish(evaluation.index, Status.COMPLETED)
         known = Neighborhoods(SPACE)
         for e in search.evaluations:
-            known.add(e.index, e.architecture, e.value)
+            known.add(e.index, search.architectures[e.index], e.value)
         assert search.merits
         for index, merit in search.merits.items():
             assert known[index].neighbors == 24

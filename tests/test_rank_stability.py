@@ -11,6 +11,7 @@ from scipy.stats import kendalltau
 import raynas
 import search_spaces
 from raynas.errors import InvalidArgument
+from raynas.record.events import Finished, Reported, Status, Suggested
 from raynas.record.journal import Journal
 from raynas.understanding.rank_measures import gt_tau, random_std, s_tau, tau_interval, top_n_rank
 from raynas.understanding.rank_stability import section
@@ -176,9 +177,9 @@ class TestRuns:
         (other / "run.yaml").write_text(yaml.safe_dump({"space": "micro64", "evaluate": "train"}))
         with Journal(other) as journal:
             for i, (name, value) in enumerate(values.items()):
-                journal.append("suggested", evaluation=i, architecture=name, seed=i)
-                journal.append("reported", evaluation=i, metrics={"val_accuracy": value})
-                journal.append("finished", evaluation=i, status="completed", reason=None)
+                journal.append(Suggested(i, name))
+                journal.append(Reported(i, {"val_accuracy": value}))
+                journal.append(Finished(i, Status.COMPLETED))
         found = raynas.rank_stability(folder, raynas.load(other))
         assert found.compared == 8
         assert found.tau.value == pytest.approx(1)

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from conftest import SMALL
+from journal_lines import read_events
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -26,7 +27,6 @@ import search_spaces
 from raynas.cli import app
 from raynas.config.config import Config
 from raynas.config.resolve import resolve
-from raynas.record.journal import read_events
 from search_spaces import UserSpace
 from trials.data import load as load_data
 from trials.trial import derived_seed

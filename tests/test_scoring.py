@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import SMALL
+from journal_lines import read_events
 
 import raynas
 import search_spaces
 from raynas.errors import ConfigurationMismatch, InvalidArgument
-from raynas.record.journal import read_events
 from trials.data import load
 from trials.proxies.scoring import Scorer
 from trials.trial import Estimator

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from journal_lines import read_events
 
 import search_spaces
 from raynas import Asha, Evolution, Fifo, JournalError, RandomSearch, Searcher
-from raynas.record.journal import Journal, read_events
-from raynas.search.search import Search, Status
+from raynas.record.events import Status
+from raynas.record.journal import Journal
+from raynas.search.search import Search
 from raynas.searchers import SEARCHERS
 from search_spaces.naming import construct
 
@@ -24,7 +26,9 @@ def value(arch, epoch):
 def searching(folder, searcher=None, scheduler=None, samples=12, epochs=4, seed=0, space=SPACE):
     journal = Journal(folder)
     searcher, scheduler = searcher or Evolution(4, 2), scheduler or Asha(reduction=2)
-    return Search(space, searcher, scheduler, samples, epochs, seed, journal)
+    search = Search(space, searcher, scheduler, samples, epochs, seed, journal)
+    search.begin()
+    return search
 
 
 def drive(search, workers=1, max_events=10**9):
@@ -38,7 +42,8 @@ def drive(search, workers=1, max_events=10**9):
         evaluation = running.pop(0)
         epoch = evaluation.epochs + 1
         goes_on = search.report(
-            evaluation.index, {"val_accuracy": value(evaluation.architecture, epoch)}
+            evaluation.index,
+            {"val_accuracy": value(search.architectures[evaluation.index], epoch)},
         )
         if not goes_on:
             search.finish(evaluation.index, Status.STOPPED)
@@ -54,7 +59,7 @@ def story(folder):
 
 
 def summary(search):
-    return [(e.notation, e.status, e.epochs, e.seed) for e in search.evaluations]
+    return [(e.notation, e.status, e.epochs, search.seed_of(e.index)) for e in search.evaluations]
 
 
 def test_evaluates_as_many_as_asked_for(tmp_path):
@@ -68,7 +73,7 @@ def test_evaluates_as_many_as_asked_for(tmp_path):
 @pytest.mark.parametrize("searcher", [Evolution(4, 2), RandomSearch()])
 def test_no_structure_is_paid_for_twice(tmp_path, searcher):
     search = drive(searching(tmp_path, searcher, samples=150), workers=2)
-    forms = [SPACE.canonical(e.architecture) for e in search.evaluations]
+    forms = [SPACE.canonical(arch) for arch in search.architectures]
     assert len(set(forms)) == 150
 
 
@@ -171,7 +176,7 @@ def test_a_small_space_is_gone_through_whole(tmp_path):
     space = search_spaces.get("nasbench_macro")
     search = searching(tmp_path, Stubborn(), Fifo(), samples=30, epochs=1, space=space)
     drive(search)
-    assert len({e.architecture for e in search.evaluations}) == 30
+    assert len(set(search.architectures)) == 30
 
 
 def test_asking_for_more_than_there_is_ends_quietly(tmp_path):
@@ -206,7 +211,8 @@ def test_asked_for_again_while_it_runs_the_searcher_hears_twice(tmp_path):
     a, b = SPACE.architecture([3] * 6), SPACE.architecture([2] * 6)
     search = searching(tmp_path, Recorder([a, a, b]), Fifo(), epochs=1)
     first, second = search.suggest(), search.suggest()
-    assert (first.architecture, second.architecture) == (a, b)
+    assert search.architectures == [a, b]
+    assert (first.index, second.index) == (0, 1)
     search.report(first.index, {"val_accuracy": 0.7})
     search.finish(first.index, Status.COMPLETED)
     assert search.searcher.heard == [(a, 0.7, 1), (a, 0.7, 1)]

@@ -8,8 +8,9 @@ import pytest
 from conformance import SearcherSuite
 
 import search_spaces
-from raynas import Area, Auto, Evolution, LocalSearch, Naswot, RandomSearch
+from raynas import Area, Auto, Evolution, LocalSearch, Naswot, NeighborhoodAware, RandomSearch
 from raynas.errors import UnknownName
+from raynas.searchers import SEARCHERS
 from search_spaces import Architecture
 
 
@@ -236,3 +237,23 @@ def test_mutation_of_nasbench201_picks_nodes_uniformly():
     expected = 18_000 * np.array([1 / 3, 1 / 6, 1 / 6, 1 / 9, 1 / 9, 1 / 9])
     assert np.all(np.abs(changed - expected) < 6 * np.sqrt(expected))  # 6 sigma
     assert all(abs(operations[op] - 4500) < 6 * math.sqrt(4500) for op in (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("name", sorted(SEARCHERS.keys() - {"adanet"}))
+def test_a_searcher_grows_no_ensemble_unless_it_says_so(name):
+    searcher = SEARCHERS[name]()
+    assert not searcher.needs_predictions
+    assert (searcher.ensemble, searcher.undecided, searcher.combine) == ((), (), None)
+    assert list(searcher.penalties([3, 5])) == [0.0, 0.0]
+
+
+def test_a_wrapper_needs_what_it_wraps_needs():
+    class Demanding(RandomSearch):
+        needs_full_training = repeats = True
+        fewest_samples = 7
+
+    wrapper = NeighborhoodAware(Demanding())
+    assert wrapper.needs_full_training
+    assert wrapper.repeats
+    assert wrapper.fewest_samples == 7
+    assert not NeighborhoodAware("random").needs_full_training

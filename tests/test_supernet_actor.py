@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import ray
 import torch
+from journal_lines import read_events
 
 import raynas
 import search_spaces
 from raynas.config.resolve import check_named, resolve
 from raynas.errors import DeadlineExceeded, InvalidArchitecture, InvalidArgument, SearchFailed
-from raynas.record.journal import read_events
-from raynas.supernet.actor import RANKINGS, shared_supernet
+from raynas.record.folder import RunFolder
+from raynas.supernet.client import shared_supernet
 from trials.data import load
 from trials.weight_sharing.recipe import SharedWeights, WeightSharing
 
@@ -73,15 +74,15 @@ def close(answers, expected):
 def served(local_ray, data, tmp_path_factory):
     """A trained supernet that tests may ask and must not kill."""
     folder = tmp_path_factory.mktemp("served")
-    with shared_supernet(RECIPE, SPACE, ray.put(data), 0, folder, cpus=0.5) as supernet:
+    with shared_supernet(RECIPE, SPACE, ray.put(data), 0, RunFolder(folder), cpus=0.5) as supernet:
         yield trained(supernet), folder
 
 
 def test_its_answers_are_those_of_a_supernet_trained_in_one_process(served, expected):
     supernet, folder = served
     close(supernet.evaluate(ARCHS), expected)
-    assert (folder / "000.pt").exists()
-    assert (folder / RANKINGS).exists()
+    assert RunFolder(folder).weights(0).exists()
+    assert RunFolder(folder).rankings.exists()
 
 
 def test_questions_of_many_callers_are_answered_together_and_each_gets_its_own(served, expected):
@@ -134,7 +135,9 @@ def test_an_epoch_is_trained_once(served):
 
 
 def test_requests_wait_for_the_training(local_ray, data, tmp_path, expected):
-    with shared_supernet(RECIPE, SPACE, ray.put(data), 0, tmp_path, cpus=0.5) as supernet:
+    with shared_supernet(
+        RECIPE, SPACE, ray.put(data), 0, RunFolder(tmp_path), cpus=0.5
+    ) as supernet:
         with pytest.raises(DeadlineExceeded):
             supernet.evaluate(ARCHS[:1], deadline=0.2)
         answer, _ = together([lambda: supernet.evaluate(ARCHS[:1]), lambda: trained(supernet)])
@@ -150,7 +153,9 @@ def killed(supernet, which=0):
 @pytest.mark.slow  # three restarts
 def test_killed_in_training_and_in_a_request_nothing_is_lost(local_ray, data, tmp_path, expected):
     recipe = replace(RECIPE, replicas=1)
-    with shared_supernet(recipe, SPACE, ray.put(data), 0, tmp_path, cpus=0.5) as supernet:
+    with shared_supernet(
+        recipe, SPACE, ray.put(data), 0, RunFolder(tmp_path), cpus=0.5
+    ) as supernet:
         supernet.train_epoch(0, 0)
         _, pid = together([lambda: trained(supernet), lambda: killed(supernet)])
         assert ray.get(supernet.actor.pids.remote())[0] != pid
@@ -167,9 +172,11 @@ def test_killed_in_training_and_in_a_request_nothing_is_lost(local_ray, data, tm
 
 def test_a_replica_that_does_not_see_the_weights_is_left_out(local_ray, data, tmp_path, expected):
     recipe = replace(RECIPE, replicas=1)
-    with shared_supernet(recipe, SPACE, ray.put(data), 0, tmp_path, cpus=0.5) as supernet:
+    with shared_supernet(
+        recipe, SPACE, ray.put(data), 0, RunFolder(tmp_path), cpus=0.5
+    ) as supernet:
         trained(supernet)
-        (tmp_path / "000.pt").unlink()  # before the replica has looked
+        RunFolder(tmp_path).weights(0).unlink()  # before the replica has looked
         answers = together([lambda arch=arch: supernet.evaluate([arch]) for arch in ARCHS])
         close([answer for (answer,) in answers], expected)
 

@@ -161,11 +161,14 @@ class Contest:
         ).run()
         evaluations = simulation.search.evaluations
         best = simulation.search.best
-        reported = math.nan if best is None else benchmark.reports[benchmark.row(best.architecture)]
+        reported = math.nan
+        if best is not None:
+            arch = simulation.search.architectures[best.index]
+            reported = float(benchmark.reports[benchmark.row(arch)])
         row = {
             "search": label,
             "run": run,
-            "report": float(reported),
+            "report": reported,
             "queries": simulation.search.finished,
             "queries_to_best": float(simulation.found_best or math.nan),
             "seconds": simulation.seconds,

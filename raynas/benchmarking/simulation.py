@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from raynas.record.events import METRIC, Status
+from raynas.record.history import Evaluation
 from raynas.schedulers import Fifo, Scheduler
-from raynas.search.search import METRIC, Evaluation, Search, Status
+from raynas.search.search import Search
 from raynas.searchers import Searcher
 from search_spaces import Architecture
 from trials.tables.table import Benchmark
@@ -99,7 +101,8 @@ class Simulation:
         """The seconds of an epoch."""
         row = self._rows.get(evaluation.index)
         if row is None:
-            row = self._rows[evaluation.index] = self.benchmark.row(evaluation.architecture)
+            arch = self.search.architectures[evaluation.index]
+            row = self._rows[evaluation.index] = self.benchmark.row(arch)
         return float(self.benchmark.costs[row]) / len(self.benchmark.curves[row])
 
     def _goes_on(self, evaluation: Evaluation) -> bool:
@@ -126,7 +129,7 @@ class Simulation:
         if (
             self.found_best is None
             and status is Status.COMPLETED
-            and form(evaluation.architecture) == self.benchmark.best
+            and form(self.search.architectures[evaluation.index]) == self.benchmark.best
         ):
             self.found_best = self.search.finished
         if self.search.best is not None and self.search.best is not before:

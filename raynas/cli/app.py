@@ -18,10 +18,10 @@ import search_spaces
 from raynas.benchmarking.bench import summary
 from raynas.config.config import Config, read_yaml
 from raynas.errors import InvalidArgument, RaynasError, StorageError
+from raynas.record.formatting import shown
 from raynas.record.journal import is_locked
 from raynas.record.models import export_again
 from raynas.record.results import Result
-from raynas.reports.monitor import shown
 from search_spaces.naming import spell
 from trials.proxies import PROXIES
 

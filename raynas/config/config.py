@@ -75,7 +75,7 @@ def check_known(arguments: Iterable[Any]) -> None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The arguments in a YAML file, a `run.yaml` or one written by hand.
+    """Return the arguments in a YAML file, a `run.yaml` or one written by hand.
 
     Raises:
         InvalidArgument: when the file cannot be read, is not a mapping, or has unknown keys.

@@ -21,7 +21,7 @@ from search_spaces.naming import spell
 
 
 def described(value: object, table: Mapping[str, Callable[..., Any]]) -> str:
-    """An object as text, equal for equal ones: a name with arguments, all defaults spelled out.
+    """Return an object as text, equal for equal ones: a name with all arguments spelled out.
 
     Where only the user can make such an object: its type and what it was made with.
     """
@@ -39,12 +39,12 @@ def described(value: object, table: Mapping[str, Callable[..., Any]]) -> str:
 
 
 def table_name(value: object, table: Mapping[str, Callable[..., Any]]) -> str | None:
-    """The name that the type of an object has, if any."""
+    """Return the name that the type of an object has, if any."""
     return next((name for name, factory in table.items() if factory is type(value)), None)
 
 
 def options_of(value: Any) -> dict[str, Any]:
-    """What a dataclass object was made with; what is None is left out, as names leave it out.
+    """Return what a dataclass object was made with, but for what is None, as in names.
 
     So is what makes no difference to the outcome, the fields that are not compared.
     """
@@ -54,12 +54,12 @@ def options_of(value: Any) -> dict[str, Any]:
 
 
 def kind_of(value: object) -> str:
-    """The full name of an object's type."""
+    """Return the full name of an object's type."""
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _attributes(value: object) -> dict[str, Any]:
-    """The attributes of an object that are there from the start."""
+    """Return the attributes of an object that are there from the start."""
     kind = type(value)
     attributes = {
         key: attribute
@@ -73,7 +73,7 @@ def _attributes(value: object) -> dict[str, Any]:
 
 
 def _function(function: Callable[..., Any]) -> str:
-    """A function's name and what it does, the same in every process."""
+    """Return a function's name and a digest of what it does, the same in every process."""
     name = getattr(function, "__qualname__", type(function).__qualname__)
     code: bytes = cloudpickle.dumps(function)  # type: ignore[no-untyped-call]
     return f"function-{name}-{hashlib.blake2b(code, digest_size=4).hexdigest()}"
@@ -84,7 +84,7 @@ def _digest(value: object) -> str:
 
 
 def _stable(value: object) -> str:
-    """`repr` without what differs between processes: places in memory, the order of sets."""
+    """Return `repr` without what differs between processes: places in memory, order of sets."""
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{_stable(k)}: {_stable(v)}' for k, v in value.items())}}}"
     if isinstance(value, set | frozenset):

@@ -1,33 +1,32 @@
 """What the arguments of `run()` mean, checked before anything starts: the plan of a run."""
 
-import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import yaml
 from ray import cloudpickle
 
 import search_spaces
-from raynas.config.config import CHANGEABLE, Config, check_known, read_yaml, validated
+from raynas.config.compatibility import check_ensemble, check_searcher
+from raynas.config.config import CHANGEABLE, Config, check_known, validated
 from raynas.config.description import described, kind_of, options_of, table_name
 from raynas.ensemble.saep import SAEP
-from raynas.errors import ConfigurationMismatch, InvalidArgument, StorageError
-from raynas.schedulers import SCHEDULERS, Fifo, Scheduler
-from raynas.searchers import SEARCHERS, GrowingSearcher, Searcher
+from raynas.errors import InvalidArgument
+from raynas.record.folder import RunFolder
+from raynas.schedulers import SCHEDULERS, Scheduler
+from raynas.searchers import SEARCHERS, Searcher
 from search_spaces import SearchSpace
 from search_spaces.naming import construct, converted, parse, spell
 from trials import EVALUATORS
 from trials import data as trial_data
 from trials.data import Data
-from trials.trial import Estimator, Evaluator
+from trials.trial import AnyEvaluator
 
 T = TypeVar("T")
 
-_FEWEST_GROWING = 4  # evaluations of a search that grows an ensemble
 _NO_ENSEMBLE = "none"  # also where the run folder names one
 ENSEMBLES: dict[str, Callable[..., SAEP]] = {"saep": SAEP}
 
@@ -40,14 +39,32 @@ class Plan:
     space: SearchSpace
     data: Data
     searcher: Searcher
-    evaluator: Evaluator | Estimator
+    evaluator: AnyEvaluator
     scheduler: Scheduler
     ensemble: SAEP | None
 
     @property
-    def folder(self) -> Path:
-        """The run folder."""
+    def folder(self) -> RunFolder:
+        """Return the run folder."""
         return run_folder(self.config)
+
+    @property
+    def epochs(self) -> int:
+        """Return the epochs of a full evaluation; what is not trained has one."""
+        return self.config.epochs if self.evaluator.trains else 1
+
+    def write(self, recorded: Mapping[str, Any], evaluations: int = 0) -> None:
+        """Write the configuration to the run folder.
+
+        Args:
+            recorded: what else to write, under `recorded`.
+            evaluations: how many the run has already; `samples` is written as no less.
+        """
+        samples = max(self.config.samples, evaluations)
+        self.folder.write_configuration(
+            {**self.config.model_dump(), "samples": samples},
+            {"data_fingerprint": self.data.fingerprint, **recorded},
+        )
 
 
 def resolve(arguments: Mapping[str, Any]) -> Plan:
@@ -57,36 +74,30 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
         InvalidArgument: naming the argument, its value and the remedy.
     """
     check_known(arguments)
-    given = {
+    values = {
         key: field.default if arguments.get(key) is None else arguments[key]
         for key, field in Config.model_fields.items()
     }
-    space = _object("space", given, SearchSpace, search_spaces.SPACES)
-    searcher = _object("search", given, Searcher, SEARCHERS)
-    evaluator: Evaluator | Estimator = _object(
-        "evaluate", given,
-        Estimator if isinstance(given["evaluate"], Estimator) else Evaluator, EVALUATORS,
-    )  # fmt: skip
+    space = _object("space", values, SearchSpace, search_spaces.SPACES)
+    searcher = _object("search", values, Searcher, SEARCHERS)
+    evaluator = _object("evaluate", values, AnyEvaluator, EVALUATORS)
     searcher.check(space)
-    if given["scheduler"] is None:
-        given["scheduler"] = "fifo" if isinstance(searcher, GrowingSearcher) else "asha"
-    scheduler = _object("scheduler", given, Scheduler, SCHEDULERS)
-    wanted = given["ensemble"]
-    ensemble = None
-    if wanted not in (None, _NO_ENSEMBLE):
-        ensemble = _object("ensemble", given, SAEP, ENSEMBLES)
-    source = given["data"]
+    if values["scheduler"] is None:
+        values["scheduler"] = "fifo" if searcher.needs_full_training else "asha"
+    scheduler = _object("scheduler", values, Scheduler, SCHEDULERS)
+    ensemble = _ensemble(values)
+    source = values["data"]
     texts = {
         "space": described(space, search_spaces.SPACES),
         "search": described(searcher, SEARCHERS),
         "evaluate": described(evaluator, EVALUATORS),
         "scheduler": described(scheduler, SCHEDULERS),
-        "ensemble": wanted if ensemble is None else described(ensemble, ENSEMBLES),
+        "ensemble": values["ensemble"] if ensemble is None else described(ensemble, ENSEMBLES),
         "data": trial_data.absolute(source) if isinstance(source, str) else kind_of(source),
     }
-    config = validated({**given, **texts})
-    _check_ensemble(config, ensemble, evaluator)
-    _check_growing(config, searcher, evaluator, scheduler)
+    config = validated({**values, **texts})
+    check_ensemble(config, ensemble, evaluator)
+    check_searcher(config, searcher, evaluator, scheduler)
     if config.name is not None:
         run_folder(config)  # before the data are read, which may take a while
     data = trial_data.load(source, seed=config.seed)
@@ -94,103 +105,34 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
         config = config.model_copy(update={"data": _described_data(source, data)})
     if config.name is None:
         config = config.model_copy(update={"name": _default_name(config, space, data)})
-    run_folder(config)
-    if isinstance(evaluator, Estimator):
-        space = evaluator.restricted(space)
-        evaluator.check(space, data)
+    space = evaluator.restricted(space)
+    evaluator.check(space, data)
+    config, ensemble = _as_recorded(config, ensemble)
     return Plan(config, space, data, searcher, evaluator, scheduler, ensemble)
 
 
-def _check_growing(
-    config: Config, searcher: Searcher, evaluator: Evaluator | Estimator, scheduler: Scheduler
-) -> None:
-    """Refuse what does not go with a searcher that grows an ensemble."""
-    if not isinstance(searcher, GrowingSearcher):
-        return
-    if isinstance(evaluator, Estimator):
-        raise InvalidArgument(
-            f"evaluate={config.evaluate!r}: search={config.search!r} grows an ensemble of trained"
-            " networks: use evaluate='train'."
-        )
-    if config.samples < _FEWEST_GROWING:
-        raise InvalidArgument(
-            f"samples={config.samples}: search={config.search!r} trains two candidates for each"
-            f" member of an ensemble, and it needs two members: give {_FEWEST_GROWING} or more."
-        )
-    if not isinstance(scheduler, Fifo):
-        raise InvalidArgument(
-            f"scheduler={config.scheduler!r}: search={config.search!r} compares candidates that are"
-            " trained to the end: use scheduler='fifo'."
-        )
+def _ensemble(values: Mapping[str, Any]) -> SAEP | None:
+    """Return the ensemble that the arguments ask for, if they do."""
+    if values["ensemble"] in (None, _NO_ENSEMBLE):
+        return None
+    return _object("ensemble", values, SAEP, ENSEMBLES)
 
 
-def _check_ensemble(
-    config: Config, ensemble: SAEP | None, evaluator: Evaluator | Estimator
-) -> None:
-    """Refuse an ensemble that cannot come about."""
-    if ensemble is None:
-        return
-    if isinstance(evaluator, Estimator):
-        raise InvalidArgument(
-            f"ensemble={config.ensemble!r} needs trained architectures, and"
-            f" evaluate={config.evaluate!r} trains none: use evaluate='train'."
-        )
-    least = max(2, ensemble.size or 0)
-    if config.samples < least:
-        raise InvalidArgument(
-            f"samples={config.samples}: an ensemble of {least} members needs as many architectures:"
-            " evaluate more, or choose a smaller size."
-        )
+def _as_recorded(config: Config, ensemble: SAEP | None) -> tuple[Config, SAEP | None]:
+    """Fill in the ensemble that the run folder names, where the arguments say nothing of one."""
+    if ensemble is not None:
+        return config, ensemble
+    folder, text = run_folder(config), None
+    if config.ensemble is None and folder.holds_run:
+        text = folder.read_configuration().get("ensemble")
+        if text is not None and parse(text)[0] in ENSEMBLES:
+            ensemble = construct("ensemble", text, ENSEMBLES)
+    named = None if ensemble is None else text
+    return config.model_copy(update={"ensemble": named}), ensemble
 
 
-def with_recorded_ensemble(plan: Plan) -> Plan:
-    """A plan that says nothing of an ensemble, with the one that its run folder names, if any."""
-    if plan.config.ensemble is None:
-        return as_recorded(plan)
-    return plan if plan.ensemble else _with_ensemble(plan, None)
-
-
-def as_recorded(plan: Plan) -> Plan:
-    """A plan with the ensemble that its run folder names; where there is no run yet, as it is."""
-    path = plan.folder / "run.yaml"
-    return _with_ensemble(plan, read_yaml(path).get("ensemble")) if path.exists() else plan
-
-
-def _with_ensemble(plan: Plan, text: str | None) -> Plan:
-    if text is not None and parse(text)[0] not in ENSEMBLES:
-        text = None
-    ensemble = None if text is None else construct("ensemble", text, ENSEMBLES)
-    config = plan.config.model_copy(update={"ensemble": text})
-    return dataclasses.replace(plan, config=config, ensemble=ensemble)
-
-
-def check_named(arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments read from a `run.yaml` that stand for objects of the user's.
-
-    Raises:
-        InvalidArgument: naming the argument, and how to continue such a run.
-    """
-    tables: dict[str, Iterable[str]] = {
-        "space": search_spaces.SPACES,
-        "search": SEARCHERS,
-        "evaluate": EVALUATORS,
-        "scheduler": SCHEDULERS,
-        "ensemble": ENSEMBLES,
-        "data": trial_data.names(),
-    }
-    for key, known in tables.items():
-        text = str(arguments.get(key) or next(iter(known)))
-        other = parse(text)[0] not in known and not (key == "data" and Path(text).is_absolute())
-        if other or "=function-" in text:
-            raise InvalidArgument(
-                f"{key} was an object when this run was started ({text}), which its folder does"
-                " not hold. To continue the run, call run() again with the same arguments, or give"
-                f" it again: resume(path, {key}=...)."
-            )
-
-
-def run_folder(config: Config) -> Path:
-    """Where the run of this configuration lives.
+def run_folder(config: Config) -> RunFolder:
+    """Return where the run of this configuration lives.
 
     Raises:
         InvalidArgument: for a name that is no plain file name, or a path that is not a folder.
@@ -207,57 +149,7 @@ def run_folder(config: Config) -> Path:
             f"storage_path={config.storage_path!r}: give a folder that all nodes see under the same"
             " path (local, NFS, a mounted bucket)."
         )
-    return Path(path).expanduser().absolute() / name
-
-
-def write_yaml(plan: Plan, recorded: dict[str, Any], evaluations: int = 0) -> None:
-    """Write the resolved configuration and what was recorded beside it to `run.yaml`.
-
-    Args:
-        plan: what to write.
-        recorded: what else to write, under `recorded`.
-        evaluations: how many the run has already; `samples` is written as no less.
-    """
-    recorded = {"data_fingerprint": plan.data.fingerprint, **recorded}
-    content = {
-        **plan.config.model_dump(),
-        "samples": max(plan.config.samples, evaluations),
-        "recorded": recorded,
-    }
-    path = plan.folder / "run.yaml"
-    partial = path.with_suffix(".partial")
-    partial.write_text(yaml.safe_dump(content, sort_keys=False))
-    partial.replace(path)
-
-
-def check_same(plan: Plan) -> None:
-    """Compare a plan with the run that its folder holds.
-
-    Raises:
-        ConfigurationMismatch: naming every argument that differs, with both values.
-    """
-    path = plan.folder / "run.yaml"
-    try:
-        then = yaml.safe_load(path.read_text())
-        fingerprint = then.pop("recorded")["data_fingerprint"]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, AttributeError, TypeError) as error:
-        raise StorageError(f"{path} cannot be read: {error!r}. Choose another name.") from error
-    now = plan.config.model_dump()
-    differences = [
-        f"{key} was {then.get(key)!r} and is now {value!r}"
-        for key, value in now.items()
-        if key not in (*CHANGEABLE, "data") and then.get(key) != value
-    ]
-    if fingerprint != plan.data.fingerprint:
-        differences.append(
-            f"data was {then['data']!r} ({fingerprint}) and is now {now['data']!r}"
-            f" ({plan.data.fingerprint})"
-        )
-    if differences:
-        raise ConfigurationMismatch(
-            f"The run folder {plan.folder} belongs to another configuration:"
-            f" {'; '.join(differences)}. Choose another name, or give the same arguments."
-        )
+    return RunFolder(Path(path).expanduser().absolute() / name)
 
 
 def _object(
@@ -266,7 +158,7 @@ def _object(
     kind: Callable[..., T],
     table: Mapping[str, Callable[..., T]],
 ) -> T:
-    """The object that an argument stands for."""
+    """Return the object that an argument stands for."""
     value = given[argument]
     if isinstance(value, str):
         return construct(argument, value, table)
@@ -289,14 +181,14 @@ def _object(
 
 
 def _described_data(source: object, data: Data) -> str:
-    """A data source that is not a text."""
+    """Describe a data source that is not a text."""
     if isinstance(source, Path):
         return str(source.expanduser().absolute())
     return spell(kind_of(source), {"name": data.name, "fingerprint": data.fingerprint})
 
 
 def _default_name(config: Config, space: SearchSpace, data: Data) -> str:
-    """A name that is the same for the same configuration."""
+    """Return a name that is the same for the same configuration."""
     fixed = config.model_dump(exclude=set(CHANGEABLE))
     digest = hashlib.blake2b(repr(fixed).encode(), digest_size=3).hexdigest()
     search = config.search.partition(":")[0].rpartition(".")[2]

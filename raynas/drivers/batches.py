@@ -1,165 +1,52 @@
-"""Cheap evaluations, milliseconds each: in batches, on plain Ray actors all over the cluster.
-
-A Ray Tune trial costs more than such an evaluation takes; so proxies, tables and supernets, whether
-asked for by `score`, by a warm start or by a whole search, go this way.
-"""
+"""The driver of cheap evaluations: proxies, tables, one batch after another."""
 
 import math
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import cast
 
-import ray
 import torch
 
-from raynas.drivers.trainable import prepare_process
-from raynas.search.search import Search, Status
-from search_spaces import Architecture, SearchSpace
-from trials.data import Data
+from raynas.drivers.driver import Driver
+from raynas.drivers.session import Session
+from raynas.record.events import Status
+from raynas.search.search import Search
+from search_spaces import Architecture
+from trials.estimate import Estimate, estimated
 from trials.trial import Estimator
 
-_SECONDS = 0.5  # that a batch should take
-_MOST = 256  # architectures of a batch
 _BATCHES = 20  # at least, that the evaluations of a search are divided into
-_RESTARTS = 3  # of a worker that dies
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What came of one architecture: metrics, or the reason why there are none."""
+class Batches(Driver):
+    """Evaluates on plain actors; what is instant (a table) here, one after the other."""
 
-    architecture: Architecture
-    metrics: dict[str, float] | None
-    reason: str | None = None
-
-
-class Pool:
-    """Workers that estimate architectures in batches; each batch takes about half a second.
-
-    Args:
-        new_worker: starts one; its `estimate.remote(architectures)` gives (seconds, estimates).
-        workers: how many.
-        most: architectures of a batch.
-        end: called with each worker at the end.
-    """
-
-    def __init__(
-        self,
-        new_worker: Callable[[], Any],
-        workers: int,
-        most: int = _MOST,
-        end: Callable[[Any], None] = ray.kill,
-    ):
-        self._new_worker, self._end = new_worker, end
-        self._idle = [self._new_worker() for _ in range(workers)]
-        self._most = min(_MOST, max(1, most))
-        self._deaths: Counter[Architecture] = Counter()
-        self._retried: list[Architecture] = []
-        self._busy: dict[Any, tuple[Any, list[Architecture]]] = {}
-        self._seconds = _SECONDS  # of one architecture, as seen lately
-
-    def __enter__(self) -> "Pool":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for actor in (*self._idle, *(actor for actor, _ in self._busy.values())):
-            self._end(actor)
-
-    def map(self, archs: Iterable[Architecture]) -> Iterator[Estimate]:
-        """Estimates of all architectures, as they come."""
-        waiting = iter(archs)
-        yield from self.run(lambda: next(waiting, None))
-
-    def run(self, next_one: Callable[[], Architecture | None]) -> Iterator[Estimate]:
-        """Estimates of whatever `next_one` gives, until it gives None and nothing is under way.
-
-        While something is under way, None only means that there is nothing just now.
-        """
-        while True:
-            while self._idle:
-                batch = self._batch(next_one)
-                if not batch:
-                    break
-                actor = self._idle.pop()
-                self._busy[actor.estimate.remote(batch)] = (actor, batch)
-            if not self._busy:
-                return
-            (done, *_), _ = ray.wait(list(self._busy), num_returns=1)
-            actor, batch = self._busy.pop(done)
-            try:
-                seconds, estimates = ray.get(done)
-            except ray.exceptions.RayActorError as error:
-                yield from self._give_again(batch, error)
-                continue
-            self._idle.append(actor)
-            self._seconds = max(seconds / len(batch), 1e-6)
-            yield from estimates
-
-    def _batch(self, next_one: Callable[[], Architecture | None]) -> list[Architecture]:
-        if self._retried:
-            return [self._retried.pop()]  # alone, so that it takes no others with it
-        batch: list[Architecture] = []
-        wanted = min(self._most, max(1, int(_SECONDS / self._seconds)))
-        while len(batch) < wanted and (arch := next_one()) is not None:
-            batch.append(arch)
-        return batch
-
-    def _give_again(self, batch: list[Architecture], error: Exception) -> Iterator[Estimate]:
-        """Start another actor for what a dead one had; give up what has killed several."""
-        self._idle.append(self._new_worker())
-        for arch in batch:
-            self._deaths[arch] += 1
-            if self._deaths[arch] > _RESTARTS:
-                yield Estimate(arch, None, f"worker died: {error}")
-            else:
-                self._retried.append(arch)
+    def run(self, session: Session) -> None:
+        """See `Driver`."""
+        search, plan = session.search, session.plan
+        estimator = cast(Estimator, plan.evaluator)
+        if estimator.instant:
+            estimate = estimator.open(plan.space, plan.data, search.seed, torch.device("cpu"))
+            evaluate_batches(search, lambda next_one: _in_turn(estimate, next_one))
+            return
+        with session.pool(estimator, most=largest_batch(search)) as pool:
+            evaluate_batches(search, pool.run)
 
 
-class EstimatorPool(Pool):
-    """Actors that hold an estimator.
-
-    Args:
-        estimator: what they do.
-        space: of the architectures.
-        data: in the object store.
-        seed: of the estimator.
-        actors: how many.
-        cpus: of each.
-        gpus: of each.
-        most: architectures of a batch.
-    """
-
-    def __init__(
-        self, estimator: Estimator, space: SearchSpace, data: "ray.ObjectRef[Data]", seed: int,
-        actors: int, cpus: float = 1, gpus: float = 0, most: int = _MOST,
-    ):  # fmt: skip
-        actor: Any = ray.remote(_EstimatorActor).options(num_cpus=cpus, num_gpus=gpus)
-        threads = max(1, int(cpus))
-        super().__init__(lambda: actor.remote(estimator, space, data, seed, threads), actors, most)
+def largest_batch(search: Search) -> int:
+    """Return how many architectures a batch may have, so that the search learns now and then."""
+    return search.samples // _BATCHES
 
 
-#: makes a pool for an estimator, with a largest number of architectures in a batch
-MakePool = Callable[..., Pool]
-
-
-def search_by_estimates(
+def evaluate_batches(
     search: Search,
-    estimator: Estimator,
-    data: Data,
-    make_pool: MakePool,
-    on_step: Callable[[], None],
+    estimates: Callable[[Callable[[], Architecture | None]], Iterator[Estimate]],
 ) -> None:
-    """Evaluate what a search suggests until it has enough, one batch after another.
+    """Evaluate what a search suggests until it has enough.
 
-    An estimator that is instant (a table) is asked here, for one architecture after the other.
+    Args:
+        search: not exhausted.
+        estimates: makes estimates of whatever the function that it is given returns, until that
+            gives None and nothing is under way.
     """
     running: dict[Architecture, int] = {}
 
@@ -167,12 +54,11 @@ def search_by_estimates(
         evaluation = search.suggest()
         if evaluation is None:
             return None
-        running[evaluation.architecture] = evaluation.index
-        return evaluation.architecture
+        arch = search.architectures[evaluation.index]
+        running[arch] = evaluation.index
+        return arch
 
-    if search.exhausted:
-        return
-    for estimate in _suggested(search, estimator, data, make_pool, next_one):
+    for estimate in estimates(next_one):
         index = running.pop(estimate.architecture)
         metrics = estimate.metrics
         if metrics is None or math.isnan(metrics[search.metric]):
@@ -180,49 +66,11 @@ def search_by_estimates(
         else:
             search.report(index, metrics)
             search.finish(index, Status.COMPLETED)
-        on_step()
 
 
-def _suggested(
-    search: Search,
-    estimator: Estimator,
-    data: Data,
-    make_pool: MakePool,
+def _in_turn(
+    estimate: Callable[[Architecture], dict[str, float]],
     next_one: Callable[[], Architecture | None],
 ) -> Iterator[Estimate]:
-    if estimator.instant:
-        estimate = estimator.open(search.space, data, search.seed, torch.device("cpu"))
-        while (arch := next_one()) is not None:
-            yield estimated(estimate, arch)
-        return
-    with make_pool(estimator, most=search.samples // _BATCHES) as pool:
-        yield from pool.run(next_one)
-
-
-def estimated(estimate: Callable[[Architecture], dict[str, float]], arch: Architecture) -> Estimate:
-    """What a function says of an architecture, or the reason why it says nothing."""
-    try:
-        return Estimate(arch, estimate(arch))
-    except Exception as error:  # whatever the network raises
-        return Estimate(arch, None, f"{type(error).__name__}: {error}")
-
-
-class _EstimatorActor:
-    """Holds an estimator that is ready."""
-
-    def __init__(
-        self,
-        estimator: Estimator,
-        space: SearchSpace,
-        data: Data,
-        seed: int,
-        threads: int,
-    ):
-        device = prepare_process(threads)
-        self.estimate_one = estimator.open(space, data, seed, device)
-
-    def estimate(self, archs: list[Architecture]) -> tuple[float, list[Estimate]]:
-        """(seconds, what came of each)."""
-        start = time.perf_counter()
-        estimates = [estimated(self.estimate_one, arch) for arch in archs]
-        return time.perf_counter() - start, estimates
+    while (arch := next_one()) is not None:
+        yield estimated(estimate, arch)

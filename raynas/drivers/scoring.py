@@ -1,10 +1,10 @@
-"""Scores of architectures without training, asked for by themselves or by a warm start."""
+"""Scores of architectures without training, on actors all over the cluster."""
 
 import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -22,49 +22,33 @@ from rich.progress import Progress
 import search_spaces
 from raynas.cluster import connected, slots
 from raynas.config.description import described
-from raynas.drivers.batches import Estimate, EstimatorPool, MakePool
-from raynas.errors import ConfigurationMismatch, InvalidArgument, StorageError
-from raynas.search.search import Search
+from raynas.drivers.pools import EstimatorPool
+from raynas.errors import ConfigurationMismatch, InvalidArgument
+from raynas.record.folder import write
 from search_spaces import Architecture, SearchSpace
 from trials.data import Data
 from trials.data import load as load_data
+from trials.estimate import Estimate
 from trials.proxies.scoring import Proxy, Scorer
 from trials.trial import Estimator, derived_seed
 
 _SAVE_SECONDS = 5.0
 
 
-def warm_start(search: Search, data: Data, make_pool: MakePool) -> None:
-    """Score what the searcher of a search wants to have scored before it begins."""
-    scoring = search.searcher.scoring
-    if scoring is None or not search.unscored:
-        return
-    proxy = Proxy(scoring.proxy, min(Proxy.batch_size, len(data.train)))
-    form = search.space.canonical
-    found: dict[Architecture, Estimate] = {}
-    forms = list(dict.fromkeys(map(form, search.unscored)))
-    for estimate in _scores(search.space, proxy, forms, data, search.seed, make_pool):
-        found[estimate.architecture] = estimate
-        while search.unscored and form(search.unscored[0]) in found:
-            first = found[form(search.unscored[0])]
-            value = -math.inf if first.metrics is None else first.metrics[scoring.proxy]
-            search.score(search.unscored[0], value, first.reason)
-
-
 def _only_counts(proxy: Proxy, space: SearchSpace) -> bool:
-    """Whether it needs neither a network nor a worker."""
+    """Return whether a proxy needs neither a network nor a worker."""
     return proxy.proxy in ("params", "macs") and space.counts_fast
 
 
-def _scores(
+def scores(
     space: SearchSpace,
     proxy: Proxy,
     archs: list[Architecture],
     data: Data,
     seed: int,
-    make_pool: MakePool,
+    make_pool: Callable[[Estimator], EstimatorPool],
 ) -> Iterator[Estimate]:
-    """Scores of architectures, as they come."""
+    """Yield the scores of architectures, as they come."""
     if _only_counts(proxy, space):
         estimate = proxy.open(space, data, seed, torch.device("cpu"))
         yield from (Estimate(arch, estimate(arch)) for arch in archs)
@@ -140,7 +124,7 @@ def score(
         if not _only_counts(estimator, space):
             stack.enter_context(connected())
         stack.enter_context(book)
-        estimates = _scores(space, estimator, missing, loaded, seed, make_pool)
+        estimates = scores(space, estimator, missing, loaded, seed, make_pool)
         for estimate in _shown(estimates, len(missing), f"scoring by {proxy}"):
             book.add(space.to_string(estimate.architecture), estimate, proxy)
     rows = [known[space.to_string(space.canonical(arch))] for arch in archs]
@@ -180,16 +164,11 @@ class _Book:
             return
         table = pa.Table.from_pylist(list(self.rows.values()))
         table = table.replace_schema_metadata({"raynas": json.dumps(self.kind)})
-        partial = self.path.with_suffix(".partial")
-        try:
-            pq.write_table(table, partial)
-            partial.replace(self.path)
-        except OSError as error:
-            raise StorageError(f"path={str(self.path)!r} cannot be written: {error}") from None
+        write(self.path, lambda partial: pq.write_table(table, partial))
 
 
 def _read(path: Path | None, kind: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """{architecture: row} of the scores that a file holds."""
+    """Return {architecture: row} of the scores that a file holds."""
     if path is None or not path.exists():
         return {}
     try:
@@ -226,7 +205,7 @@ def _chosen(
 
 
 def _shown(estimates: Iterator[Estimate], number: int, label: str) -> Iterator[Estimate]:
-    """The same, with a bar on a terminal."""
+    """Yield the same, with a bar on a terminal."""
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(label, total=number)
         for estimate in estimates:

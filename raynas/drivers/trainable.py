@@ -1,6 +1,5 @@
 """The trial as a Ray Tune trainable: one actor serves one evaluation after another."""
 
-import io
 import math
 import os
 import traceback
@@ -9,19 +8,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import ray
 import torch
 from ray import tune
 
+from raynas.cluster import prepare_process, reason_of
 from raynas.errors import StorageError
-from raynas.search.search import METRIC, Status
+from raynas.record.checkpoints import Checkpoint
+from raynas.record.events import METRIC, Status
+from raynas.record.folder import RunFolder
 from search_spaces import SearchSpace
 from trials.data import Data
-from trials.trial import Diverged, Estimator, Evaluator, Trial
-
-_STATE = "state.pt"
+from trials.trial import AnyEvaluator, Diverged, Evaluator, Trial
 
 AnyTrial = TypeVar("AnyTrial", bound=Trial)
 
@@ -31,12 +31,12 @@ class Job:
     """What all trials of a run share; put into the object store once."""
 
     space: SearchSpace
-    evaluator: Evaluator | Estimator
+    evaluator: AnyEvaluator
     #: reference to the `Data`, mapped by every trial of a node
     data: "ray.ObjectRef[Data]"
     epochs: int
-    #: the run folder, which every node must see
-    folder: Path
+    #: which every node must see
+    folder: RunFolder
     threads: int
 
 
@@ -69,7 +69,7 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """One epoch; the metrics, or how the trial ended."""
+        """Run one epoch; return its metrics, or how the trial ended."""
         if self.error is not None:
             return self._failed(self.error)
         assert self.trial is not None
@@ -83,16 +83,9 @@ class TrialActor(tune.Trainable):
         done = self.reported >= self.job.epochs
         return {"epoch": self.reported, "metrics": self.history[self.reported - 1], "done": done}
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """For Tune, when it wants to pause a trial."""
-        torch.save(self._state(), Path(checkpoint_dir) / _STATE)
-
-    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
-        """The inverse of `save_checkpoint`."""
-        self._load(Path(checkpoint) / _STATE)
-
     def _begin(self, config: dict[str, Any]) -> None:
-        self.path = checkpoint_path(self.job.folder, config["evaluation"])
+        self.evaluation: int = config["evaluation"]
+        self.path = self.job.folder.checkpoint(self.evaluation)
         self.architecture: str = config["architecture"]
         self.reported: int = config["reported"]
         self.history: list[dict[str, float]] = []
@@ -101,7 +94,7 @@ class TrialActor(tune.Trainable):
         try:
             if not self.path.parent.is_dir():
                 raise StorageError(
-                    f"{self.job.folder} is not visible on node {os.uname().nodename}: "
+                    f"{self.job.folder.path} is not visible on node {os.uname().nodename}: "
                     "storage_path must be a folder that all nodes share."
                 )
             self.trial, self.history = begun(lambda: self._new(config), self.path, self.device)
@@ -115,10 +108,8 @@ class TrialActor(tune.Trainable):
     def _new(self, config: dict[str, Any]) -> Trial:
         job = self.job
         arch = job.space.from_string(config["architecture"])
-        assert isinstance(job.evaluator, Evaluator)
-        trial = job.evaluator.trial(
-            job.space, arch, self.data, job.epochs, config["seed"], self.device
-        )
+        evaluator = cast(Evaluator, job.evaluator)
+        trial = evaluator.trial(job.space, arch, self.data, job.epochs, config["seed"], self.device)
         if not isinstance(trial, Trial):
             raise TypeError(f"the evaluator returned a {type(trial).__name__}, not a Trial")
         return trial
@@ -127,27 +118,16 @@ class TrialActor(tune.Trainable):
         assert self.trial is not None
         self.history.append(checked(self.trial.step(), len(self.history) + 1))
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> Checkpoint:
         assert self.trial is not None
-        return {
-            "trial": self.trial.state_dict(),
-            "history": self.history,
-            "architecture": self.architecture,
-            "data": self.data.fingerprint,
-        }
+        return Checkpoint(
+            self.trial.state_dict(), self.history, self.architecture, self.data.fingerprint
+        )
 
     def _save(self) -> None:
         state = self._state()
-        if state["trial"]:
-            partial = self.path.with_suffix(f".{os.getpid()}")
-            torch.save(state, partial)
-            partial.replace(self.path)
-
-    def _load(self, path: Path) -> None:
-        assert self.trial is not None
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.trial.load_state_dict(state["trial"])
-        self.history = state["history"]
+        if state.trial:
+            state.save(self.path)
 
     def _failed(self, error: Exception) -> dict[str, Any]:
         if self.device.type == "cuda":
@@ -155,14 +135,14 @@ class TrialActor(tune.Trainable):
         status = Status.DIVERGED if isinstance(error, Diverged) else Status.FAILED
         with suppress(OSError):
             trace = "".join(traceback.format_exception(error))
-            self.path.with_suffix(".error.txt").write_text(trace, errors="replace")
+            self.job.folder.error(self.evaluation).write_text(trace, errors="replace")
         return {"status": status.value, "reason": reason_of(error), "done": True}
 
 
 def begun(
     make: Callable[[], AnyTrial], path: Path, device: torch.device
 ) -> tuple[AnyTrial, list[dict[str, float]]]:
-    """A trial and the metrics of the epochs that it has done, from the state at `path`.
+    """Return a trial and the metrics of the epochs that it has done, from the state at `path`.
 
     Where there is none, or what is there is damaged, it is a new trial.
 
@@ -174,12 +154,11 @@ def begun(
     trial = make()
     if not path.exists():
         return trial, []
-    content = io.BytesIO(path.read_bytes())
     try:
-        state = torch.load(content, map_location=device, weights_only=True)
-        trial.load_state_dict(state["trial"])
-        return trial, list(state["history"])
-    except (MemoryError, torch.cuda.OutOfMemoryError):
+        state = Checkpoint.load(path, device)
+        trial.load_state_dict(state.trial)
+        return trial, list(state.history)
+    except (OSError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception:  # damaged files raise anything
         path.unlink()
@@ -187,7 +166,7 @@ def begun(
 
 
 def checked(metrics: object, epoch: int) -> dict[str, float]:
-    """What an evaluator's `step` returned, as plain numbers.
+    """Return what an evaluator's `step` returned, as plain numbers.
 
     Raises:
         TypeError: when it is not a mapping of names to numbers, `val_accuracy` among them.
@@ -209,27 +188,3 @@ def checked(metrics: object, epoch: int) -> dict[str, float]:
     if not math.isfinite(plain[METRIC]):
         raise Diverged(f"{METRIC} is {plain[METRIC]} after epoch {epoch}")
     return plain
-
-
-def reason_of(error: Exception) -> str:
-    """An error as the journal has it."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return f"out of memory: {error}"
-    return f"{type(error).__name__}: {error}"
-
-
-def prepare_process(threads: int) -> torch.device:
-    """Make this worker use its share of the machine and repeatable kernels; its device."""
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.deterministic = True
-    return torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-
-
-def checkpoint_path(folder: Path, evaluation: int) -> Path:
-    """Where the state of an evaluation is kept in the run folder."""
-    return folder / "checkpoints" / f"{evaluation:05d}.pt"
-
-
-def final_path(folder: Path, evaluation: int) -> Path:
-    """Where the state of the final training of an evaluation's architecture is kept."""
-    return folder / "checkpoints" / f"final-{evaluation:05d}.pt"

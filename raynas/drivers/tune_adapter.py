@@ -4,7 +4,6 @@ Tune calls all three from the driver's main thread. Everything that matters is d
 Tune's own snapshots and restore are not used (they lose finished trials and the scheduler).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from ray import tune
@@ -12,7 +11,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from raynas.search.search import Search, Status
+from raynas.record.events import Status
+from raynas.search.search import Search
 
 
 class TuneSearcher(Searcher):
@@ -25,27 +25,27 @@ class TuneSearcher(Searcher):
     def suggest(  # type: ignore[override]  # the base forgot FINISHED
         self, trial_id: str
     ) -> dict[str, Any] | str | None:
-        """The configuration of the next trial; see `TrialActor`."""
+        """Return the configuration of the next trial; see `TrialActor`."""
         evaluation = self.search.suggest()
         if evaluation is None:
             return Searcher.FINISHED if self.search.exhausted else None
         return {
             "evaluation": evaluation.index,
             "architecture": evaluation.notation,
-            "seed": evaluation.seed,
+            "seed": self.search.seed_of(evaluation.index),
             "reported": evaluation.epochs,
         }
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Nothing: the scheduler has heard it."""
+        """Do nothing: the scheduler has heard it."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal is the truth."""
+        """Do nothing: the journal is the truth."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing; see `save`."""
+        """Do nothing; see `save`."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles it into a snapshot that nobody reads
@@ -59,7 +59,7 @@ class TuneScheduler(FIFOScheduler):
         self.search = search
 
     def on_trial_result(self, tune_controller: object, trial: Trial, result: dict[str, Any]) -> str:
-        """A result after which the trial could go on."""
+        """Take a result after which the trial could go on."""
         index = trial.config["evaluation"]
         if self._report(index, result):
             return str(TrialScheduler.CONTINUE)
@@ -69,7 +69,7 @@ class TuneScheduler(FIFOScheduler):
     def on_trial_complete(
         self, tune_controller: object, trial: Trial, result: dict[str, Any]
     ) -> None:
-        """The last result of a trial: of its last epoch, or of its failure, or of its stop."""
+        """Take the last result of a trial: of its last epoch, of its failure, or of its stop."""
         index = trial.config["evaluation"]
         if self.search.evaluations[index].status is not Status.RUNNING:
             return  # stopped by our own decision
@@ -91,25 +91,21 @@ class TuneScheduler(FIFOScheduler):
 
 
 class TuneCallback(tune.Callback):
-    """Tells a `Search` of trials that Tune gave up, and calls a function on every step."""
+    """Tells a `Search` of trials that Tune gave up."""
 
-    def __init__(self, search: Search, on_step: Callable[[], None]):
-        self.search, self.on_step = search, on_step
+    def __init__(self, search: Search):
+        self.search = search
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """The actor died, and so did those that Tune started in its place.
+        """Finish a trial whose actor died, as did those that Tune started in its place.
 
         (The scheduler's hook of this name is also called before each new attempt.)
         """
         lines = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
         reason = f"worker died: {lines[-1].strip() if lines else 'no reason known'}"
         self.search.finish(trial.config["evaluation"], Status.FAILED, reason)
-
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Tune's loop has gone round; it does so every 0.1 s at least."""
-        self.on_step()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from raynas.cluster import connected
-from raynas.drivers.trainable import prepare_process
+from raynas.cluster import connected, prepare_process
 from raynas.ensemble.combination import Labels
 from raynas.ensemble.information import Predictions, check_alpha, tdac_matrix
 from raynas.ensemble.saep import comep, tdas
@@ -30,7 +29,7 @@ _PART = 1000  # members, whose TDAC takes seconds and less than half a GiB
 def domep(
     predictions: Predictions, labels: Labels, size: int, alpha: float = 0.5, seed: int = 0
 ) -> list[int]:
-    """`size` members of thousands, rising.
+    """Choose `size` members of thousands; their numbers, rising.
 
     Args:
         predictions: `members x images`, classes as numbers from 0.
@@ -68,7 +67,7 @@ def domep(
 def _chosen(
     shared: "ray.ObjectRef[Any]", among: Sequence[int], size: int, alpha: float, seed: list[int]
 ) -> Chosen:
-    """(TDAS, members) chosen from some: at once where they are few, else from parts."""
+    """Choose from some: at once where they are few, else from parts; (TDAS, members)."""
     task: Any = ray.remote(_choose).options(num_cpus=1)
     most = max(_PART, 2 * size)
     if len(among) <= most:

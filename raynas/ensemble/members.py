@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from raynas.drivers.trainable import Job, checkpoint_path, prepare_process, reason_of
+from raynas.cluster import Resources, prepare_process, reason_of
 from raynas.ensemble.saep import unusable
-from raynas.search.search import Evaluation
+from raynas.record.checkpoints import Checkpoint
+from raynas.record.folder import RunFolder
+from raynas.record.history import Evaluation
 from search_spaces import Architecture, SearchSpace
 from search_spaces.counting import Counts, count_macs, count_params
 from trials.data import Data
@@ -60,19 +62,20 @@ class ValidationLogits:
         data: of the run.
     """
 
-    def __init__(self, folder: Path, space: SearchSpace, data: Data):
+    def __init__(self, folder: RunFolder, space: SearchSpace, data: Data):
         self.folder, self.space, self.data = folder, space, data
         self.labels = data.validation.labels
         self._computed: dict[int, torch.Tensor] = {}
 
     def logits(self, evaluation: int) -> NDArray[np.float32] | None:
-        """None when there are neither predictions nor weights, or none that can be used."""
+        """Return logits; None when there are neither predictions nor weights that can be used."""
         try:
-            state = read_state(checkpoint_path(self.folder, evaluation), self.data)
-            stored = state["trial"].get("validation_logits")
+            state = read_state(self.folder.checkpoint(evaluation), self.data)
+            stored = state.validation_logits
             if stored is None:
                 if evaluation not in self._computed:
-                    arch = self.space.from_string(state["architecture"])
+                    assert state.architecture is not None
+                    arch = self.space.from_string(state.architecture)
                     network = load_network(self.space, arch, self.data, state)
                     cpu = torch.device("cpu")
                     self._computed[evaluation], _ = predict(network, self.data.validation, cpu)
@@ -87,13 +90,17 @@ class _Unusable(Exception):
 
 
 def collect(
-    job: Job, evaluations: Sequence[Evaluation], cpus: float, gpus: float
+    folder: RunFolder,
+    space: SearchSpace,
+    data: "ray.ObjectRef[Data]",
+    evaluations: Sequence[Evaluation],
+    resources: Resources,
 ) -> tuple[list[Member], dict[int, str]]:
-    """The members among some evaluations; {evaluation: reason} of those that cannot be one."""
-    task: Any = ray.remote(_examine).options(num_cpus=cpus, num_gpus=gpus)
+    """Return the members among some evaluations, and {evaluation: why it cannot be one}."""
+    task: Any = ray.remote(_examine).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
     waiting = [
-        task.remote(job.space, e.architecture, job.data, checkpoint_path(job.folder, e.index),
-                    job.threads)
+        task.remote(space, space.from_string(e.notation), data, folder.checkpoint(e.index),
+                    resources.threads)
         for e in evaluations
     ]  # fmt: skip
     members, excluded = [], {}
@@ -109,8 +116,8 @@ def collect(
     return members, excluded
 
 
-def read_state(path: Path, data: Data) -> dict[str, Any]:
-    """All that the checkpoint of an evaluation holds, on the CPU.
+def read_state(path: Path, data: Data) -> Checkpoint:
+    """Return the checkpoint of an evaluation, on the CPU.
 
     Raises:
         _Unusable: when there is none, or not of these data.
@@ -118,38 +125,37 @@ def read_state(path: Path, data: Data) -> dict[str, Any]:
     if not path.exists():
         raise _Unusable(f"its weights are missing: there is no {path}")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = Checkpoint.load(path)
     except Exception as error:  # damaged files raise anything
         raise _Unusable(
             f"its weights cannot be read from {path}, which is damaged or holds more than tensors"
             f" and plain values: {error}"
         ) from error
-    if state.get("data", data.fingerprint) != data.fingerprint:
+    if state.data not in (None, data.fingerprint):
         raise _Unusable(
-            f"it was trained on other data, or another division of them ({state['data']}; the run"
+            f"it was trained on other data, or another division of them ({state.data}; the run"
             f" has {data.fingerprint})"
         )
     return state
 
 
 def load_network(
-    space: SearchSpace, arch: Architecture, data: Data, state: dict[str, Any]
+    space: SearchSpace, arch: Architecture, data: Data, state: Checkpoint
 ) -> nn.Module:
-    """The trained network of an evaluation, on the CPU.
+    """Return the trained network of an evaluation, on the CPU.
 
     Raises:
         _Unusable: when the checkpoint has no weights.
     """
-    weights = state["trial"].get("network")
-    if weights is None:
+    if state.weights is None:
         raise _Unusable("its evaluator stores no weights (`network` in the trial's state)")
     network = space.build(arch, data.input_shape, data.num_classes)
-    network.load_state_dict(weights)
+    network.load_state_dict(state.weights)
     return network.eval()
 
 
 def _usable(stored: torch.Tensor, data: Data) -> NDArray[np.float32]:
-    """Logits on the validation part, when an ensemble can use them."""
+    """Return logits on the validation part, when an ensemble can use them."""
     shape = (len(data.validation), data.num_classes)
     if tuple(stored.shape) != shape:
         raise _Unusable(f"its validation logits are {tuple(stored.shape)}, not {shape}")
@@ -160,7 +166,7 @@ def _usable(stored: torch.Tensor, data: Data) -> NDArray[np.float32]:
 
 
 def latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int) -> float:
-    """Milliseconds of the forward pass of one image on the CPU: the median of 20."""
+    """Return the milliseconds of one image's forward pass on the CPU: the median of 20."""
     image = torch.zeros(1, *input_shape)
     network = network.cpu().eval()
     before, seconds = torch.get_num_threads(), []
@@ -177,13 +183,13 @@ def latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int) -> 
 def _examine(
     space: SearchSpace, arch: Architecture, data: Data, path: Path, threads: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], Counts, float] | str:
-    """What `Member` has of a trained network, or why it cannot be one."""
+    """Return what `Member` has of a trained network, or why it cannot be one."""
     device = prepare_process(threads)
     try:
         state = read_state(path, data)
         network = load_network(space, arch, data, state).to(device)
         counts = Counts(count_params(network), count_macs(network, data.input_shape))
-        stored = state["trial"].get("validation_logits")
+        stored = state.validation_logits
         if stored is None:
             stored, _ = predict(network, data.validation, device)
         test, _ = predict(network, data.test, device)

@@ -3,13 +3,10 @@
 One JSON object a line, `journal/events.jsonl`, appended and flushed before anything else happens
 with the event, so a driver may be killed at any moment. Only one process writes at a time.
 
-Events: `session` (a driver started), `supernet` (one epoch of shared weights), `suggested`,
-`reported` (one epoch), `finished`, `leading` (the best by now, where the searcher judges by more
-than the value), `grown` (the ensemble, where one grows), `retraining` (one epoch of the final
-training), `retraining_failed`, `retrained`, `ensemble` (what pruning left), `complete`. What each
-carries is written where it is recorded, in `search.py` and `run.py`.
+What each kind of event carries is in `events.py`, what they come to in `history.py`.
 """
 
+import dataclasses
 import io
 import json
 import os
@@ -17,15 +14,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import filelock
 
 from raynas.errors import JournalError, StorageError
+from raynas.record.events import Event, from_json
 
 _SYNC_SECONDS = 1.0  # at most this much is lost when the machine itself goes down
 
-Event = dict[str, Any]
+Listener = Callable[[Event], None]
 
 
 class Journal:
@@ -41,8 +38,8 @@ class Journal:
 
     def __init__(self, folder: Path):
         self.path = folder / "journal" / "events.jsonl"
-        #: called with every event, after it has been recorded
-        self.listeners: list[Callable[[Event], None]] = []
+        #: called with every event, after it has been recorded, in this order
+        self.listeners: list[Listener] = []
         #: what had to be mended on opening, for the user
         self.notice: str | None = None
         try:
@@ -66,15 +63,15 @@ class Journal:
             raise
         self._synced = time.monotonic()
 
-    def append(self, event: str, **fields: Any) -> None:
-        """Record one event; it has reached the operating system when this returns."""
-        record = {"event": event, **fields, "time": round(time.time(), 3)}
-        self._file.write(json.dumps(record).encode() + b"\n")
+    def append(self, event: Event) -> None:
+        """Record an event and tell the listeners; it has reached the operating system by then."""
+        event = dataclasses.replace(event, time=round(time.time(), 3))
+        self._file.write(json.dumps(event.to_json()).encode() + b"\n")
         self._file.flush()
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             self._sync()
         for listener in self.listeners:
-            listener(record)
+            listener(event)
 
     def close(self) -> None:
         """Let another process write."""
@@ -99,7 +96,7 @@ class Journal:
         self._synced = time.monotonic()
 
     def _recover(self) -> list[Event]:
-        """The events so far; cuts off a last line that a crash left incomplete."""
+        """Return the events so far; cut off a last line that a crash left incomplete."""
         if not self.path.exists():
             return []
         events, end, size = _parse(self.path)
@@ -113,7 +110,7 @@ class Journal:
 
 
 def read_events(folder: Path) -> list[Event]:
-    """The events of a run folder, also while another process writes them.
+    """Return the events of a run folder, also while another process writes them.
 
     Raises:
         StorageError: when the folder holds no journal.
@@ -126,7 +123,7 @@ def read_events(folder: Path) -> list[Event]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is writing this run folder now."""
+    """Return whether a process is writing this run folder now."""
     lock = filelock.FileLock(folder / "journal" / "lock")
     try:
         lock.acquire(timeout=0)
@@ -139,22 +136,22 @@ def is_locked(folder: Path) -> bool:
 
 
 def _parse(path: Path) -> tuple[list[Event], int, int]:
-    """(events, offset behind the last good line, size of the file)."""
+    """Return (events, offset behind the last good line, size of the file)."""
     data = path.read_bytes()
     events: list[Event] = []
     end = 0
     for number, line in enumerate(io.BytesIO(data), start=1):
         try:
-            event = json.loads(line) if line.endswith(b"\n") else None
+            record = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
-            event = None
-        if not isinstance(event, dict) or "event" not in event:
+            record = None
+        if not isinstance(record, dict) or "event" not in record:
             if end + len(line) < len(data):
                 raise JournalError(
                     f"Line {number} of {path} cannot be read. Restore the file from a copy,"
                     " or start a new run under another name."
                 )
             break
-        events.append(event)
+        events.append(from_json(record))
         end += len(line)
     return events, end, len(data)

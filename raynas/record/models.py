@@ -1,39 +1,18 @@
 """`best/`: the winner in forms that load without raynas."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from raynas.errors import InvalidArgument, StorageError
+from raynas.record.folder import read_json
 
 _FILES = {"pt2": "model.pt2", "onnx": "model.onnx", "safetensors": "weights.safetensors"}
 FORMATS = tuple(_FILES)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON so that the file is either the old one or the new one."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read what `write_json` wrote.
-
-    Raises:
-        StorageError: when the file is missing or damaged.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read: {error}.") from error
-    return content
 
 
 def export(
@@ -101,12 +80,12 @@ class ExportedModel(nn.Module):
         self.training = False
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images `batch x channels x height x width`, float32, to `batch x classes`."""
+        """Map images `batch x channels x height x width`, float32, to `batch x classes`."""
         logits: torch.Tensor = self.program(images)
         return logits
 
     def train(self, mode: bool = True) -> "ExportedModel":
-        """Nothing for `mode=False`.
+        """Do nothing for `mode=False`.
 
         Raises:
             InvalidArgument: for `mode=True`.
@@ -120,7 +99,7 @@ class ExportedModel(nn.Module):
 
 
 def has_onnx() -> bool:
-    """Whether the packages that ONNX export needs are installed."""
+    """Return whether the packages that ONNX export needs are installed."""
     try:
         import onnx  # noqa: F401  a heavy extra
         import onnxscript  # noqa: F401

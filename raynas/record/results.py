@@ -1,6 +1,5 @@
 """What a run has found: read from its folder, finished or not."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,17 +9,13 @@ import pandas as pd
 from torch import nn
 
 import search_spaces
-from raynas.config.config import read_yaml
 from raynas.errors import StorageError, UnknownName
-from raynas.record.journal import Event, read_events
-from raynas.record.models import ExportedModel, load_weights, read_json
-from raynas.search.search import METRIC, Status
+from raynas.record.folder import RunFolder, read_json
+from raynas.record.history import History
+from raynas.record.journal import read_events
+from raynas.record.models import ExportedModel, load_weights
+from raynas.record.table import trials_table
 from trials.deployed import ImageClassifier
-
-_COLUMNS = (
-    "evaluation", "architecture", "status", "epochs", "val_accuracy", "val_loss", "train_loss",
-    "params", "macs", "train_seconds", "reason", "curve",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,7 +24,7 @@ class Best:
 
     Attributes:
         architecture: in the notation of the search space.
-        metrics: `val_accuracy` as the search saw it; once it has been trained finally,
+        metrics: `val_accuracy` as the search saw it; once it has been retrained,
             `test_accuracy` and the rest of `best/metrics.json`.
         folder: `best/` in the run folder.
     """
@@ -39,7 +34,7 @@ class Best:
     folder: Path
 
     def model(self) -> nn.Module:
-        """The trained network, in evaluation mode, on the CPU.
+        """Return the trained network, in evaluation mode, on the CPU.
 
         It takes images, `batch x channels x height x width`, float32, and gives logits, `batch x
         classes`. The images are in 0..1, or, where the run's data were floats beyond that, in
@@ -47,7 +42,7 @@ class Best:
         build the network, this is the exported one, which cannot be trained further.
 
         Raises:
-            StorageError: when the final training has not ended yet.
+            StorageError: when it has not been retrained yet.
         """
         if not (self.folder / "metrics.json").exists():  # it is written last
             raise StorageError(
@@ -82,7 +77,7 @@ class Ensemble:
 
     @cached_property
     def found(self) -> dict[str, Any]:
-        """What `ensemble.json` has: the rule, the combination, `metrics`, `unpruned`, `excluded`.
+        """Return what `ensemble.json` has: rule, combination, `metrics`, `unpruned`, `excluded`.
 
         Raises:
             StorageError: when the folder is damaged.
@@ -91,7 +86,7 @@ class Ensemble:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """`members`, `val_` and `test_` `accuracy`, `loss` and `ece` (expected calibration error).
+        """Return `members`; `val_` and `test_` `accuracy`, `loss`, `ece` (calibration error).
 
         And `params`, `macs` and `latency_ms`, of one image on the CPU.
         """
@@ -100,17 +95,17 @@ class Ensemble:
 
     @property
     def excluded(self) -> dict[int, str]:
-        """{evaluation: why it could not be a member}."""
+        """Return {evaluation: why it could not be a member}."""
         return {int(index): reason for index, reason in self.found["excluded"].items()}
 
     @property
     def members(self) -> pd.DataFrame:
-        """One row per member, with its `weight`, and `contribution` to the validation accuracy."""
+        """Return one row per member: `weight`, `contribution` to the validation accuracy, more."""
         return pd.read_parquet(self.folder / "members.parquet")
 
     @property
     def curves(self) -> pd.DataFrame:
-        """What the ensembles of every size that every rule leaves are worth and cost.
+        """Return what the ensembles of every size that every rule leaves are worth and cost.
 
         A row has `rule` and what `metrics` has; latencies are sums over the members.
         """
@@ -118,11 +113,11 @@ class Ensemble:
 
     @property
     def diversity(self) -> pd.DataFrame:
-        """`disagreement` and `vi` of every pair of candidates, `first` and `second`."""
+        """Return `disagreement` and `vi` of every pair of candidates, `first` and `second`."""
         return pd.read_parquet(self.folder / "diversity.parquet")
 
     def model(self) -> nn.Module:
-        """All members as one network, in evaluation mode, on the CPU.
+        """Return all members as one network, in evaluation mode, on the CPU.
 
         It takes images as `Best.model` does and gives logarithms of probabilities, `batch x
         classes`. It is the exported program, which cannot be trained further.
@@ -140,49 +135,51 @@ class Result:
 
     path: Path
 
+    @property
+    def folder(self) -> RunFolder:
+        """Return the run folder with the paths in it."""
+        return RunFolder(self.path)
+
+    @property
+    def history(self) -> History:
+        """Return what has happened so far, read anew."""
+        return History(read_events(self.path))
+
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """One row per evaluation: `architecture`, `status`, `epochs`, `val_accuracy` and more.
+        """Return one row per evaluation: `architecture`, `status`, `epochs`, `val_accuracy`, more.
 
         `status` is `running` (or interrupted), `completed`, `stopped` (early, by the
         scheduler), `diverged` or `failed`, the last two with a `reason`. `curve` is
         `val_accuracy` after every epoch.
         """
-        return trials_table(read_events(self.path))
+        return trials_table(self.history)
 
     @property
     def best(self) -> Best:
-        """The best architecture.
+        """Return the best architecture.
 
         Raises:
             StorageError: when nothing has been evaluated yet.
         """
-        folder = self.path / "best"
+        folder = self.folder.best
         if (folder / "metrics.json").exists():
-            made = read_json(folder / "architecture.json")
-            return Best(made["architecture"], read_json(folder / "metrics.json"), folder)
-        usable = self.trials[self.trials["status"].isin([Status.COMPLETED, Status.STOPPED])]
-        if usable.empty:
+            architecture = read_json(folder / "architecture.json")["architecture"]
+            return Best(architecture, read_json(folder / "metrics.json"), folder)
+        history = self.history
+        if history.best is None:
             raise StorageError(f"{self.path}: no evaluation has ended well yet.")
-        row = usable.sort_values(
-            ["epochs", self.metric, "evaluation"], ascending=[False, False, True]
-        )
-        leading = [e for e in read_events(self.path) if e["event"] == "leading"]
-        if leading:  # the searcher judges by more than the value
-            first = row["evaluation"] == leading[-1]["evaluation"]
-            row = row[first] if first.any() else row  # it may be going on, or have failed since
-        first = row.iloc[0].drop("curve").dropna()
-        metrics = {str(key): value for key, value in first.items()}
-        return Best(metrics["architecture"], metrics, folder)
+        row = trials_table(history).iloc[history.best.index].drop("curve").dropna()
+        return Best(history.best.notation, {str(k): value for k, value in row.items()}, folder)
 
     @property
     def ensemble(self) -> Ensemble:
-        """The ensemble.
+        """Return the ensemble.
 
         Raises:
             StorageError: when none has been made.
         """
-        folder = self.path / "ensemble"
+        folder = self.folder.ensemble
         if not (folder / "ensemble.json").exists():  # it is written last
             raise StorageError(
                 f"{self.path} holds no ensemble. Make one with `raynas ensemble`, or"
@@ -192,61 +189,29 @@ class Result:
 
     @property
     def finished(self) -> bool:
-        """Whether the best architecture of all that were asked for has been trained finally."""
-        return any(event["event"] == "complete" for event in read_events(self.path)[-1:])
+        """Return whether everything that was asked for is done."""
+        return self.history.complete
 
     @property
     def metric(self) -> str:
-        """What the search maximized: `val_accuracy`, or the name of a proxy."""
-        return _metric(read_events(self.path))
+        """Return what the search maximized: `val_accuracy`, or the name of a proxy."""
+        return self.history.metric
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments of the run."""
-        return read_yaml(self.path / "run.yaml")
+        """Return the arguments of the run."""
+        content = self.folder.read_configuration()
+        del content["recorded"]
+        return content
 
 
 def load(path: str | Path) -> Result:
-    """The result of a finished or unfinished run.
+    """Return the result of a finished or unfinished run.
 
     Raises:
         StorageError: when `path` is not a run folder.
     """
-    folder = Path(path).expanduser().absolute()
-    if not (folder / "run.yaml").is_file():
+    result = Result(Path(path).expanduser().absolute())
+    if not result.folder.configuration.is_file():
         raise StorageError(f"path={str(path)!r} is not a run folder: it has no run.yaml.")
-    return Result(folder)
-
-
-def trials_table(events: Iterable[Event]) -> pd.DataFrame:
-    """The events of a journal as a table, one row per evaluation."""
-    events = list(events)
-    metric = _metric(events)
-    rows: list[dict[str, Any]] = []
-    for event in events:
-        if event["event"] == "suggested":
-            rows.append(
-                {
-                    "evaluation": event["evaluation"],
-                    "architecture": event["architecture"],
-                    "status": Status.RUNNING.value,
-                    "epochs": 0,
-                    "curve": [],
-                }
-            )
-        elif event["event"] == "reported":
-            row = rows[event["evaluation"]]
-            row.update(event["metrics"], epochs=row["epochs"] + 1)
-            row["curve"].append(event["metrics"][metric])
-        elif event["event"] == "promoted":
-            rows[event["evaluation"]].update(status=Status.RUNNING.value)
-        elif event["event"] == "finished":
-            rows[event["evaluation"]].update(status=event["status"], reason=event["reason"])
-    table = pd.DataFrame(rows)
-    extra = [column for column in table.columns if column not in _COLUMNS]
-    return table.reindex(columns=[*_COLUMNS[:-2], *extra, *_COLUMNS[-2:]])
-
-
-def _metric(events: list[Event]) -> str:
-    named = (event.get("metric", METRIC) for event in events if event["event"] == "session")
-    return str(next(named, METRIC))
+    return result

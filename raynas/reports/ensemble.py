@@ -13,8 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from raynas.errors import StorageError
+from raynas.record.folder import read_json
+from raynas.record.history import History
 from raynas.record.journal import read_events
-from raynas.record.models import read_json
 
 _MAX_SHOWN = 40  # members in a heat map
 _COLORS = {
@@ -100,7 +101,7 @@ def section(run: Path, test_images: int) -> str:
     accuracy = found["metrics"]["test_accuracy"]
     curves = pd.read_parquet(folder / "curves.parquet")
     alone = curves[(curves["rule"] == "greedy") & (curves["members"] == 1)]
-    events = read_events(run)
+    history = History(read_events(run))
     rows = [
         ("ensemble", found["metrics"]),
         ("all candidates", found["unpruned"]),
@@ -113,8 +114,8 @@ def section(run: Path, test_images: int) -> str:
             found=found,
             rows=[(name, _whole(values)) for name, values in rows],
             percent="{:.2%}".format,
-            growth=[e for e in events if e["event"] == "grown"],
-            notations=[e["architecture"] for e in events if e["event"] == "suggested"],
+            growth=history.growth,
+            notations=[e.notation for e in history.evaluations],
             resolution=200 * float(np.sqrt(accuracy * (1 - accuracy) / test_images)),
             members=pd.read_parquet(folder / "members.parquet").to_dict("records"),
             curves=base64.b64encode((folder / "curves.png").read_bytes()).decode(),

@@ -1,7 +1,6 @@
 """What the user sees while a run is on: one live display, or plain lines without a terminal."""
 
 import time
-from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -9,14 +8,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from raynas.search.search import Evaluation, Search, Status
+from raynas.record.events import Event, Finished, Leading, Reported, Suggested
+from raynas.record.formatting import describe, duration
+from raynas.record.history import Evaluation
+from raynas.search.search import Search
 
 _LINE_SECONDS = 10.0  # between plain lines when nothing better was found
 _MAX_RUNNING = 8  # running trials shown
 
 
 class Monitor:
-    """Shows the progress of a search; `update` may be called as often as one likes.
+    """Listens to the journal and shows the progress of a search.
 
     Args:
         search: what to show.
@@ -27,10 +29,11 @@ class Monitor:
         self.search = search
         self.console = console or Console(stderr=True)
         self._live: Live | None = None
-        self._start = time.monotonic()
+        #: when the first evaluation began
+        self._start: float | None = None
         self._already = search.finished
         self._shown: Evaluation | None = search.best
-        self._printed = self._start
+        self._printed = time.monotonic()
 
     def __enter__(self) -> "Monitor":
         if self.console.is_terminal:
@@ -48,35 +51,24 @@ class Monitor:
     ) -> None:
         if self._live is not None:
             self._live.stop()
-        elif self.search.finished > self._already:
-            self._print_line()
 
-    def update(self) -> None:
+    def __call__(self, event: Event) -> None:
         """Print a line when there is a new best, or none has been printed for a while."""
-        if self._live is not None:
-            return  # it refreshes itself
-        best = self.search.best
-        if best is not self._shown or time.monotonic() - self._printed > _LINE_SECONDS:
+        if isinstance(event, Suggested) and self._start is None:
+            self._start = time.monotonic()
+        if self._live is not None or not isinstance(event, Reported | Finished | Leading):
+            return  # a display refreshes itself
+        search = self.search
+        ended = isinstance(event, Finished) and search.finished >= search.samples
+        late = time.monotonic() - self._printed > _LINE_SECONDS
+        if search.best is not self._shown or ended or (late and search.finished):
             self._print_line()
 
-    def say(self, message: str) -> None:
-        """Print a line that stays."""
-        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
-
-    def supernet(
-        self, group: int, groups: int, epoch: int, epochs: int, metrics: Mapping[str, float]
-    ) -> None:
-        """Tell of the supernet's training, every now and then and at its end."""
-        done, total = group * epochs + epoch, groups * epochs
-        if done < total and time.monotonic() - self._printed < _LINE_SECONDS:
-            return
-        self._printed = time.monotonic()
-        left = duration((total - done) * metrics["seconds"])
-        self.say(
-            f"supernet: {done}/{total} epochs, loss {metrics['train_loss']:.4f}"
-            + (f", about {left} left" if done < total else "")
-        )
-        self._start = time.monotonic()  # of the evaluations
+    def say(self, message: str, important: bool = True) -> None:
+        """Print a line that stays; one that is not important, only now and then."""
+        if important or time.monotonic() - self._printed > _LINE_SECONDS:
+            self._printed = time.monotonic()
+            self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def _print_line(self) -> None:
         self._shown, self._printed = self.search.best, time.monotonic()
@@ -86,7 +78,7 @@ class Monitor:
         search = self.search
         done = search.finished - self._already
         text = f"{search.finished}/{search.samples} evaluations"
-        if done and search.finished < search.samples:
+        if done and self._start is not None and search.finished < search.samples:
             rest = (search.samples - search.finished) * (time.monotonic() - self._start) / done
             text += f", about {duration(rest)} left"
         return text
@@ -99,31 +91,10 @@ class Monitor:
         bar = Text("━" * filled, style="green") + Text("━" * (width - filled), style="dim")
         table.add_row("search", bar, self._progress())
         table.add_row("best", f"{describe(search.best)}", "")
-        running = [e for e in search.evaluations if e.status is Status.RUNNING]
-        for evaluation in running[:_MAX_RUNNING]:
+        for evaluation in search.history.running[:_MAX_RUNNING]:
             table.add_row(
                 f"#{evaluation.index}",
                 Text(evaluation.notation, overflow="ellipsis", no_wrap=True),
                 f"epoch {evaluation.epochs}/{search.epochs}",
             )
         return table
-
-
-def describe(evaluation: Evaluation | None) -> str:
-    """An evaluation in half a line."""
-    if evaluation is None:
-        return "none yet"
-    value = shown(evaluation.metric, evaluation.value)
-    return f"{value} {evaluation.metric} after {evaluation.epochs} epochs, {evaluation.notation}"
-
-
-def shown(metric: str, value: float) -> str:
-    """A value for people: accuracies in percent, scores as they are."""
-    return f"{value:.2%}" if metric.endswith("accuracy") else f"{value:.6g}"
-
-
-def duration(seconds: float) -> str:
-    """A duration for people: `45 s`, `12 min`, `3.5 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

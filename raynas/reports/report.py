@@ -15,9 +15,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from raynas.config.config import Config
+from raynas.record.events import Status
+from raynas.record.folder import write
+from raynas.record.formatting import shown
+from raynas.record.history import Evaluation
 from raynas.reports.ensemble import section as ensemble_section
-from raynas.reports.monitor import shown
-from raynas.search.search import Evaluation, Search, Status
+from raynas.search.search import Search
 from raynas.understanding.flatness import Flatness, collected
 from raynas.understanding.rank_stability import section as stability_section
 
@@ -137,9 +140,7 @@ def write_report(
         )
     )
     path = folder / "report.html"
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    write(path, lambda partial: partial.write_text(text))
     return path
 
 
@@ -153,7 +154,8 @@ def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
 def _flatness_figure(search: Search, best: Evaluation) -> bytes:
     """Every evaluation's accuracy against its neighborhood's; a PNG, empty if none has any."""
     ended = [e for e in search.evaluations if e.status in (Status.COMPLETED, Status.STOPPED)]
-    known = collected(search.space, ((e.index, e.architecture, e.value) for e in ended))
+    values = ((e.index, search.architectures[e.index], e.value) for e in ended)
+    known = collected(search.space, values)
     flat = {e.index: f for e in ended if (f := known[e.index]) is not None}
     if not flat:
         return b""

@@ -2,7 +2,7 @@
 
 `tensorboard/search` has the progress of the search, `tensorboard/trials/<evaluation>` the curves
 of each trial and its row in the HParams table, `tensorboard/supernet/<group>` the training of the
-shared weights, `tensorboard/retraining` the final training, `tensorboard/ensemble/<rule>` what the
+shared weights, `tensorboard/retraining` that of the best, `tensorboard/ensemble/<rule>` what the
 ensembles that a rule leaves are worth, over the number of their members.
 """
 
@@ -16,8 +16,17 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
-from raynas.record.journal import Event
-from raynas.search.search import METRIC
+from raynas.record.events import (
+    EnsembleMade,
+    Event,
+    Finished,
+    Grown,
+    Reported,
+    Retraining,
+    Status,
+    SupernetTrained,
+)
+from raynas.record.history import History
 from raynas.understanding.flatness import Neighborhoods
 from search_spaces import SearchSpace
 
@@ -41,100 +50,88 @@ class EventFile:
 
 
 class TensorBoard:
-    """Turns the events of a journal into TensorBoard files."""
+    """Listens to the journal and writes TensorBoard files.
+
+    Args:
+        folder: of the files; what is there of an earlier writing goes.
+        space: of the architectures.
+    """
 
     def __init__(self, folder: Path, space: SearchSpace):
-        self.folder, self.space = folder / "tensorboard", space
+        self.folder, self.space = folder, space
         for part in _PARTS:
             shutil.rmtree(self.folder / part, ignore_errors=True)
+        self.history = History()
         self._files: dict[Path, EventFile] = {}
-        self._notation: dict[int, str] = {}
-        self._history: dict[int, list[Mapping[str, float]]] = {}
-        self._writers = {
-            "session": self._session,
-            "suggested": self._suggested,
-            "reported": self._reported,
-            "finished": self._finished,
-            "supernet": self._supernet,
-            "retraining": self._retraining,
-            "grown": self._grown,
-            "ensemble": self._ensemble,
-        }
-        self._metric = METRIC
-        self._ended: set[int] = set()
         self._neighborhoods = Neighborhoods(space)
-        self._best = (0, -math.inf)
 
     def __call__(self, event: Event) -> None:
         """Write what an event adds."""
-        writer = self._writers.get(event["event"])
-        if writer is not None:
-            writer(event)
+        self.history.apply(event)
+        match event:
+            case Reported():
+                self._reported(event)
+            case Finished():
+                self._finished(event)
+            case SupernetTrained():
+                self._epoch(event.epoch, event, "supernet", f"{event.group:03d}")
+            case Retraining():
+                self._epoch(event.epoch, event, "retraining")
+            case Grown():
+                self._grown(event)
+            case EnsembleMade():
+                self._ensemble(event)
 
-    def _session(self, event: Event) -> None:
-        self._metric = event.get("metric", METRIC)
+    def _epoch(
+        self, epoch: int, event: SupernetTrained | Retraining | Reported, *parts: str
+    ) -> None:
+        """Write the metrics of an epoch."""
+        self._file(*parts).append(_scalars(epoch, event.time, _tagged(event.metrics)))
 
-    def _suggested(self, event: Event) -> None:
-        self._notation[event["evaluation"]] = event["architecture"]
-        self._history[event["evaluation"]] = []
+    def _reported(self, event: Reported) -> None:
+        epochs = self.history.evaluations[event.evaluation].epochs
+        self._epoch(epochs, event, "trials", f"{event.evaluation:05d}")
 
-    def _reported(self, event: Event) -> None:
-        index, metrics = event["evaluation"], event["metrics"]
-        self._history[index].append(metrics)
-        scalars = _scalars(len(self._history[index]), event["time"], _tagged(metrics))
-        self._file("trials", f"{index:05d}").append(scalars)
-
-    def _finished(self, event: Event) -> None:
-        """One row of the HParams table, and the progress of the search."""
-        index, time = event["evaluation"], event["time"]
-        history = self._history[index]
-        arch = self.space.from_string(self._notation[index])
+    def _finished(self, event: Finished) -> None:
+        """Write one row of the HParams table, and the progress of the search."""
+        evaluation = self.history.evaluations[event.evaluation]
+        curve, metric = evaluation.history, self.history.metric
+        arch = self.space.from_string(evaluation.notation)
         chosen = {key: str(value) for key, value in self.space.to_config(arch).items()}
-        metrics = _tagged(history[-1]) if history else {}
         row = hparams(  # type: ignore[no-untyped-call]
-            {"architecture": self._notation[index], **chosen}, metrics
+            {"architecture": evaluation.notation, **chosen}, _tagged(curve[-1]) if curve else {}
         )
-        self._file("trials", f"{index:05d}").append(
-            *(Record(wall_time=time, summary=summary) for summary in row)
+        self._file("trials", f"{evaluation.index:05d}").append(
+            *(Record(wall_time=event.time, summary=summary) for summary in row)
         )
-        self._ended.add(index)
-        if history and event["status"] in ("completed", "stopped"):
-            self._best = max(self._best, (len(history), history[-1][self._metric]))
-            for changed in self._neighborhoods.add(index, arch, history[-1][self._metric]):
-                self._flatness(changed, time)
-        progress = {
-            "search/evaluations": float(len(self._ended)),
-            f"search/best_{self._metric}": self._best[1],
-        }
-        self._file("search").append(_scalars(len(self._ended), time, progress))
+        if curve and event.status in (Status.COMPLETED, Status.STOPPED):
+            for changed in self._neighborhoods.add(evaluation.index, arch, curve[-1][metric]):
+                self._flatness(changed, event.time)
+        best, ended = self.history.best, len(self.history.finished)
+        progress = {"search/evaluations": float(ended)}
+        if best is not None:
+            progress[f"search/best_{metric}"] = best.value
+        self._file("search").append(_scalars(ended, event.time, progress))
 
     def _flatness(self, index: int, time: float) -> None:
-        """How flat an evaluation's surroundings are, over the number of neighbors known."""
+        """Write how flat an evaluation's surroundings are, over the number of neighbors known."""
         flat = self._neighborhoods[index]
         if flat is not None:
             values = {f"neighborhood/{name}": float(v) for name, v in flat._asdict().items()}
             self._file("trials", f"{index:05d}").append(_scalars(flat.neighbors, time, values))
 
-    def _supernet(self, event: Event) -> None:
-        scalars = _scalars(event["epoch"], event["time"], _tagged(event["metrics"]))
-        self._file("supernet", f"{event['group']:03d}").append(scalars)
+    def _grown(self, event: Grown) -> None:
+        values = {"growth/members": float(len(event.members))}
+        if event.objective is not None:
+            values["growth/objective"] = event.objective
+        self._file("search").append(_scalars(event.iteration + 1, event.time, values))
 
-    def _retraining(self, event: Event) -> None:
-        scalars = _scalars(event["epoch"], event["time"], _tagged(event["metrics"]))
-        self._file("retraining").append(scalars)
-
-    def _grown(self, event: Event) -> None:
-        values = {"growth/members": float(len(event["members"]))}
-        if event["objective"] is not None:
-            values["growth/objective"] = event["objective"]
-        self._file("search").append(_scalars(event["iteration"] + 1, event["time"], values))
-
-    def _ensemble(self, event: Event) -> None:
+    def _ensemble(self, event: EnsembleMade) -> None:
         shutil.rmtree(self.folder / "ensemble", ignore_errors=True)  # of an earlier one
         self._files = {k: v for k, v in self._files.items() if "ensemble" not in k.parts[-2:]}
-        for point in reversed(event["curves"]):
+        for point in reversed(event.curves):
             values = {k: v for k, v in point.items() if k not in ("rule", "members")}
-            scalars = _scalars(point["members"], event["time"], _tagged(values))
+            scalars = _scalars(point["members"], event.time, _tagged(values))
             self._file("ensemble", point["rule"]).append(scalars)
 
     def _file(self, *parts: str) -> EventFile:

@@ -6,12 +6,12 @@ from raynas.searchers.adanet import AdaNet
 from raynas.searchers.area import Area
 from raynas.searchers.auto import Auto
 from raynas.searchers.evolution import Evolution
-from raynas.searchers.growing import GrowingSearcher, HeldOut
+from raynas.searchers.growing import GrowingSearcher
 from raynas.searchers.local_search import LocalSearch
 from raynas.searchers.naswot import Naswot
 from raynas.searchers.neighborhood import NeighborhoodAware, na_rs
 from raynas.searchers.random_search import RandomSearch
-from raynas.searchers.searcher import Scoring, Searcher
+from raynas.searchers.searcher import HeldOut, Scoring, Searcher
 
 __all__ = [
     "SEARCHERS",

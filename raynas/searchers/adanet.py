@@ -19,7 +19,8 @@ from torch.nn import functional
 from raynas.ensemble.combination import Combination, Labels, Logits, mixture_weights
 from raynas.ensemble.saep import RULES, fell
 from raynas.errors import InvalidArgument
-from raynas.searchers.growing import GrowingSearcher, HeldOut
+from raynas.searchers.growing import GrowingSearcher
+from raynas.searchers.searcher import HeldOut
 from search_spaces import Architecture, SearchSpace
 from trials.deployed import Kind
 from trials.trial import derived_seed

@@ -2,24 +2,10 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from raynas.searchers.searcher import Searcher
+from raynas.searchers.searcher import HeldOut, Searcher
 from trials.deployed import Kind
-
-
-class HeldOut(Protocol):
-    """Predictions on a part of the data that nothing was trained on."""
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The true class of each image."""
-
-    def logits(self, evaluation: int) -> NDArray[np.float32] | None:
-        """Of an evaluation, `images x classes`; None when it has none that can be used."""
 
 
 class GrowingSearcher(Searcher):
@@ -34,34 +20,34 @@ class GrowingSearcher(Searcher):
         searcher.ensemble          the evaluations that are members now
     """
 
-    needs_predictions: ClassVar[bool] = True
-    needs_full_training: ClassVar[bool] = True
-    repeats: ClassVar[bool] = True
-    fewest_samples: ClassVar[int] = 4  # two candidates for each of two members
+    needs_predictions: bool = True
+    needs_full_training: bool = True
+    repeats: bool = True
+    fewest_samples: int = 4  # two candidates for each of two members
 
     @property
     @abstractmethod
     def ensemble(self) -> Sequence[int]:
-        """The evaluations that are members of the ensemble now."""
+        """See `Searcher`."""
 
     @property
     @abstractmethod
     def combine(self) -> Kind:
-        """How its members are combined, unless the user says otherwise."""
+        """See `Searcher`."""
 
     @abstractmethod
     def penalties(self, members: Sequence[int]) -> Sequence[float]:
-        """What the objective asks for the weight of each of these evaluations, in a mixture."""
+        """See `Searcher`."""
 
     @property
     @abstractmethod
     def undecided(self) -> Sequence[int]:
-        """The evaluations by whose predictions the next step is to be decided; empty: not yet."""
+        """See `Searcher`."""
 
     @abstractmethod
     def decide(self, held_out: HeldOut) -> dict[str, Any]:
-        """What the next step is, as JSON data; changes nothing."""
+        """See `Searcher`."""
 
     @abstractmethod
     def grow(self, decision: Mapping[str, Any]) -> None:
-        """Take the step that was decided, now or, when a journal is replayed, then."""
+        """See `Searcher`."""

@@ -17,7 +17,6 @@ from pydantic import InstanceOf, NonNegativeInt, PositiveInt
 from raynas.searchers.area import Area
 from raynas.searchers.auto import Auto
 from raynas.searchers.evolution import Evolution
-from raynas.searchers.growing import GrowingSearcher
 from raynas.searchers.local_search import LocalSearch
 from raynas.searchers.naswot import Naswot
 from raynas.searchers.random_search import RandomSearch
@@ -154,10 +153,13 @@ class NeighborhoodAware(Searcher):
             self.searcher = self.inner
         if isinstance(self.searcher, NeighborhoodAware):
             raise InvalidArgument("inner: a neighborhood-aware searcher cannot be wrapped again.")
-        if isinstance(self.searcher, GrowingSearcher):
+        if self.searcher.needs_predictions:
             raise InvalidArgument(
                 f"inner: {type(self.searcher).__name__} grows an ensemble and cannot be wrapped."
             )
+        self.needs_full_training = self.searcher.needs_full_training
+        self.repeats = self.searcher.repeats
+        self.fewest_samples = self.searcher.fewest_samples
         self.inner = _spelled(self.searcher)
         if isinstance(self.aggregate, str):
             self._aggregate = lookup("aggregate", self.aggregate, AGGREGATES)

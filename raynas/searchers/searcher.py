@@ -6,12 +6,14 @@ driven by a real run, by a replay of its journal, and by the simulator.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search_spaces import Architecture, SearchSpace
+from trials.deployed import Kind
 
 
 class Scoring(NamedTuple):
@@ -19,6 +21,17 @@ class Scoring(NamedTuple):
 
     proxy: str
     architectures: list[Architecture]
+
+
+class HeldOut(Protocol):
+    """Predictions on a part of the data that nothing was trained on."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The true class of each image."""
+
+    def logits(self, evaluation: int) -> NDArray[np.float32] | None:
+        """Return those of an evaluation, `images x classes`; None when it has none of use."""
 
 
 class Searcher(ABC):
@@ -39,6 +52,11 @@ class Searcher(ABC):
     asked for. `ask` costs milliseconds at most, never waits for a result, and when it returns
     None changes nothing. Between two runs with the same seed and the same calls, the answers
     are the same.
+
+    What a searcher needs beyond this it declares by the attributes `needs_predictions`,
+    `needs_full_training`, `repeats` and `fewest_samples`, which whoever drives it reads after
+    the searcher was made and before `start`. Every searcher answers for the ensemble that it
+    grows (see `GrowingSearcher`); by default it grows none.
     """
 
     space: SearchSpace
@@ -46,13 +64,13 @@ class Searcher(ABC):
     #: set by `start` where architectures are to be scored before the first `ask`
     scoring: "Scoring | None" = None
     #: whether it decides by what trained members predict (see `GrowingSearcher`)
-    needs_predictions: ClassVar[bool] = False
+    needs_predictions: bool = False
     #: whether everything that it asks for must be trained to the end
-    needs_full_training: ClassVar[bool] = False
+    needs_full_training: bool = False
     #: whether all that it asks for is paid for, also what computes the same function as before
-    repeats: ClassVar[bool] = False
+    repeats: bool = False
     #: evaluations without which it comes to nothing
-    fewest_samples: ClassVar[int] = 1
+    fewest_samples: int = 1
 
     def check(self, space: SearchSpace) -> None:  # noqa: B027  most search any
         """Refuse a space that this cannot search, before anything starts.
@@ -91,6 +109,32 @@ class Searcher(ABC):
         Empty (the default): any may, each by its own value. More epochs come first either way.
         """
         return {}
+
+    @property
+    def ensemble(self) -> Sequence[int]:
+        """The evaluations that are members of the ensemble now, in the order they joined."""
+        return ()
+
+    @property
+    def combine(self) -> Kind | None:
+        """How the members are combined, unless the user says otherwise; None: no opinion."""
+        return None
+
+    def penalties(self, members: Sequence[int]) -> Sequence[float]:
+        """Return what the objective adds for the weight of each of these evaluations."""
+        return [0.0] * len(members)
+
+    @property
+    def undecided(self) -> Sequence[int]:
+        """The evaluations whose predictions decide the next step; empty: no step is due."""
+        return ()
+
+    def decide(self, held_out: HeldOut) -> dict[str, Any]:
+        """Return the next step as JSON data; changes nothing. Called only if `undecided`."""
+        return {}
+
+    def grow(self, decision: Mapping[str, Any]) -> None:  # noqa: B027  most grow nothing
+        """Take the step that `decide` has returned, then or when a journal is replayed."""
 
     def state(self) -> dict[str, Any]:
         """All that changes, as JSON data."""

@@ -14,8 +14,8 @@ import pandas as pd
 
 import search_spaces
 from raynas.errors import RaynasError, UnknownName
+from raynas.record.events import METRIC, Status
 from raynas.record.results import Result, load
-from raynas.search.search import METRIC, Status
 from search_spaces import Architecture, SearchSpace
 
 #: of `Flatness`, as columns of a table of trials

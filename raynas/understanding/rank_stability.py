@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 import search_spaces
 from raynas.errors import InvalidArgument, UnknownName
+from raynas.record.events import METRIC, Status
+from raynas.record.folder import RunFolder
 from raynas.record.results import Result, load
-from raynas.search.search import METRIC, Status
-from raynas.supernet.actor import RANKINGS
 from raynas.understanding.rank_measures import (
     Numbers,
     STau,
@@ -222,7 +222,7 @@ def _compared(
 
 def section(folder: Path) -> str:
     """What `report.html` says of the supernet's ranking; empty where a run has none."""
-    if not (folder / "supernet" / RANKINGS).exists():
+    if not RunFolder(folder).rankings.exists():
         return ""
     try:
         found = rank_stability(folder)
@@ -244,7 +244,7 @@ _SECTION = """<h2>The supernet's ranking</h2>
 
 def _rankings(folder: Path) -> pd.DataFrame:
     """One row per ranking, (kind, offset), one column per architecture."""
-    path = folder / "supernet" / RANKINGS
+    path = RunFolder(folder).rankings
     if not path.exists():
         raise InvalidArgument(
             f"runs: {folder} has no {path.relative_to(folder)}. Rankings are kept by runs with"

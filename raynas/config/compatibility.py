@@ -1,0 +1,54 @@
+"""Whether the parts of a run go together: what each needs, it declares; here it is compared."""
+
+from raynas.config.config import Config
+from raynas.ensemble.saep import SAEP
+from raynas.errors import InvalidArgument
+from raynas.schedulers import Scheduler
+from raynas.searchers import Searcher
+from trials.trial import AnyEvaluator
+
+
+def check_searcher(
+    config: Config, searcher: Searcher, evaluator: AnyEvaluator, scheduler: Scheduler
+) -> None:
+    """Refuse what a searcher cannot work with.
+
+    Raises:
+        InvalidArgument: naming the argument that does not go with the searcher.
+    """
+    if searcher.needs_predictions and not evaluator.trains:
+        raise InvalidArgument(
+            f"evaluate={config.evaluate!r}: search={config.search!r} grows an ensemble of trained"
+            " networks: use evaluate='train'."
+        )
+    if config.samples < searcher.fewest_samples:
+        raise InvalidArgument(
+            f"samples={config.samples}: search={config.search!r} comes to something only with"
+            f" {searcher.fewest_samples} or more."
+        )
+    if searcher.needs_full_training and scheduler.stops:
+        raise InvalidArgument(
+            f"scheduler={config.scheduler!r}: search={config.search!r} compares candidates that are"
+            " trained to the end: use scheduler='fifo'."
+        )
+
+
+def check_ensemble(config: Config, ensemble: SAEP | None, evaluator: AnyEvaluator) -> None:
+    """Refuse an ensemble that cannot come about.
+
+    Raises:
+        InvalidArgument: saying what it needs.
+    """
+    if ensemble is None:
+        return
+    if not evaluator.trains:
+        raise InvalidArgument(
+            f"ensemble={config.ensemble!r} needs trained architectures, and"
+            f" evaluate={config.evaluate!r} trains none: use evaluate='train'."
+        )
+    least = max(2, ensemble.size or 0)
+    if config.samples < least:
+        raise InvalidArgument(
+            f"samples={config.samples}: an ensemble of {least} members needs as many architectures:"
+            " evaluate more, or choose a smaller size."
+        )

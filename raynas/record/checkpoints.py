@@ -1,0 +1,68 @@
+"""What a checkpoint holds, and the one way in which it is read: tensors and plain values only."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raynas.record.folder import write
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a trial, or of a retraining.
+
+    Attributes:
+        trial: what `Trial.state_dict` gave.
+        history: the metrics of every epoch done.
+        architecture: what is trained, in the notation of its space; None: not known.
+        data: the fingerprint of the data; None: not known.
+    """
+
+    trial: dict[str, Any]
+    history: Sequence[dict[str, float]]
+    architecture: str | None = None
+    data: str | None = None
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor] | None:
+        """Return the weights of what the space builds, where the trial stores them."""
+        return self.trial.get("network")
+
+    @property
+    def validation_logits(self) -> torch.Tensor | None:
+        """Return what the network predicts, `images x classes`, where the trial stores it."""
+        return self.trial.get("validation_logits")
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint.
+
+        Raises:
+            StorageError: when it cannot be written.
+        """
+        content: dict[str, Any] = {"trial": self.trial, "history": list(self.history)}
+        optional = {"architecture": self.architecture, "data": self.data}
+        content |= {key: value for key, value in optional.items() if value is not None}
+        write(path, lambda partial: torch.save(content, partial))
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> "Checkpoint":
+        """Read a checkpoint.
+
+        Raises:
+            Exception: whatever a file that is damaged, or holds more than tensors and plain
+                values, makes of the reading.
+        """
+        state = load_state(path, device)
+        return cls(state["trial"], list(state["history"]), state.get("architecture"),
+                   state.get("data"))  # fmt: skip
+
+
+def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return what `torch.save` wrote, if it is tensors and plain values."""
+    content = io.BytesIO(path.read_bytes())  # so that errors of the file are errors of reading
+    state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
+    return state

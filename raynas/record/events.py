@@ -1,0 +1,232 @@
+"""What happens in a run, as the journal has it: one frozen type for each kind of event.
+
+An event is one JSON object a line: `event`, its kind; its fields; `time`, in seconds since 1970.
+`FORMAT` counts what readers must know: it rises when a field changes its meaning, and stands in
+the `session` event; a journal without it has format 1. New kinds and fields do not change it.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar, get_type_hints
+
+from raynas.errors import JournalError
+
+FORMAT = 1
+
+#: what a search maximizes where its evaluator does not say otherwise
+METRIC = "val_accuracy"
+
+Metrics = Mapping[str, float]
+
+
+class Status(str, Enum):
+    """How an evaluation stands."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    #: ended early by the scheduler
+    STOPPED = "stopped"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that has happened; the journal stamps it with its time."""
+
+    kind: ClassVar[str]
+    time: float = field(default=0.0, kw_only=True, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the event as JSON data."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        moment = values.pop("time")
+        plain = {k: v.value if isinstance(v, Status) else v for k, v in values.items()}
+        return {"event": self.kind, **plain, "time": moment}
+
+
+@dataclass(frozen=True)
+class Session(Event):
+    """A driver started, or went on: what it maximizes, and with what software and hardware."""
+
+    kind: ClassVar[str] = "session"
+    metric: str = METRIC
+    versions: Mapping[str, str] = field(default_factory=dict)
+    nodes: Sequence[Mapping[str, float]] = ()
+    machine: str = ""
+    format: int = 1
+
+
+@dataclass(frozen=True)
+class Scored(Event):
+    """An architecture has its proxy score, before the first evaluation."""
+
+    kind: ClassVar[str] = "scored"
+    architecture: str
+    score: float
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Suggested(Event):
+    """An evaluation begins."""
+
+    kind: ClassVar[str] = "suggested"
+    evaluation: int
+    architecture: str
+
+
+@dataclass(frozen=True)
+class Waited(Event):
+    """The searcher asked only for what is known, and had nothing new."""
+
+    kind: ClassVar[str] = "waited"
+
+
+@dataclass(frozen=True)
+class Exhausted(Event):
+    """There is nothing new to be had: the search is at its end."""
+
+    kind: ClassVar[str] = "exhausted"
+
+
+@dataclass(frozen=True)
+class Promoted(Event):
+    """The scheduler lets an evaluation go on that it had stopped."""
+
+    kind: ClassVar[str] = "promoted"
+    evaluation: int
+
+
+@dataclass(frozen=True)
+class Reported(Event):
+    """An evaluation has done one more epoch."""
+
+    kind: ClassVar[str] = "reported"
+    evaluation: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """An evaluation has ended."""
+
+    kind: ClassVar[str] = "finished"
+    evaluation: int
+    status: Status
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Leading(Event):
+    """The best evaluation by now, where the searcher judges by more than the value."""
+
+    kind: ClassVar[str] = "leading"
+    evaluation: int
+
+
+@dataclass(frozen=True)
+class Grown(Event):
+    """A growing ensemble has taken a step; see `GrowingSearcher.decide`."""
+
+    kind: ClassVar[str] = "grown"
+    iteration: int
+    pruned: Sequence[int]
+    lost: Sequence[int]
+    joined: int | None
+    members: Sequence[int]
+    objectives: Mapping[str, float]
+    objective: float | None
+
+
+@dataclass(frozen=True)
+class SupernetTrained(Event):
+    """The shared weights of a group have been trained for one more epoch."""
+
+    kind: ClassVar[str] = "supernet"
+    group: int
+    epoch: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Retraining(Event):
+    """The retraining of an evaluation's architecture has done one more epoch."""
+
+    kind: ClassVar[str] = "retraining"
+    evaluation: int
+    epoch: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class RetrainingFailed(Event):
+    """The retraining of an evaluation's architecture failed."""
+
+    kind: ClassVar[str] = "retraining_failed"
+    evaluation: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Retrained(Event):
+    """An evaluation's architecture has been retrained."""
+
+    kind: ClassVar[str] = "retrained"
+    evaluation: int
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EnsembleMade(Event):
+    """The ensemble that was asked for is in the run folder."""
+
+    kind: ClassVar[str] = "ensemble"
+    asked: str
+    evaluations: Sequence[int]
+    metrics: Metrics
+    curves: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Complete(Event):
+    """Everything that was asked for is done."""
+
+    kind: ClassVar[str] = "complete"
+    evaluations: int
+
+
+KINDS: dict[str, type[Event]] = {
+    kind.kind: kind
+    for kind in (
+        Session, Scored, Suggested, Waited, Exhausted, Promoted, Reported, Finished, Leading,
+        Grown, SupernetTrained, Retraining, RetrainingFailed, Retrained, EnsembleMade, Complete,
+    )
+}  # fmt: skip
+_FIELDS = {kind: {f.name for f in dataclasses.fields(kind)} for kind in KINDS.values()}
+_STATUSES = {kind for kind in KINDS.values() if get_type_hints(kind).get("status") is Status}
+
+
+def from_json(record: Mapping[str, Any]) -> Event:
+    """Return the event that JSON data describe; fields that are not known are left out.
+
+    Raises:
+        JournalError: when the kind is not known, a field is missing, or the format is newer.
+    """
+    kind = KINDS.get(record["event"])
+    if kind is None or record.get("format", 1) > FORMAT:
+        raise JournalError(
+            f"The journal has an event {record['event']!r} of a newer raynas; this one reads format"
+            f" {FORMAT}. Install the version that run.yaml names."
+        )
+    values = {key: value for key, value in record.items() if key in _FIELDS[kind]}
+    try:
+        if kind in _STATUSES:
+            values["status"] = Status(values["status"])
+        return kind(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise JournalError(
+            f"An event {record['event']!r} of the journal is damaged: {error}."
+        ) from error

@@ -1,0 +1,183 @@
+"""The run folder: every path in it, and the one way in which its files are written."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raynas.errors import StorageError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run.
+
+    Args:
+        path: absolute; every node of the cluster must see it.
+    """
+
+    path: Path
+
+    @property
+    def configuration(self) -> Path:
+        """Return where the resolved arguments lie, with versions and hardware."""
+        return self.path / "run.yaml"
+
+    @property
+    def journal(self) -> Path:
+        """Return the folder of the journal."""
+        return self.path / "journal"
+
+    @property
+    def trials(self) -> Path:
+        """Return where the table of evaluations lies."""
+        return self.path / "trials.parquet"
+
+    @property
+    def report(self) -> Path:
+        """Return where the report lies; its figures are beside it."""
+        return self.path / "report.html"
+
+    @property
+    def best(self) -> Path:
+        """Return the folder of the winner, in forms that load without raynas."""
+        return self.path / "best"
+
+    @property
+    def ensemble(self) -> Path:
+        """Return the folder of the ensemble: members, curves, one exported program."""
+        return self.path / "ensemble"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Return the folder of TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def tune(self) -> Path:
+        """Return the folder of Ray Tune's own files."""
+        return self.path / "tune"
+
+    @property
+    def supernet(self) -> Path:
+        """Return the folder of the shared weights of every group."""
+        return self.path / "supernet"
+
+    @property
+    def rankings(self) -> Path:
+        """Return where the rankings of the probes by the shared weights lie."""
+        return self.supernet / "rankings.parquet"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Return the folder of the states of trials and retrainings."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, evaluation: int) -> Path:
+        """Return where the state of an evaluation is kept."""
+        return self.checkpoints / f"{evaluation:05d}.pt"
+
+    def retraining(self, evaluation: int) -> Path:
+        """Return where the state of the retraining of an evaluation's architecture is kept."""
+        return self.checkpoints / f"final-{evaluation:05d}.pt"
+
+    def error(self, evaluation: int) -> Path:
+        """Return where the traceback of an evaluation that failed is kept."""
+        return self.checkpoints / f"{evaluation:05d}.error.txt"
+
+    def weights(self, group: int) -> Path:
+        """Return where the shared weights of a group are kept."""
+        return self.supernet / f"{group:03d}.pt"
+
+    @property
+    def holds_run(self) -> bool:
+        """Return whether a run has begun here.
+
+        Raises:
+            StorageError: when the folder cannot be read.
+        """
+        try:
+            return self.configuration.exists()
+        except OSError as error:
+            raise StorageError(
+                f"The run folder {self.path} cannot be read ({error}). Choose another storage_path."
+            ) from error
+
+    @property
+    def holds_something_else(self) -> bool:
+        """Return whether something lies here that is neither empty nor begun by raynas.
+
+        Raises:
+            StorageError: when the folder cannot be read.
+        """
+        try:
+            free = not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+        except OSError as error:
+            raise StorageError(
+                f"The run folder {self.path} cannot be read ({error}). Choose another storage_path."
+            ) from error
+        return not (free or self.holds_run or self.journal.exists())
+
+    def read_configuration(self) -> dict[str, Any]:
+        """Return what `run.yaml` has: arguments, and under `recorded` what was written beside them.
+
+        Raises:
+            StorageError: when it is missing or damaged.
+        """
+        path = self.configuration
+        try:
+            content = yaml.safe_load(path.read_text())
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise StorageError(f"{path} cannot be read: {error!r}. Choose another name.") from error
+        if not isinstance(content, dict) or not isinstance(content.get("recorded", {}), dict):
+            raise StorageError(f"{path} is damaged: it holds no arguments. Choose another name.")
+        return {"recorded": {}, **content}
+
+    def write_configuration(
+        self, arguments: Mapping[str, Any], recorded: Mapping[str, Any]
+    ) -> None:
+        """Write arguments to `run.yaml`, and what was recorded beside them."""
+        text = yaml.safe_dump({**arguments, "recorded": dict(recorded)}, sort_keys=False)
+        write(self.configuration, lambda path: path.write_text(text))
+
+
+def write(path: Path, writer: Callable[[Path], object]) -> None:
+    """Write a file so that it is, whatever happens, either the old one or the new one.
+
+    Args:
+        path: of the file; its folder must be there.
+        writer: writes a file at the path that it is given.
+
+    Raises:
+        StorageError: when it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        writer(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file; see `write`."""
+    write(path, lambda partial: partial.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what `write_json` wrote.
+
+    Raises:
+        StorageError: when the file is missing or damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be read: {error}.") from error
+    return content

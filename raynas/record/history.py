@@ -1,0 +1,193 @@
+"""The history of a run: what its events come to. The only reader of events.
+
+Pure: no files, no Ray. A search, a result, a report, TensorBoard and the monitor are views of a
+history, whether it grows while a run is on or is made from a journal.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from raynas.record.events import (
+    METRIC,
+    Complete,
+    EnsembleMade,
+    Event,
+    Exhausted,
+    Finished,
+    Grown,
+    Leading,
+    Metrics,
+    Promoted,
+    Reported,
+    Retrained,
+    Retraining,
+    RetrainingFailed,
+    Session,
+    Status,
+    Suggested,
+    SupernetTrained,
+)
+
+_UNJUDGED = (-1, -math.inf)
+
+
+@dataclass
+class Evaluation:
+    """One architecture that was paid for."""
+
+    index: int
+    #: the architecture, in the notation of its space
+    notation: str
+    #: which of the metrics the search maximizes
+    metric: str = METRIC
+    status: Status = Status.RUNNING
+    reason: str | None = None
+    #: the metrics of every epoch done
+    history: list[Metrics] = field(default_factory=list)
+
+    @property
+    def epochs(self) -> int:
+        """Return the number of epochs done."""
+        return len(self.history)
+
+    @property
+    def value(self) -> float:
+        """Return the metric after the last epoch; minus infinity when it failed or has none."""
+        if self.status in (Status.FAILED, Status.DIVERGED) or not self.history:
+            return -math.inf
+        return self.history[-1][self.metric]
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Return what evaluations are compared by: the epochs reached first, then the value."""
+        return self.epochs, self.value
+
+
+class History:
+    """What the events of a run come to, so far."""
+
+    def __init__(self, events: Iterable[Event] = ()):
+        #: what the search maximizes
+        self.metric = METRIC
+        self.evaluations: list[Evaluation] = []
+        #: {index: evaluation} of those that have ended, in the order in which they did
+        self.finished: dict[int, Evaluation] = {}
+        #: whether the search came to an end for lack of anything new
+        self.exhausted = False
+        #: the evaluation last recorded as the best by how the searcher judges
+        self.leading: int | None = None
+        #: {(group, epoch): metrics} of the shared weights
+        self.supernet: dict[tuple[int, int], Metrics] = {}
+        #: {evaluation: metrics of every epoch} of retrainings
+        self.retraining: dict[int, list[Metrics]] = {}
+        self.retrained: dict[int, Mapping[str, Any]] = {}
+        #: {evaluation: reason} of retrainings that failed
+        self.retraining_failed: dict[int, str] = {}
+        #: the steps of an ensemble that grows
+        self.growth: list[Grown] = []
+        #: the last ensemble that was made
+        self.ensemble: EnsembleMade | None = None
+        #: whether nothing has happened since everything was done
+        self.complete = False
+        self._best_by_value: Evaluation | None = None
+        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+            Session: self._session,
+            Suggested: self._suggested,
+            Promoted: self._promoted,
+            Reported: self._reported,
+            Finished: self._finished,
+            Exhausted: self._exhausted,
+            Leading: self._led,
+            Grown: self.growth.append,
+            SupernetTrained: self._supernet,
+            Retraining: self._retraining,
+            RetrainingFailed: self._failed,
+            Retrained: self._retrained,
+            EnsembleMade: self._pruned,
+        }
+        for event in events:
+            self.apply(event)
+
+    def apply(self, event: Event) -> None:
+        """Take in the next event."""
+        self.complete = isinstance(event, Complete)
+        handler = self._handlers.get(type(event))
+        if handler is not None:
+            handler(event)
+
+    @property
+    def running(self) -> list[Evaluation]:
+        """Return the evaluations that have not ended."""
+        return [e for e in self.evaluations if e.status is Status.RUNNING]
+
+    @property
+    def best(self) -> Evaluation | None:
+        """Return the best evaluation that has ended.
+
+        The one that was recorded as leading, where the searcher judges by more than the value;
+        else the one with the most epochs, among them the one with the highest value.
+        """
+        if self.leading is not None:
+            leading = self.finished.get(self.leading)
+            if leading is not None and math.isfinite(leading.value):
+                return leading
+        return self._best_by_value
+
+    def ranked(self, merits: Mapping[int, tuple[int, float]] | None = None) -> list[Evaluation]:
+        """Return all evaluations that have ended with a value, the best first.
+
+        Args:
+            merits: {evaluation: (epochs, merit)}, where the searcher judges by more than the
+                value; those without come last.
+        """
+        valued = [e for e in self.finished.values() if math.isfinite(e.value)]
+        ranked = sorted(valued, key=lambda e: (*e.rank, -e.index), reverse=True)
+        judged = merits or {}
+        return sorted(ranked, key=lambda e: judged.get(e.index, _UNJUDGED), reverse=True)
+
+    def _session(self, event: Session) -> None:
+        self.metric = event.metric
+
+    def _suggested(self, event: Suggested) -> None:
+        self.evaluations.append(Evaluation(event.evaluation, event.architecture, self.metric))
+
+    def _promoted(self, event: Promoted) -> None:
+        evaluation = self.evaluations[event.evaluation]
+        evaluation.status = Status.RUNNING
+        self.finished.pop(event.evaluation, None)
+
+    def _reported(self, event: Reported) -> None:
+        self.evaluations[event.evaluation].history.append(event.metrics)
+
+    def _finished(self, event: Finished) -> None:
+        evaluation = self.evaluations[event.evaluation]
+        evaluation.status, evaluation.reason = event.status, event.reason
+        self.finished[event.evaluation] = evaluation
+        best = self._best_by_value
+        if math.isfinite(evaluation.value) and (best is None or evaluation.rank > best.rank):
+            self._best_by_value = evaluation
+        elif best is evaluation:  # it was promoted, and failed
+            self._best_by_value = next(iter(self.ranked()), None)
+
+    def _exhausted(self, event: Exhausted) -> None:
+        self.exhausted = True
+
+    def _led(self, event: Leading) -> None:
+        self.leading = event.evaluation
+
+    def _supernet(self, event: SupernetTrained) -> None:
+        self.supernet[event.group, event.epoch] = event.metrics
+
+    def _retraining(self, event: Retraining) -> None:
+        self.retraining.setdefault(event.evaluation, []).append(event.metrics)
+
+    def _failed(self, event: RetrainingFailed) -> None:
+        self.retraining_failed[event.evaluation] = event.reason
+
+    def _retrained(self, event: Retrained) -> None:
+        self.retrained[event.evaluation] = event.metrics
+
+    def _pruned(self, event: EnsembleMade) -> None:
+        self.ensemble = event

@@ -1,0 +1,34 @@
+"""The evaluations of a history as a table, one row each."""
+
+from typing import Any
+
+import pandas as pd
+
+from raynas.record.history import History
+
+_COLUMNS = (
+    "evaluation", "architecture", "status", "epochs", "val_accuracy", "val_loss", "train_loss",
+    "params", "macs", "train_seconds", "reason", "curve",
+)  # fmt: skip
+
+
+def trials_table(history: History) -> pd.DataFrame:
+    """Return one row per evaluation; see `Result.trials`."""
+    rows: list[dict[str, Any]] = []
+    for evaluation in history.evaluations:
+        row: dict[str, Any] = {
+            "evaluation": evaluation.index,
+            "architecture": evaluation.notation,
+            "status": evaluation.status.value,
+            "epochs": evaluation.epochs,
+            "curve": [metrics[history.metric] for metrics in evaluation.history],
+        }
+        for metrics in evaluation.history:
+            row.update(metrics)
+        if evaluation.reason is not None or evaluation.index in history.finished:
+            row["reason"] = evaluation.reason
+        row["epochs"] = evaluation.epochs
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    extra = [column for column in table.columns if column not in _COLUMNS]
+    return table.reindex(columns=[*_COLUMNS[:-2], *extra, *_COLUMNS[-2:]])

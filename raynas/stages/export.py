@@ -1,0 +1,54 @@
+"""The stage that exports the winner."""
+
+from typing import ClassVar
+
+from raynas.drivers.session import Session
+from raynas.record import models
+from raynas.record.checkpoints import Checkpoint
+from raynas.record.folder import read_json, write_json
+from raynas.stages.stage import Stage
+from trials.deployed import ImageClassifier
+
+
+class ExportStage(Stage):
+    """Writes `best/`: the winner with its retrained weights, in forms that load anywhere."""
+
+    name: ClassVar[str] = "export"
+
+    def done(self, session: Session) -> bool:
+        """See `Stage`."""
+        folder, winner = session.folder.best, session.search.winner
+        if winner is None or not (folder / "metrics.json").exists():  # it is written last
+            return False
+        return bool(read_json(folder / "architecture.json")["architecture"] == winner.notation)
+
+    def run(self, session: Session) -> None:
+        """Export."""
+        plan, search, folder = session.plan, session.search, session.folder.best
+        winner, data = search.winner, plan.data
+        assert winner is not None
+        for name in ("metrics.json", "architecture.json"):  # they say that the folder is whole
+            (folder / name).unlink(missing_ok=True)
+        arch = search.architectures[winner.index]
+        network = plan.space.build(arch, data.input_shape, data.num_classes)
+        state = Checkpoint.load(session.folder.retraining(winner.index))
+        assert state.weights is not None
+        network.load_state_dict(state.weights)
+        model = ImageClassifier(network, data.mean, data.std)
+        formats = [f for f in models.FORMATS if f != "onnx" or models.has_onnx()]
+        models.export(model, data.input_shape, folder, formats)
+        write_json(
+            folder / "architecture.json",
+            {
+                "space": plan.config.space,
+                "architecture": winner.notation,
+                "choices": list(arch.choices),
+                "input_shape": list(data.input_shape),
+                "num_classes": data.num_classes,
+                "class_names": list(data.class_names),
+                "mean": list(data.mean),
+                "std": list(data.std),
+                "input": f"float32, batch x channels x height x width, {data.unit}, not normalized",
+            },
+        )
+        write_json(folder / "metrics.json", session.history.retrained[winner.index])

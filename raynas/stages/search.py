@@ -1,0 +1,38 @@
+"""The stage that searches."""
+
+from typing import ClassVar
+
+from raynas.drivers import DRIVERS
+from raynas.drivers.session import Session
+from raynas.errors import SearchFailed
+from raynas.stages.stage import Stage
+
+
+class SearchStage(Stage):
+    """Has the evaluator's driver evaluate architectures until the search has enough."""
+
+    name: ClassVar[str] = "search"
+
+    def done(self, session: Session) -> bool:
+        """See `Stage`."""
+        search = session.search
+        return search.exhausted and search.failure is None and search.best is not None
+
+    def run(self, session: Session) -> None:
+        """Search.
+
+        Raises:
+            SearchFailed: when the search came to nothing.
+        """
+        search = session.search
+        if not search.exhausted:
+            DRIVERS[session.plan.evaluator.driver].run(session)
+        traces = f"The tracebacks are in {session.folder.checkpoints}."
+        if search.failure is not None:
+            raise SearchFailed(
+                f"The first evaluations all failed for the same reason: {search.failure}."
+                f" Mend it and start again under another name. {traces}"
+            )
+        if search.best is None:
+            reasons = sorted({e.reason or "" for e in search.evaluations})
+            raise SearchFailed(f"Every evaluation failed: {'; '.join(reasons)}. {traces}")
