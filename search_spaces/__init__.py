@@ -1,20 +1,20 @@
-"""Search spaces: what can be chosen, how it is written, and the network it denotes."""
+"""Search spaces: what can be chosen, how it is written, and the network it denotes.
 
-from typing import Any
+Everything here is imported when it is first asked for: names and errors need no torch.
+"""
 
-from search_spaces.architecture import Architecture, Decision
-from search_spaces.custom.choices import InputChoice, IntegerChoice, LayerChoice, from_module
-from search_spaces.custom.user_space import UserSpace
-from search_spaces.darts import DARTS, ENAS, PNAS, AmoebaNet, NASNet
-from search_spaces.feedforward import Convolutional, Dense
-from search_spaces.micro64 import Micro64
-from search_spaces.naming import construct, spell
-from search_spaces.nasbench101 import NASBench101
-from search_spaces.nasbench201 import NASBench201
-from search_spaces.nasbench_macro import NASBenchMacro
-from search_spaces.natsbench_size import NATSBenchSize
-from search_spaces.residual import ResNet, ResNeXtA, ResNeXtB
-from search_spaces.space import SearchSpace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from search_spaces.naming import Table, construct, spell
+
+if TYPE_CHECKING:
+    from search_spaces.architecture import Architecture, Decision
+    from search_spaces.custom.choices import InputChoice, IntegerChoice, LayerChoice
+    from search_spaces.custom.module_space import from_module
+    from search_spaces.custom.user_space import UserSpace
+    from search_spaces.space import SearchSpace
+    from search_spaces.weight_sharing.space import WeightSharingSpace
 
 __all__ = [
     "SPACES",
@@ -25,37 +25,61 @@ __all__ = [
     "LayerChoice",
     "SearchSpace",
     "UserSpace",
+    "WeightSharingSpace",
     "from_module",
     "get",
     "names",
 ]
 
-SPACES: dict[str, type[SearchSpace]] = {
-    "nasbench101": NASBench101,
-    "nasbench201": NASBench201,
-    "natsbench_size": NATSBenchSize,
-    "nasbench_macro": NASBenchMacro,
-    "micro64": Micro64,
-    "darts": DARTS,
-    "nasnet": NASNet,
-    "amoebanet": AmoebaNet,
-    "pnas": PNAS,
-    "enas": ENAS,
-    "resnet": ResNet,
-    "resnext_a": ResNeXtA,
-    "resnext_b": ResNeXtB,
-    "dense": Dense,
-    "convolutional": Convolutional,
+SPACES: "Table[type[SearchSpace]]" = Table(
+    {
+        "nasbench101": "search_spaces.nasbench101:NASBench101",
+        "nasbench201": "search_spaces.nasbench201:NASBench201",
+        "natsbench_size": "search_spaces.natsbench_size:NATSBenchSize",
+        "nasbench_macro": "search_spaces.nasbench_macro:NASBenchMacro",
+        "micro64": "search_spaces.micro64:Micro64",
+        "darts": "search_spaces.darts:DARTS",
+        "nasnet": "search_spaces.darts:NASNet",
+        "amoebanet": "search_spaces.darts:AmoebaNet",
+        "pnas": "search_spaces.darts:PNAS",
+        "enas": "search_spaces.darts:ENAS",
+        "resnet": "search_spaces.residual:ResNet",
+        "resnext_a": "search_spaces.residual:ResNeXtA",
+        "resnext_b": "search_spaces.residual:ResNeXtB",
+        "dense": "search_spaces.feedforward:Dense",
+        "convolutional": "search_spaces.feedforward:Convolutional",
+    }
+)
+
+_MODULES = {
+    "Architecture": "search_spaces.architecture",
+    "Decision": "search_spaces.architecture",
+    "InputChoice": "search_spaces.custom.choices",
+    "IntegerChoice": "search_spaces.custom.choices",
+    "LayerChoice": "search_spaces.custom.choices",
+    "SearchSpace": "search_spaces.space",
+    "UserSpace": "search_spaces.custom.user_space",
+    "WeightSharingSpace": "search_spaces.weight_sharing.space",
+    "from_module": "search_spaces.custom.module_space",
 }
+
+if not TYPE_CHECKING:  # with it, type checkers would take any name for one of this package
+
+    def __getattr__(name: str) -> Any:
+        """Import what is in `__all__`, when it is first asked for."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return value
 
 
 def names() -> list[str]:
-    """The names of all built-in spaces."""
+    """List the names of all built-in spaces."""
     return list(SPACES)
 
 
-def get(name: str, **options: Any) -> SearchSpace:
-    """The built-in space `name`, which may carry arguments: `nasbench201:channels=8,cells=1`.
+def get(name: str, **options: Any) -> "SearchSpace":
+    """Make the built-in space `name`, which may carry arguments: `nasbench201:channels=8,cells=1`.
 
     Raises:
         UnknownName: when there is no such space (the closest match is suggested).

@@ -1,16 +1,43 @@
-"""What a search space is made of: decisions, and architectures as plain values."""
+"""Decisions, of which a search space is made, and architectures, as plain values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, Literal
+
+from search_spaces.errors import InvalidArgument
+
+#: what a decision is about: what is computed somewhere, where it is read from, or how much of it
+Kind = Literal["operation", "wiring", "size"]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One categorical decision: its name and what can be chosen."""
+    """One categorical decision.
+
+    Args:
+        name: of the decision, unique in its space.
+        choices: what can be chosen.
+        kind: "operation"; "wiring": the sources of a node, or whether an edge exists; "size": a
+            number of channels, layers, groups, ... Default: a size where every choice is a
+            number, an operation elsewhere.
+
+    Raises:
+        InvalidArgument: for a size whose choices are no numbers.
+    """
 
     name: str
     choices: tuple[Any, ...]
+    kind: Kind | None = field(default=None, repr=False)  # runs are compared by the rest
+
+    def __post_init__(self) -> None:
+        """Fill in the default of `kind`, or check it."""
+        numbers = all(isinstance(choice, Real) for choice in self.choices)
+        if self.kind is None:
+            size = numbers and not any(isinstance(choice, bool) for choice in self.choices)
+            object.__setattr__(self, "kind", "size" if size else "operation")
+        elif self.kind == "size" and not numbers:
+            raise InvalidArgument(f"decision {self.name!r}: the choices of a size are numbers.")
 
 
 @dataclass(frozen=True, order=True)
@@ -29,12 +56,12 @@ class Architecture:
     name: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON data."""
+        """Return the architecture as plain JSON data."""
         data: dict[str, Any] = {"space": self.space, "choices": list(self.choices)}
         return data | {"name": self.name} if self.name else data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Architecture":
-        """The inverse of `to_json`."""
+        """Read what `to_json` returned."""
         choices = tuple(int(choice) for choice in data["choices"])
         return cls(str(data["space"]), choices, str(data.get("name", "")))

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+if TYPE_CHECKING:  # it takes long to import
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def conv_counts(
     groups: int = 1,
     affine: bool = True,
 ) -> Counts:
-    """Counts of a convolution without bias, followed by batch normalization.
+    """Count a convolution without bias, followed by batch normalization.
 
     Args:
         in_channels: channels of its input.
@@ -45,17 +45,17 @@ def conv_counts(
 
 
 def linear_counts(in_features: int, out_features: int) -> Counts:
-    """Counts of a linear layer with bias; the bias is no MAC."""
+    """Count a linear layer with bias; the bias is no MAC."""
     return Counts(in_features * out_features + out_features, in_features * out_features)
 
 
-def count_params(network: nn.Module) -> int:
-    """Number of trainable parameters."""
+def count_params(network: "nn.Module") -> int:
+    """Count the trainable parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def count_macs(network: nn.Module, input_shape: Sequence[int]) -> int:
-    """Multiply-accumulates of one image's forward pass (1 MAC = 2 FLOPs).
+def count_macs(network: "nn.Module", input_shape: Sequence[int]) -> int:
+    """Count the multiply-accumulates of one image's forward pass (1 MAC = 2 FLOPs).
 
     Convolutions and matrix products count; biases, normalization, pooling and element-wise
     operations do not.
@@ -64,6 +64,9 @@ def count_macs(network: nn.Module, input_shape: Sequence[int]) -> int:
         network: maps `batch x channels x height x width` to logits; put back in its mode.
         input_shape: (channels, height, width) of one image.
     """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
     parameter = next(network.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
     training = network.training

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from search_spaces.cells.space import CellSpace
+from search_spaces.cells.supernet import SharingCellSpace
 
 
 @dataclass(frozen=True)
-class DARTS(CellSpace):
+class DARTS(SharingCellSpace):
     """4 nodes, two different sources each, 7 operations: about 10^9 cells of each kind.
 
     NDS takes a larger population: with `none` and `replacement` it is this space.
@@ -36,11 +37,10 @@ class DARTS(CellSpace):
         "dil_conv_5x5",
     )
     nodes: ClassVar[int] = 4
-    loose: ClassVar[bool] = False
 
     @property
     def distinct(self) -> bool:
-        """Unless sources are drawn with replacement."""
+        """True unless sources are drawn with replacement."""
         return not self.replacement
 
     @property
@@ -95,7 +95,7 @@ class AmoebaNet(CellSpace):
 
 
 @dataclass(frozen=True)
-class PNAS(CellSpace):
+class PNAS(SharingCellSpace):
     """5 nodes, 8 operations; the output joins all nodes.
 
     As in NDS the reduction cell is searched apart; in PNAS itself both cells are the same.
@@ -114,7 +114,6 @@ class PNAS(CellSpace):
         "dil_conv_3x3",
     )
     nodes: ClassVar[int] = 5
-    loose: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,12 @@ class _Box:
         return self.left + self.width
 
     def line(self, index: int) -> float:
-        """Vertical place of the title (0) or of an operation (1, 2, ..)."""
+        """Return the vertical place of the title (0) or of an operation (1, 2, ..)."""
         return self.center + self.height / 2 - _LINE * (0.7 + index)
 
 
 def figure(graphs: Mapping[str, CellGraph], title: str) -> Figure:
-    """One panel under the other, each a graph drawn from its inputs (left) to its output."""
+    """Draw one panel under the other, each a graph from its inputs (left) to its output."""
     panels = {name: _boxes(graph) for name, graph in graphs.items()}
     extents = [_extent(boxes) for boxes in panels.values()]
     heights = [top - bottom + 0.6 for _, bottom, top in extents]
@@ -62,7 +62,7 @@ def figure(graphs: Mapping[str, CellGraph], title: str) -> Figure:
 
 
 def _extent(boxes: Mapping[str, _Box]) -> tuple[float, float, float]:
-    """Right, lowest and highest border of all boxes, with room for edges under them."""
+    """Return the right, lowest and highest border of all boxes, edges under them included."""
     return (
         max(box.right for box in boxes.values()),
         min(box.center - box.height / 2 for box in boxes.values()) - _LINE,
@@ -112,7 +112,7 @@ def _draw(graph: CellGraph, boxes: Mapping[str, _Box], axes: Axes) -> None:
 
 
 def _path(start: tuple[float, float], end: tuple[float, float], boxes: Mapping[str, _Box]) -> Path:
-    """A curve from `start` to `end`, under all boxes of the columns between them."""
+    """Make a curve from `start` to `end`, under all boxes of the columns between them."""
     points, codes = [start], [Path.MOVETO]
     between = [box for box in boxes.values() if start[0] < box.left and box.right < end[0]]
     if between:

@@ -2,7 +2,7 @@
 
 
 class RaynasError(Exception):
-    """Whatever raynas raises on purpose."""
+    """An error that raynas raises on purpose."""
 
 
 class InvalidArgument(RaynasError, ValueError):

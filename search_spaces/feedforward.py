@@ -38,11 +38,11 @@ class DepthSpace(SearchSpace, ABC):
         return (Decision("depth", tuple(range(self.min_depth, self.max_depth + 1))),)
 
     def to_string(self, arch: Architecture) -> str:
-        """`depth=3`."""
+        """Write `depth=3`."""
         return f"depth={self._depth(arch)}"
 
     def from_string(self, text: str) -> Architecture:
-        """The inverse of `to_string`."""
+        """Read what `to_string` writes."""
         scanner = Scanner(self.name, text)
         scanner.literal("depth=")
         depth = scanner.integer(self.min_depth, self.max_depth)
@@ -77,13 +77,13 @@ class Dense(DepthSpace):
     def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> Counts:
-        """In closed form."""
+        """Count in closed form."""
         return _linear_counts(self._features(arch, input_shape, num_classes))
 
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> nn.Module:
-        """The network of `arch`; see the class."""
+        """Build the network of `arch`; see the class."""
         features = self._features(arch, input_shape, num_classes)
         return nn.Sequential(nn.Flatten(), *_linear_layers(features))
 
@@ -119,7 +119,7 @@ class Convolutional(DepthSpace):
     def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> Counts:
-        """In closed form."""
+        """Count in closed form."""
         c, (in_channels, height, width) = self.channels, input_shape
         total = _linear_counts(self._features(input_shape, num_classes))
         for i in [in_channels, *[c] * (self._depth(arch) - 1)]:
@@ -129,7 +129,7 @@ class Convolutional(DepthSpace):
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> nn.Module:
-        """The network of `arch`; see the class."""
+        """Build the network of `arch`; see the class."""
         c = self.channels
         layers: list[nn.Module] = []
         for i in [input_shape[0], *[c] * (self._depth(arch) - 1)]:
@@ -147,7 +147,7 @@ def _linear_counts(features: Sequence[int]) -> Counts:
 
 
 def _linear_layers(features: Sequence[int]) -> list[nn.Module]:
-    """Linear layers from each number of features to the next, ReLU between them."""
+    """Make linear layers from each number of features to the next, ReLU between them."""
     layers: list[nn.Module] = []
     for i, o in itertools.pairwise(features):
         layers += [nn.Linear(i, o), nn.ReLU()]

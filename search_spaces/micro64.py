@@ -19,7 +19,7 @@ from search_spaces.counting import Counts, conv_counts, linear_counts
 from search_spaces.graph import CellGraph, Edge
 from search_spaces.modules import GlobalPoolClassifier
 from search_spaces.notation import Scanner
-from search_spaces.space import SearchSpace
+from search_spaces.weight_sharing.space import WeightSharingSpace
 from search_spaces.weight_sharing.supernet import GraphSupernet
 
 #: (source node, target node) in the order of the notation; node 0 is the cell's input
@@ -28,7 +28,7 @@ MOMENTUM = 0.4
 
 
 @dataclass(frozen=True)
-class Micro64(SearchSpace):
+class Micro64(WeightSharingSpace):
     """64 cells of two nodes; node 1 reads the input, node 2 the input and node 1.
 
     The network: two 3x3 convolutions with batch normalization and 3 x `channels` channels;
@@ -66,18 +66,18 @@ class Micro64(SearchSpace):
         return tuple(Decision(f"edge_{i}_{j}", self.operations) for i, j in EDGES)
 
     def to_string(self, arch: Architecture) -> str:
-        """`434`."""
+        """Write `434`."""
         return "".join(str(choice + 1) for choice in self.check(arch).choices)
 
     def from_string(self, text: str) -> Architecture:
-        """The inverse of `to_string`."""
+        """Read what `to_string` writes."""
         scanner = Scanner(self.name, text)
         choices = [int(scanner.one_of(("1", "2", "3", "4"), "[0-9]")) - 1 for _ in EDGES]
         scanner.end()
         return self.architecture(choices)
 
     def cell_graphs(self, arch: Architecture) -> dict[str, CellGraph]:
-        """The one cell."""
+        """Return the one cell."""
         names = ("input", "1", "2")
         pairs = zip(EDGES, self.check(arch).choices, strict=True)
         edges = [Edge(names[i], names[j], self.operations[choice]) for (i, j), choice in pairs]
@@ -91,7 +91,7 @@ class Micro64(SearchSpace):
     def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> Counts:
-        """In closed form."""
+        """Count in closed form."""
         image_channels, height, width = input_shape
         c, pixels = self.channels, height * width
         edges = Counts()
@@ -105,7 +105,7 @@ class Micro64(SearchSpace):
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> nn.Module:
-        """The network of `arch`; see the class."""
+        """Build the network of `arch`; see the class."""
         operations = [self.operations[choice] for choice in self.check(arch).choices]
         c = 3 * self.channels
         layers = _stem(input_shape[0], c)
@@ -120,7 +120,7 @@ class Micro64(SearchSpace):
         num_classes: int = 10,
         affine: bool = False,
     ) -> GraphSupernet:
-        """Slots are the edges, the same ones in every cell; weights are each cell's own."""
+        """Make a slot of each edge, the same in every cell; weights are each cell's own."""
         net = GraphSupernet(self, self.decisions, affine)
         c = 3 * self.channels
         x = net.fixed(nn.Sequential(*_stem(input_shape[0], c)), net.images)
@@ -150,7 +150,7 @@ class TwoNodeCell(nn.Module):
         self.edges = nn.ModuleList(_edge(name, channels) for name in operations)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`batch x in_channels x height x width` to the cell's output of the same size."""
+        """Map `batch x in_channels x height x width` to the cell's output of the same size."""
         x = self.preprocess(x)
         first = self.edges[0](x)
         second = self.edges[1](x) + self.edges[2](first)

@@ -65,7 +65,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`batch x in x height x width` to `batch x out x height/2 x width/2`."""
+        """Map `batch x in x height x width` to `batch x out x height/2 x width/2`."""
         y: Tensor = self.shortcut(x) + self.convolutions(x)
         return y
 
@@ -97,7 +97,7 @@ class MobileBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`batch x in x height x width` to `batch x out x height/stride x width/stride`."""
+        """Map `batch x in x height x width` to `batch x out x height/stride x width/stride`."""
         y: Tensor = self.layers(x)
         return x + y if self.residual else y
 
@@ -110,6 +110,6 @@ class GlobalPoolClassifier(nn.Module):
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`batch x channels x height x width` to `batch x num_classes`."""
+        """Map `batch x channels x height x width` to `batch x num_classes`."""
         logits: Tensor = self.linear(torch.mean(x, dim=(2, 3)))
         return logits

@@ -7,14 +7,38 @@ and of what type they are, so a table of names needs no second description.
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar, get_type_hints
-
-import pydantic
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
+from typing import Any, TypeVar, cast, get_type_hints
 
 from search_spaces.errors import InvalidArgument, UnknownName
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Table(Mapping[str, T_co]):
+    """Names that stand for things, each of which is imported when it is first asked for.
+
+    Args:
+        places: {name: "module:attribute"}.
+    """
+
+    def __init__(self, places: Mapping[str, str]):
+        self._places = dict(places)
+
+    def __getitem__(self, name: str) -> T_co:
+        module, _, attribute = self._places[name].partition(":")
+        return cast(T_co, getattr(import_module(module), attribute))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def parse(text: str) -> tuple[str, list[str], dict[str, str]]:
@@ -37,20 +61,20 @@ def spell(name: str, options: Mapping[str, object]) -> str:
     return f"{name}:{arguments}" if arguments else name
 
 
-def suggestion(text: str, known: Iterable[str]) -> str:
-    """The tail of an error message: the closest known name, and all that exist."""
-    known = sorted(known)
-    return f"{closest(text, known)} Known: {', '.join(known)}.".lstrip()
+def suggestion(text: str, names: Iterable[str]) -> str:
+    """Write the tail of an error message: the closest known name, and all that exist."""
+    names = sorted(names)
+    return f"{closest(text, names)} Known: {', '.join(names)}.".lstrip()
 
 
-def closest(text: str, known: Iterable[str]) -> str:
-    """`Did you mean 'x'?`, or nothing where no known name is close."""
-    close = difflib.get_close_matches(text, list(known), n=1)
+def closest(text: str, names: Iterable[str]) -> str:
+    """Write `Did you mean 'x'?`, or nothing where no known name is close."""
+    close = difflib.get_close_matches(text, list(names), n=1)
     return f"Did you mean {close[0]!r}?" if close else ""
 
 
 def lookup(argument: str, name: str, table: Mapping[str, T]) -> T:
-    """The entry of `table` called `name`.
+    """Return the entry of `table` called `name`.
 
     Raises:
         UnknownName: naming `argument`, the value and the closest match.
@@ -74,15 +98,15 @@ def construct(argument: str, text: str, table: Mapping[str, Callable[..., T]]) -
     names = list(parameters)
     if len(positional) > len(names):
         raise InvalidArgument(f"{argument}={text!r}: {name} takes at most {len(names)} arguments.")
-    given: dict[str, Any] = dict(zip(names, positional, strict=False))
+    values: dict[str, Any] = dict(zip(names, positional, strict=False))
     for key, value in options.items():
-        if key in given:
+        if key in values:
             raise InvalidArgument(f"{argument}={text!r}: the option {key!r} is given twice.")
-        given[key] = value
-    checked = converted(argument, name, factory, given)
+        values[key] = value
+    checked = converted(argument, name, factory, values)
     for key, parameter in parameters.items():
-        wanted = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if wanted and parameter.default is parameter.empty and key not in given:
+        named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if named and parameter.default is parameter.empty and key not in values:
             raise InvalidArgument(
                 f"{argument}={text!r}: the option {key!r} is missing: {name}:{key}=..."
             )
@@ -92,15 +116,21 @@ def construct(argument: str, text: str, table: Mapping[str, Callable[..., T]]) -
 def converted(
     argument: str, name: str, factory: Callable[..., object], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Options checked against the signature of `factory` and turned into its types."""
+    """Check options against the signature of `factory`, and turn them into its types.
+
+    Raises:
+        InvalidArgument: for an option that the factory lacks, or of the wrong type.
+    """
+    import pydantic  # takes a while, and `--help` needs none of it
+
     target = factory.__init__ if inspect.isclass(factory) else factory
     hints = get_type_hints(target, include_extras=True)
-    known = inspect.signature(factory).parameters
+    parameters = inspect.signature(factory).parameters
     result: dict[str, Any] = {}
     for key, value in options.items():
-        if key not in known:
+        if key not in parameters:
             raise InvalidArgument(
-                f"{argument}: {name} has no option {key!r}. {suggestion(key, known)}"
+                f"{argument}: {name} has no option {key!r}. {suggestion(key, parameters)}"
             )
         try:
             result[key] = pydantic.TypeAdapter(hints.get(key, Any)).validate_python(value)

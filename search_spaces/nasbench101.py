@@ -69,8 +69,8 @@ class NASBench101(SearchSpace):
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
-        """Whether each edge exists (by target, then by source), the operation of each vertex."""
-        edges = (Decision(f"edge_{i}_{j}", (False, True)) for i, j in self._pairs)
+        """The existence of each edge (by target, then by source), the vertices' operations."""
+        edges = (Decision(f"edge_{i}_{j}", (False, True), "wiring") for i, j in self._pairs)
         inner = range(1, self.vertices - 1)
         return (*edges, *(Decision(f"operation_{v}", OPERATIONS) for v in inner))
 
@@ -79,7 +79,7 @@ class NASBench101(SearchSpace):
         return [(i, j) for j in range(self.vertices) for i in range(j)]
 
     def _module(self, arch: Architecture) -> CellMatrix:
-        """The cell with all its vertices, those without effect too."""
+        """Return the cell with all its vertices, those without effect too."""
         bits = iter(arch.choices)
         matrix = [[False] * self.vertices for _ in range(self.vertices)]
         for i, j in self._pairs:
@@ -87,27 +87,27 @@ class NASBench101(SearchSpace):
         return CellMatrix(tuple(map(tuple, matrix)), tuple(bits))
 
     def cell(self, arch: Architecture) -> CellMatrix:
-        """The cell without the vertices that have no effect."""
+        """Return the cell without the vertices that have no effect."""
         module = self._module(self.check(arch)).pruned()
         if module is None:
             raise InvalidArchitecture(f"{self.name}: no path from the input to the output.")
         return module
 
     def is_valid(self, arch: Architecture) -> bool:
-        """A path from input to output, and not too many edges that have an effect."""
+        """Tell whether there is a path, and no more edges with an effect than allowed."""
         module = self._module(arch).pruned()
         return module is not None and len(module.edges) <= self.edges
 
     def hash(self, arch: Architecture) -> str:
-        """The benchmark's graph hash, equal for isomorphic cells (32 hexadecimal digits)."""
+        """Return the benchmark's graph hash, equal for isomorphic cells (32 hexadecimal digits)."""
         return md5(str(sorted(self.cell(arch).vertex_hashes())))
 
     def canonical(self, arch: Architecture) -> Architecture:
-        """One of all isomorphic cells, vertices without effect last and without edges."""
+        """Return one of all isomorphic cells, vertices without effect last and without edges."""
         return self._architecture(self.cell(arch).canonical())
 
     def _architecture(self, module: CellMatrix) -> Architecture:
-        """`module` in the first vertices of this space and the last one."""
+        """Put `module` into the first vertices of this space and the last one."""
         size = len(module.matrix)
         places = [*range(size - 1), self.vertices - 1]
         present = {(places[i], places[j]) for i, j in module.edges}
@@ -116,18 +116,18 @@ class NASBench101(SearchSpace):
         return Architecture(self.name, (*edges, *labels))
 
     def to_string(self, arch: Architecture) -> str:
-        """`0110001000010000:input,maxpool3x3,maxpool3x3,output`."""
+        """Write `0110001000010000:input,maxpool3x3,maxpool3x3,output`."""
         module = self._module(self.check(arch))
         bits = "".join(str(int(bit)) for row in module.matrix for bit in row)
         operations = [OPERATIONS[label] for label in module.labels]
         return f"{bits}:{','.join(['input', *operations, 'output'])}"
 
     def from_string(self, text: str) -> Architecture:
-        """The inverse of `to_string`; cells of fewer vertices than the space's are read too."""
+        """Read what `to_string` writes, and cells of fewer vertices than the space's."""
         scanner = Scanner(self.name, text)
         start = scanner.position
         bits = [scanner.bit() for _ in range(4)]
-        while not scanner.found(":"):
+        while not scanner.accept(":"):
             bits.append(scanner.bit())
         size = int(len(bits) ** 0.5)
         if size * size != len(bits) or size > self.vertices:
@@ -147,7 +147,7 @@ class NASBench101(SearchSpace):
         return self.check(self._architecture(CellMatrix(tuple(rows), tuple(labels))))
 
     def cell_graphs(self, arch: Architecture) -> dict[str, CellGraph]:
-        """The cell; the operations stand at the vertices."""
+        """Return the cell; the operations stand at the vertices."""
         module = self.cell(arch)
         inner = (f"{v}: {OPERATIONS[label]}" for v, label in enumerate(module.labels, 1))
         names = ["input", *inner, "output"]
@@ -155,7 +155,7 @@ class NASBench101(SearchSpace):
         return {"normal": CellGraph(("input",), "output", edges)}
 
     def _stacks(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        """(index, (input channels, output channels) of each cell) of each stack."""
+        """Yield (index, (input channels, output channels) of each cell) of each stack."""
         before = self.channels
         for stack in range(3):
             channels = self.channels << stack
@@ -165,7 +165,7 @@ class NASBench101(SearchSpace):
     def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> Counts:
-        """In closed form."""
+        """Count in closed form."""
         module = self.cell(arch)
         image_channels, height, width = input_shape
         total = conv_counts(image_channels, self.channels, 9, height * width)
@@ -179,7 +179,7 @@ class NASBench101(SearchSpace):
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> nn.Module:
-        """The network of `arch`; see the class."""
+        """Build the network of `arch`; see the class."""
         module = self.cell(arch)
         layers: list[nn.Module] = [ConvBNReLU(input_shape[0], self.channels, 3)]
         for stack, cells in self._stacks():

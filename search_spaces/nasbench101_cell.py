@@ -38,11 +38,11 @@ class CellMatrix:
         return [(i, j) for j in order for i in range(j) if self.matrix[i][j]]
 
     def sources(self, vertex: int) -> list[int]:
-        """The vertices that `vertex` reads."""
+        """List the vertices that `vertex` reads."""
         return [i for i in range(vertex) if self.matrix[i][vertex]]
 
     def pruned(self) -> "CellMatrix | None":
-        """Without vertices that are not on a path from input to output; None without a path."""
+        """Leave out vertices on no path from input to output; return None without a path."""
         last = len(self.matrix) - 1
         edges = self.edges
         reached, reaching = {0}, {last}
@@ -56,12 +56,12 @@ class CellMatrix:
         return self.arranged(kept) if last in reached else None
 
     def arranged(self, order: Sequence[int]) -> "CellMatrix":
-        """The cell of the vertices in `order` (input first, output last)."""
+        """Return the cell of the vertices in `order` (input first, output last)."""
         matrix = tuple(tuple(self.matrix[i][j] for j in order) for i in order)
         return CellMatrix(matrix, tuple(self.labels[v - 1] for v in order[1:-1]))
 
     def vertex_hashes(self) -> list[str]:
-        """A hash of each vertex's place in the graph (`hash_module` of the benchmark)."""
+        """Hash each vertex's place in the graph (`hash_module` of the benchmark)."""
         order = range(len(self.matrix))
         readers = [[w for w in order if self.matrix[v][w]] for v in order]
         sources = [[w for w in order if self.matrix[w][v]] for v in order]
@@ -81,7 +81,7 @@ class CellMatrix:
         return hashes
 
     def canonical(self) -> "CellMatrix":
-        """The same for all isomorphic cells: vertices by level and hash, ties tried out."""
+        """Return one for all isomorphic cells: vertices by level and hash, ties tried out."""
         levels = [0] * len(self.matrix)
         for i, j in self.edges:
             levels[j] = max(levels[j], levels[i] + 1)
@@ -93,7 +93,7 @@ class CellMatrix:
         return max(forms, key=lambda form: form.matrix)
 
     def channels(self, inputs: int, outputs: int) -> list[int]:
-        """Channels of each vertex: those that feed the output share its channels equally.
+        """Return the channels of each vertex: those that feed the output share its channels.
 
         The first ones get one more where they do not divide; another vertex has as many as the
         widest that it feeds (`compute_vertex_channels` of the benchmark).
@@ -114,7 +114,7 @@ def md5(text: str) -> str:
 
 
 def cell_counts(cell: CellMatrix, inputs: int, outputs: int, pixels: int) -> Counts:
-    """Counts of one cell with so many input and output channels, on so many pixels."""
+    """Count one cell with so many input and output channels, on so many pixels."""
     channels = cell.channels(inputs, outputs)
     total = Counts()
     for vertex, label in enumerate(cell.labels, 1):
@@ -147,7 +147,7 @@ class MatrixCell(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`batch x inputs x height x width` to `batch x outputs x height x width`."""
+        """Map `batch x inputs x height x width` to `batch x outputs x height x width`."""
         values = [x]
         for v, operation in enumerate(self.operations, 1):
             terms = [values[i][:, : self.channels[v]] for i in self.sources[v] if i]

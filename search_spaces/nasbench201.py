@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.counting import Counts
-from search_spaces.graph import CellGraph, Edge
+from search_spaces.graph import CellGraph, Edge, present
 from search_spaces.modules import (
     AvgPool,
     ConvBN,
@@ -24,7 +24,7 @@ from search_spaces.modules import (
     ResidualBlock,
 )
 from search_spaces.notation import Scanner
-from search_spaces.space import SearchSpace
+from search_spaces.weight_sharing.space import WeightSharingSpace
 from search_spaces.weight_sharing.supernet import GraphSupernet
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -33,7 +33,7 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 
 
 @dataclass(frozen=True)
-class NASBench201(SearchSpace):
+class NASBench201(WeightSharingSpace):
     """15,625 cells, of which 6,466 are structurally different.
 
     The network: a 3x3 convolution, three stages of `cells` cells with `channels`,
@@ -63,7 +63,7 @@ class NASBench201(SearchSpace):
         return tuple(Decision(f"edge_{i}_{j}", OPERATIONS) for i, j in EDGES)
 
     def to_string(self, arch: Architecture) -> str:
-        """`|nor_conv_3x3~0|+|none~0|skip_connect~1|+...`."""
+        """Write `|nor_conv_3x3~0|+|none~0|skip_connect~1|+...`."""
         self.check(arch)
         nodes: dict[int, str] = {}
         for (i, j), choice in zip(EDGES, arch.choices, strict=True):
@@ -71,7 +71,7 @@ class NASBench201(SearchSpace):
         return "+".join(nodes.values())
 
     def from_string(self, text: str) -> Architecture:
-        """The inverse of `to_string`."""
+        """Read what `to_string` writes."""
         scanner = Scanner(self.name, text)
         choices = []
         for i, j in EDGES:
@@ -83,23 +83,20 @@ class NASBench201(SearchSpace):
         return self.architecture(choices)
 
     def cell_graphs(self, arch: Architecture) -> dict[str, CellGraph]:
-        """The cell without the edges that do not lie on a path from the input to the output."""
-        operations = [OPERATIONS[choice] for choice in self.check(arch).choices]
-        alive = _live([operation != "none" for operation in operations])
+        """Return the one cell, with the edges that carry anything (`graph.present`)."""
         names = ("input", "1", "2", "output")
         edges = (
-            Edge(names[i], names[j], operation)
-            for (i, j), operation, live in zip(EDGES, operations, alive, strict=True)
-            if live
+            Edge(names[i], names[j], OPERATIONS[choice])
+            for (i, j), choice in zip(EDGES, self.check(arch).choices, strict=True)
         )
-        return {"normal": CellGraph(("input",), "output", tuple(edges))}
+        return {"normal": CellGraph(("input",), "output", present(("input",), edges))}
 
     def canonical(self, arch: Architecture) -> Architecture:
-        """The lexicographically first architecture of the same structure."""
+        """Return the lexicographically first architecture of the same structure."""
         return Architecture(self.name, _representatives()[_expression(self.check(arch).choices)])
 
     def mutate(self, arch: Architecture, rng: np.random.Generator) -> Architecture:
-        """One edge gets another operation: a node is drawn, then one of its incoming edges.
+        """Give one edge another operation: draw a node, then one of its incoming edges.
 
         So the edges are not equally likely: 1/3, 2 x 1/6, 3 x 1/9 (the benchmark's R-EA code).
         """
@@ -110,7 +107,7 @@ class NASBench201(SearchSpace):
     def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> Counts:
-        """In closed form, as the benchmark counts: dead edges too, and the bias as MACs."""
+        """Count in closed form, as the benchmark does: dead edges too, and the bias as MACs."""
         taps = [{"nor_conv_1x1": 1, "nor_conv_3x3": 9}.get(OPERATIONS[c], 0) for c in arch.choices]
         channels, height, width = input_shape
         params = channels * self.channels * 9 + 2 * self.channels
@@ -130,7 +127,7 @@ class NASBench201(SearchSpace):
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> nn.Module:
-        """The network of `arch`; see the class."""
+        """Build the network of `arch`; see the class."""
         operations = [OPERATIONS[choice] for choice in self.check(arch).choices]
         alive = [operation != "none" for operation in operations]
         if not self.dead_edges:
@@ -155,7 +152,7 @@ class NASBench201(SearchSpace):
         num_classes: int = 10,
         affine: bool = False,
     ) -> GraphSupernet:
-        """Slots are the edges, the same ones in every cell; weights are each cell's own."""
+        """Make a slot of each edge, the same in every cell; weights are each cell's own."""
         net = GraphSupernet(self, self.decisions, affine)
         c = self.channels
         stem = nn.Conv2d(input_shape[0], c, 3, padding=1, bias=False)
@@ -195,7 +192,7 @@ class Cell(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`batch x in_channels x height x width` to `batch x out_channels x height x width`."""
+        """Map `batch x in_channels x height x width` to `batch x out_channels x height x width`."""
         nodes: list[Tensor | None] = [x, None, None, None]
         for edge, operation in self.edges.items():
             source, target = nodes[int(edge[0])], nodes[int(edge[1])]
@@ -216,12 +213,12 @@ def _operation(name: str, in_channels: int, out_channels: int) -> nn.Module:
 
 
 def _choices(channels: int) -> list[nn.Module | None]:
-    """A module for every operation that can be on an edge."""
+    """Make a module for every operation that can be on an edge."""
     return [None if op == "none" else _operation(op, channels, channels) for op in OPERATIONS]
 
 
 def _live(present: Sequence[bool]) -> list[bool]:
-    """Which of the present edges lie on a path from the input (node 0) to the output (3)."""
+    """Tell which of the edges lie on a path from the input (node 0) to the output (3)."""
     reached, reaching = {0}, {3}
     for (i, j), exists in zip(EDGES, present, strict=True):
         if exists and i in reached:
@@ -236,7 +233,7 @@ def _live(present: Sequence[bool]) -> list[bool]:
 
 
 def _expression(choices: Sequence[int]) -> str:
-    """The cell's output as an expression in its input, equal for isomorphic cells.
+    """Write the cell's output as an expression in its input, equal for isomorphic cells.
 
     A skip connection stands for its source and zero ("#") for a dead edge, as in the
     benchmark's `to_unique_str(consider_zero=True)`.
@@ -259,7 +256,7 @@ def _expression(choices: Sequence[int]) -> str:
 
 @cache
 def _representatives() -> dict[str, tuple[int, ...]]:
-    """{expression: choices of the first architecture that has it}, over all 15,625."""
+    """Return {expression: choices of the first architecture that has it}, of all 15,625."""
     first: dict[str, tuple[int, ...]] = {}
     for arch in NASBench201():
         first.setdefault(_expression(arch.choices), arch.choices)

@@ -15,7 +15,7 @@ from search_spaces.architecture import Architecture, Decision
 from search_spaces.counting import Counts, conv_counts, linear_counts
 from search_spaces.modules import GlobalPoolClassifier, MobileBlock
 from search_spaces.notation import Scanner
-from search_spaces.space import SearchSpace
+from search_spaces.weight_sharing.space import WeightSharingSpace
 from search_spaces.weight_sharing.supernet import GraphSupernet
 
 BLOCKS = ("identity", "MB3_K3", "MB6_K5")
@@ -26,7 +26,7 @@ GROUPS = ((0, 2), (2, 5), (5, 8))
 
 
 @dataclass(frozen=True)
-class NASBenchMacro(SearchSpace):
+class NASBenchMacro(WeightSharingSpace):
     """6,561 chains of 8 blocks: identity, or a mobile block (expansion 3 or 6, kernel 3 or 5).
 
     The network: a 3x3 convolution, the 8 layers (2 + 3 + 3, the first of each group with
@@ -51,18 +51,18 @@ class NASBenchMacro(SearchSpace):
         return tuple(Decision(f"layer_{i}", BLOCKS) for i in range(len(LAYERS)))
 
     def to_string(self, arch: Architecture) -> str:
-        """`22212202`."""
+        """Write `22212202`."""
         return "".join(map(str, self.check(arch).choices))
 
     def from_string(self, text: str) -> Architecture:
-        """The inverse of `to_string`."""
+        """Read what `to_string` writes."""
         scanner = Scanner(self.name, text)
         digits = [scanner.one_of(("0", "1", "2"), "[0-9]") for _ in LAYERS]
         scanner.end()
         return self.architecture([int(digit) for digit in digits])
 
     def canonical(self, arch: Architecture) -> Architecture:
-        """Identities that do nothing last in their group: 3,969 different networks."""
+        """Move identities that do nothing last in their group: 3,969 different networks."""
         choices = list(self.check(arch).choices)
         for first, last in GROUPS:
             choices[first + 1 : last] = sorted(choices[first + 1 : last], key=lambda c: c == 0)
@@ -71,7 +71,7 @@ class NASBenchMacro(SearchSpace):
     def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> Counts:
-        """In closed form."""
+        """Count in closed form."""
         channels, height, width = input_shape
         c = self.channels
         total = conv_counts(channels, c, 9, height * width)
@@ -87,7 +87,7 @@ class NASBenchMacro(SearchSpace):
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> nn.Module:
-        """The network of `arch`; see the class."""
+        """Build the network of `arch`; see the class."""
         c = self.channels
         layers = _conv_bn(input_shape[0], c, 3, activation=True)
         for choice, (width, stride) in zip(self.check(arch).choices, LAYERS, strict=True):
@@ -102,7 +102,7 @@ class NASBenchMacro(SearchSpace):
         num_classes: int = 10,
         affine: bool = False,
     ) -> GraphSupernet:
-        """Slots are the layers."""
+        """Make a slot of each layer."""
         net = GraphSupernet(self, self.decisions, affine)
         c = self.channels
         x = net.fixed(nn.Sequential(*_conv_bn(input_shape[0], c, 3, activation=True)), net.images)

@@ -52,11 +52,11 @@ class NATSBenchSize(SearchSpace):
         return tuple(Decision(f"channels_{i}", CHANNELS) for i in range(5))
 
     def to_string(self, arch: Architecture) -> str:
-        """`8:16:24:32:64`."""
+        """Write `8:16:24:32:64`."""
         return ":".join(map(str, self._channels(arch)))
 
     def from_string(self, text: str) -> Architecture:
-        """The inverse of `to_string`."""
+        """Read what `to_string` writes."""
         scanner = Scanner(self.name, text)
         choices = []
         for layer in range(5):
@@ -73,7 +73,7 @@ class NATSBenchSize(SearchSpace):
     def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> Counts:
-        """In closed form, as the benchmark counts: the bias of the classifier is a MAC too."""
+        """Count in closed form, as the benchmark does: the classifier's bias is a MAC too."""
         channels = self._channels(arch)
         image_channels, height, width = input_shape
         total = conv_counts(image_channels, channels[0], 9, height * width)
@@ -92,7 +92,7 @@ class NATSBenchSize(SearchSpace):
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> nn.Module:
-        """The network of `arch`; see the class."""
+        """Build the network of `arch`; see the class."""
         channels = self._channels(arch)
         before = channels[0]
         layers: list[nn.Module] = [

@@ -1,12 +1,9 @@
-"""What lies near an architecture: draws from its neighborhood, of whatever size that is."""
-
-import itertools
-from collections.abc import Iterator
+"""Draws from the neighborhood of an architecture, of whatever size that is."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.architecture import Architecture, Decision
+from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace
 
 _ENUMERATED = 2000  # architectures of a neighborhood that are listed to draw from them
@@ -21,12 +18,11 @@ def draw_neighbors(
     distance: int = 1,
     rewire: bool = False,
 ) -> list[Architecture]:
-    """Up to `count` distinct neighbors, uniformly without replacement, in random order.
+    """Draw up to `count` distinct neighbors, uniformly without replacement, in random order.
 
-    A neighbor is a valid architecture within `distance` changed decisions; `arch` is none.
-    Without `rewire` the decisions on the wiring of a cell stay as they are.
+    They are drawn from `space.neighbors(arch, distance, rewire)`.
     """
-    decisions = _variable(space, rewire)
+    decisions = space.variable(rewire)
     others = [len(space.decisions[i].choices) - 1 for i in decisions]
     # sizes[k]: number of architectures with exactly k of the decisions changed
     sizes = np.zeros(distance + 1)
@@ -34,34 +30,16 @@ def draw_neighbors(
     for other in others:
         sizes[1:] = sizes[1:] + other * sizes[:-1]
     if sizes.sum() <= _ENUMERATED:
-        near = list(_ball(space, arch, decisions, distance))
+        near = list(space.neighbors(arch, distance, rewire))
         return [near[i] for i in rng.permutation(len(near))[:count]]
-    found: dict[Architecture, None] = {}
+    drawn: dict[Architecture, None] = {}
     for _ in range(_TRIES * count):
-        if len(found) == count:
+        if len(drawn) == count:
             break
         neighbor = _changed(space, arch, decisions, others, sizes, rng)
         if space.is_valid(neighbor):
-            found[neighbor] = None
-    return list(found)
-
-
-def _ball(
-    space: SearchSpace, arch: Architecture, decisions: list[int], distance: int
-) -> Iterator[Architecture]:
-    """All valid architectures within a distance, the nearest first."""
-    for changes in range(1, distance + 1):
-        for changed in itertools.combinations(decisions, changes):
-            options = [
-                [c for c in range(len(space.decisions[i].choices)) if c != arch.choices[i]]
-                for i in changed
-            ]
-            for choices in itertools.product(*options):
-                near = arch
-                for i, choice in zip(changed, choices, strict=True):
-                    near = space.replaced(near, i, choice)
-                if space.is_valid(near):
-                    yield near
+            drawn[neighbor] = None
+    return list(drawn)
 
 
 def _changed(
@@ -72,7 +50,7 @@ def _changed(
     sizes: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> Architecture:
-    """One of the architectures within a distance, valid or not, each with the same chance."""
+    """Draw an architecture within a distance, valid or not, each with the same chance."""
     distance = len(sizes) - 1
     left = int(rng.choice(distance, p=sizes[1:] / sizes[1:].sum())) + 1
     # ways[i, k]: ways to change exactly k of the decisions from the i-th on
@@ -86,18 +64,3 @@ def _changed(
             arch = space.changed(arch, decision, rng)
             left -= 1
     return arch
-
-
-def _variable(space: SearchSpace, rewire: bool) -> list[int]:
-    """The decisions that neighbors may differ in: all, or all but the wiring.
-
-    The wiring is what chooses the source of an edge, or whether there is an edge.
-    """
-    free = [i for i, decision in enumerate(space.decisions) if len(decision.choices) > 1]
-    operations = [i for i in free if not _is_wiring(space.decisions[i])]
-    return free if rewire or not operations else operations
-
-
-def _is_wiring(decision: Decision) -> bool:
-    are_edges = all(isinstance(choice, bool) for choice in decision.choices)
-    return are_edges or "_source" in decision.name

@@ -11,7 +11,7 @@ _DIGITS = 18  # of the largest integers; Python refuses to read very long ones
 
 
 class Scanner:
-    """What is left to read of a text; each method reads one thing, or raises.
+    """A text that is read from left to right; each method reads one thing, or raises.
 
     Args:
         space: name of the space, for messages.
@@ -34,13 +34,13 @@ class Scanner:
     def fail(self, wanted: str, position: int | None = None, hint: str = "") -> NoReturn:
         """Raise the error that says what was `wanted` at `position` (default: here)."""
         position = self.position if position is None else position
-        found = repr(self.text[position : position + 24]) if self.text[position:] else "the end"
+        rest = repr(self.text[position : position + 24]) if self.text[position:] else "the end"
         raise InvalidArchitecture(
             f"{self.space}: cannot read {self.text!r}: at position {position}, wanted {wanted},"
-            f" found {found}. {hint}".rstrip()
+            f" found {rest}. {hint}".rstrip()
         )
 
-    def found(self, token: str) -> bool:
+    def accept(self, token: str) -> bool:
         """Read `token` if it comes next, and tell whether it did."""
         self._skip()
         if not self.text.startswith(token, self.position):
@@ -50,7 +50,7 @@ class Scanner:
 
     def literal(self, token: str) -> None:
         """Read exactly `token`."""
-        if not self.found(token):
+        if not self.accept(token):
             self.fail(repr(token))
 
     def one_of(self, words: Collection[str], pattern: str = r"[\w.-]+") -> str:
@@ -82,13 +82,13 @@ class Scanner:
 
     def bit(self) -> int:
         """Read a 0 or a 1."""
-        if self.found("1"):
+        if self.accept("1"):
             return 1
         self.literal("0")
         return 0
 
     def end(self) -> None:
-        """The text must end here."""
+        """Check that the text ends here."""
         self._skip()
         if self.position < len(self.text):
             self.fail("the end")

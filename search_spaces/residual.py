@@ -40,7 +40,7 @@ class Stage:
     groups: int = 1
 
     def convolutions(self, in_channels: int, stride: int) -> list[tuple[int, int, int, int, int]]:
-        """(in, out, kernel, stride, groups) of a block's convolutions in order."""
+        """List (in, out, kernel, stride, groups) of a block's convolutions in order."""
         if not self.ratio:
             return [(in_channels, self.width, 3, stride, 1), (self.width, self.width, 3, 1, 1)]
         inner = self.width // self.ratio
@@ -75,14 +75,14 @@ class ResidualSpace(SearchSpace, ABC):
         )
 
     def stages(self, arch: Architecture) -> list[Stage]:
-        """The stages of `arch`."""
+        """Return the stages of `arch`."""
         pairs = zip(self.decisions, self.check(arch).choices, strict=True)
         values = [decision.choices[choice] for decision, choice in pairs]
         size = len(self.fields)
         return [Stage(*values[i : i + size]) for i in range(0, len(values), size)]
 
     def to_string(self, arch: Architecture) -> str:
-        """`d2w16-d4w64-d8w256`, with `r` and `g` for ResNeXt."""
+        """Write `d2w16-d4w64-d8w256`, with `r` and `g` for ResNeXt."""
         config = iter(self.to_config(self.check(arch)).values())
         letters = [letter for letter in self.fields]
         return "-".join(
@@ -90,7 +90,7 @@ class ResidualSpace(SearchSpace, ABC):
         )
 
     def from_string(self, text: str) -> Architecture:
-        """The inverse of `to_string`."""
+        """Read what `to_string` writes."""
         scanner = Scanner(self.name, text)
         choices = []
         for stage in range(STAGES):
@@ -106,7 +106,7 @@ class ResidualSpace(SearchSpace, ABC):
     def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> Counts:
-        """In closed form."""
+        """Count in closed form."""
         channels, *size = input_shape
         c = self.stem_channels
         total = conv_counts(channels, c, 9, size[0] * size[1])
@@ -121,7 +121,7 @@ class ResidualSpace(SearchSpace, ABC):
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> nn.Module:
-        """The network of `arch`; see the class."""
+        """Build the network of `arch`; see the class."""
         c = self.stem_channels
         layers: list[nn.Module] = [ConvBNReLU(input_shape[0], c, 3)]
         for index, stage in enumerate(self.stages(arch)):
@@ -152,7 +152,7 @@ class Block(nn.Module):
         self.shortcut = nn.Identity() if same else ConvBN(in_channels, stage.width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`batch x in x height x width` to `batch x width x height/stride x width/stride`."""
+        """Map `batch x in x height x width` to `batch x width x height/stride x width/stride`."""
         return functional.relu(self.shortcut(x) + self.layers(x))
 
 

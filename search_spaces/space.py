@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.counting import Counts, count_macs, count_params
-from search_spaces.errors import InvalidArchitecture, InvalidArgument, RaynasError
+from search_spaces.errors import InvalidArchitecture, RaynasError
 from search_spaces.graph import CellGraph, Edge
 from search_spaces.naming import lookup
 from search_spaces.notation import Scanner
-from search_spaces.weight_sharing.supernet import Supernet
 
-if TYPE_CHECKING:  # matplotlib takes long to import
+if TYPE_CHECKING:  # both take long to import
     from matplotlib.figure import Figure
+    from torch import nn
 
 _MAX_TRIES = 10_000
 
@@ -54,7 +53,7 @@ class SearchSpace(ABC):
 
     @property
     def paper(self) -> str:
-        """Where the space comes from, shown by `raynas spaces`."""
+        """The publication, shown by `raynas spaces`."""
         return ""
 
     @property
@@ -70,8 +69,8 @@ class SearchSpace(ABC):
     @abstractmethod
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> nn.Module:
-        """The untrained network of `arch`, without modules for what cannot reach the output.
+    ) -> "nn.Module":
+        """Build the untrained network of `arch`, without what cannot reach the output.
 
         Args:
             arch: an architecture of this space.
@@ -86,23 +85,23 @@ class SearchSpace(ABC):
     # What a space may refine
 
     def is_valid(self, arch: Architecture) -> bool:
-        """Whether the combination of choices is an architecture at all (default: always)."""
+        """Tell whether the combination of choices is an architecture at all (default: always)."""
         return True
 
     def canonical(self, arch: Architecture) -> Architecture:
-        """One representative for all architectures that compute the same function."""
+        """Return one representative for all architectures that compute the same function."""
         return arch
 
     def cell_graphs(self, arch: Architecture) -> dict[str, CellGraph]:
-        """{"normal": its cell as a graph, "reduction": ...}; empty where a space has no cells."""
+        """Return {"normal": its cell as a graph, ...}; empty where a space has no cells."""
         return {}
 
     def to_string(self, arch: Architecture) -> str:
-        """`arch` in the field's notation."""
+        """Write `arch` in the field's notation."""
         return "-".join(map(str, self.check(arch).choices))
 
     def from_string(self, text: str) -> Architecture:
-        """The architecture that `text` denotes; the inverse of `to_string`.
+        """Read the architecture that `text` denotes; the inverse of `to_string`.
 
         Raises:
             InvalidArchitecture: when the text denotes no architecture of this space; the
@@ -117,35 +116,12 @@ class SearchSpace(ABC):
         scanner.end()
         return self.architecture(choices)
 
-    def supernet(
-        self,
-        input_shape: Sequence[int] = (3, 32, 32),
-        num_classes: int = 10,
-        affine: bool = False,
-    ) -> Supernet:
-        """One network with the weights of all architectures, where the space can have one.
-
-        Args:
-            input_shape: (channels, height, width) of one image.
-            num_classes: number of logits.
-            affine: whether batch normalization in the choices has scale and shift, which makes
-                the ranking of children worse (Ning et al., arXiv 2008.03064).
-
-        Raises:
-            InvalidArgument: when the space has none.
-        """
-        raise InvalidArgument(
-            f"space={self.name!r} has no supernet: its architectures cannot share weights. Choose"
-            " evaluate='train', or one of the spaces nasbench201, nasbench_macro, micro64, darts,"
-            " pnas, or a network with LayerChoice and InputChoice."
-        )
-
     def mutate(self, arch: Architecture, rng: np.random.Generator) -> Architecture:
-        """A valid architecture that differs from `arch` in exactly one decision.
+        """Draw a valid architecture that differs from `arch` in exactly one decision.
 
         The decision and its new choice are drawn uniformly, anew until the result is valid.
         """
-        free = [i for i, decision in enumerate(self.decisions) if len(decision.choices) > 1]
+        free = self.variable()
         for _ in range(_MAX_TRIES if free else 0):
             child = self.changed(arch, free[int(rng.integers(len(free)))], rng)
             if self.is_valid(child):
@@ -155,7 +131,7 @@ class SearchSpace(ABC):
     def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> Counts:
-        """Trainable parameters, and MACs of one image's forward pass (1 MAC = 2 FLOPs).
+        """Count trainable parameters, and MACs of one image's forward pass (1 MAC = 2 FLOPs).
 
         Default: of the network, which is built for it; a space with a closed form overrides this.
         """
@@ -166,19 +142,19 @@ class SearchSpace(ABC):
 
     @property
     def counts_fast(self) -> bool:
-        """Whether `counts` has a closed form, which takes microseconds and no network."""
+        """True where `counts` has a closed form, which takes microseconds and no network."""
         return type(self).counts is not SearchSpace.counts
 
     def params(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> int:
-        """Number of trainable parameters; see `counts`."""
+        """Count the trainable parameters; see `counts`."""
         return self.counts(arch, input_shape, num_classes).params
 
     def macs(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> int:
-        """Multiply-accumulate operations of one image's forward pass; see `counts`."""
+        """Count the multiply-accumulate operations of one image; see `counts`."""
         return self.counts(arch, input_shape, num_classes).macs
 
     @property
@@ -187,18 +163,18 @@ class SearchSpace(ABC):
         return math.prod(len(decision.choices) for decision in self.decisions)
 
     def __iter__(self) -> Iterator[Architecture]:
-        """All valid architectures, in lexicographic order of their choices."""
+        """Yield all valid architectures, in lexicographic order of their choices."""
         for choices in itertools.product(*(range(len(d.choices)) for d in self.decisions)):
             arch = Architecture(self.name, choices)
             if self.is_valid(arch):
                 yield arch
 
     def architecture(self, choices: Sequence[int]) -> Architecture:
-        """The architecture with these choice indices, checked."""
+        """Return the architecture with these choice indices, checked."""
         return self.check(Architecture(self.name, tuple(choices)))
 
     def check(self, arch: Architecture) -> Architecture:
-        """`arch` itself.
+        """Return `arch` itself.
 
         Raises:
             InvalidArchitecture: when it is not an architecture of this space.
@@ -224,7 +200,7 @@ class SearchSpace(ABC):
         return arch
 
     def sample(self, rng: np.random.Generator) -> Architecture:
-        """A valid architecture, drawn uniformly."""
+        """Draw a valid architecture, uniformly."""
         sizes = self._sizes
         for _ in range(_MAX_TRIES):
             choices = (rng.random(len(sizes)) * sizes).astype(np.int64).tolist()
@@ -234,32 +210,63 @@ class SearchSpace(ABC):
         raise RaynasError(f"{self.name}: drew no valid architecture in {_MAX_TRIES} tries.")
 
     def changed(self, arch: Architecture, decision: int, rng: np.random.Generator) -> Architecture:
-        """`arch` with another choice, drawn uniformly, at the decision with this index."""
+        """Draw another choice, uniformly, at the decision with this index."""
         step = 1 + int(rng.integers(len(self.decisions[decision].choices) - 1))
         return self.replaced(arch, decision, self._varied(arch)[decision] + step)
 
     def replaced(self, arch: Architecture, decision: int, choice: int) -> Architecture:
-        """`arch` with `choice` (modulo the number of choices) at the decision with this index."""
+        """Put `choice` (modulo the number of choices) at the decision with this index."""
         choices = list(self._varied(arch))
         choices[decision] = choice % len(self.decisions[decision].choices)
         return Architecture(self.name, tuple(choices))
 
-    def neighbors(self, arch: Architecture) -> Iterator[Architecture]:
-        """All valid architectures one decision away, decision by decision."""
+    def variable(self, rewire: bool = True) -> list[int]:
+        """Return the indices of the decisions in which architectures can differ.
+
+        Args:
+            rewire: also those on the wiring, which count anyway where there are no others.
+        """
+        free = [i for i, decision in enumerate(self.decisions) if len(decision.choices) > 1]
+        others = [i for i in free if self.decisions[i].kind != "wiring"]
+        return free if rewire or not others else others
+
+    def neighbors(
+        self, arch: Architecture, distance: int = 1, rewire: bool = True
+    ) -> Iterator[Architecture]:
+        """Yield all valid architectures near `arch`, the nearest first, decision by decision.
+
+        The neighborhood by which an architecture is judged leaves the wiring as it is (Wang et
+        al.: Neighborhood-Aware NAS, BMVC 2021: one operation replaced): `rewire=False`.
+
+        Args:
+            arch: in the middle; it is none of them itself.
+            distance: number of decisions in which they may differ from it.
+            rewire: whether they may differ in decisions on the wiring; see `variable`.
+
+        Raises:
+            InvalidArchitecture: for a published architecture outside the decisions.
+        """
         choices = self._varied(arch)
-        for i, decision in enumerate(self.decisions):
-            for choice in range(len(decision.choices)):
-                if choice != choices[i]:
-                    neighbor = self.replaced(arch, i, choice)
+        for changes in range(1, distance + 1):
+            for changed in itertools.combinations(self.variable(rewire), changes):
+                options = [
+                    [c for c in range(len(self.decisions[i].choices)) if c != choices[i]]
+                    for i in changed
+                ]
+                for others in itertools.product(*options):
+                    new = list(choices)
+                    for i, choice in zip(changed, others, strict=True):
+                        new[i] = choice
+                    neighbor = Architecture(self.name, tuple(new))
                     if self.is_valid(neighbor):
                         yield neighbor
 
     def distance(self, a: Architecture, b: Architecture) -> int:
-        """Number of decisions in which two architectures differ."""
+        """Count the decisions in which two architectures differ."""
         return sum(x != y for x, y in zip(self._varied(a), self._varied(b), strict=True))
 
     def encode(self, arch: Architecture) -> NDArray[np.float32]:
-        """One-hot encoding: `sum of len(choices)` zeros and ones, one 1 per decision."""
+        """Encode one-hot: `sum of len(choices)` zeros and ones, one 1 per decision."""
         parts = [
             np.eye(len(decision.choices), dtype=np.float32)[choice]
             for decision, choice in zip(self.decisions, self._varied(arch), strict=True)
@@ -267,14 +274,14 @@ class SearchSpace(ABC):
         return np.concatenate(parts)
 
     def to_config(self, arch: Architecture) -> dict[str, Any]:
-        """{decision name: chosen value}: what Tune and Optuna call a configuration."""
+        """Return {decision name: chosen value}, which Tune and Optuna call a configuration."""
         return {
             decision.name: decision.choices[choice]
             for decision, choice in zip(self.decisions, self._varied(arch), strict=True)
         }
 
     def from_config(self, config: Mapping[str, Any]) -> Architecture:
-        """The inverse of `to_config`.
+        """Read what `to_config` returns.
 
         Raises:
             InvalidArchitecture: when a decision is missing, or its value no choice of it.
@@ -290,11 +297,11 @@ class SearchSpace(ABC):
         return self.architecture(choices)
 
     def width(self, arch: Architecture, cell: str = "normal") -> float:
-        """Width of a cell in units of a node's channels (`CellGraph.width`); see `depth`."""
+        """Measure a cell's width in units of a node's channels (`CellGraph.width`)."""
         return self._cell(arch, cell).width()
 
     def depth(self, arch: Architecture, cell: str = "normal") -> int:
-        """Depth of a cell (`CellGraph.depth`), in edges.
+        """Measure a cell's depth in edges (`CellGraph.depth`).
 
         Raises:
             UnknownName: when the space has no such cell.
@@ -302,13 +309,13 @@ class SearchSpace(ABC):
         return self._cell(arch, cell).depth()
 
     def draw(self, arch: Architecture) -> "Figure":
-        """A matplotlib figure, one panel for each cell (or one for a network without cells)."""
+        """Draw a matplotlib figure, one panel for each cell, or one without cells."""
         from search_spaces.drawing import figure  # matplotlib takes long to import
 
         return figure(self._graphs(arch), self.name)
 
     def to_graphviz(self, arch: Architecture) -> str:
-        """What `draw` shows, in the dot language of Graphviz: one graph for each panel."""
+        """Write what `draw` shows in the dot language of Graphviz: one graph for each panel."""
         graphs = self._graphs(arch)
         return "\n".join(graph.to_graphviz(name) for name, graph in graphs.items())
 

@@ -1,6 +1,7 @@
 """Search spaces: the shared suite over every built-in space and over users' own."""
 
 import doctest
+import importlib
 import re
 import subprocess
 import sys
@@ -332,9 +333,9 @@ def test_choice_blocks_are_built_as_well_without_gradients(mode):
     network(torch.rand(2, 1, 4, 4)).sum().backward()
 
 
-@pytest.mark.parametrize("name", ["space", "user_space", "choices"])
+@pytest.mark.parametrize("name", ["space", "custom.user_space", "custom.module_space"])
 def test_examples_in_docstrings(name):
-    result = doctest.testmod(getattr(search_spaces, name))
+    result = doctest.testmod(importlib.import_module(f"search_spaces.{name}"))
     assert result.attempted > 0
     assert result.failed == 0
 

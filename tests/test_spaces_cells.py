@@ -9,11 +9,11 @@ import torch
 
 import search_spaces
 from search_spaces import Architecture
+from search_spaces.cells.cell import Cell
 from search_spaces.cells.genotypes import Genotype, named, published
 from search_spaces.cells.operations import OPERATIONS, operation, operation_counts
 from search_spaces.counting import Counts, count_macs, count_params
 from search_spaces.errors import InvalidArchitecture, InvalidArgument, UnknownName
-from search_spaces.graph import Cell
 
 torch.set_num_threads(1)
 

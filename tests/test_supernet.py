@@ -7,12 +7,21 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import search_spaces
 from raynas.errors import InvalidArchitecture, InvalidArgument
-from search_spaces import InputChoice, IntegerChoice, LayerChoice, UserSpace, from_module
+from search_spaces import (
+    InputChoice,
+    IntegerChoice,
+    LayerChoice,
+    UserSpace,
+    WeightSharingSpace,
+    from_module,
+)
 from search_spaces.weight_sharing.shared_norm import Normalization
-from search_spaces.weight_sharing.supernet import Path
+from search_spaces.weight_sharing.space import sharing
+from search_spaces.weight_sharing.supernet import GraphSupernet, Path
 from trials.weight_sharing import evaluation as many_children
 from trials.weight_sharing.evaluation import Images, evaluate_children
 
@@ -168,14 +177,31 @@ def test_a_mixture_of_one_architecture_is_its_path(name):
             )
 
 
-def test_a_mixture_has_gradients_for_its_weights():
-    supernet = SPACES["darts4"].supernet(SHAPE, 5)
+def test_a_mixture_has_the_right_gradients_for_its_weights():
+    torch.manual_seed(0)
+    supernet = SPACES["darts4"].supernet(SHAPE, 5).double()
     mixture = [
-        torch.full((len(slot.choices),), 1 / 7, requires_grad=True) for slot in supernet.slots
+        torch.full((len(slot.choices),), 1 / 7, dtype=torch.double, requires_grad=True)
+        for slot in supernet.slots
     ]
-    supernet(batch(), mixture).sum().backward()
+    x = batch().double()
+    target = torch.arange(6) % 5
+
+    def loss():
+        return functional.cross_entropy(supernet(x, mixture), target)
+
+    loss().backward()
     assert len(mixture) == 28
-    assert all(torch.isfinite(weights.grad).all() for weights in mixture)
+    for slot, choice in [(0, 0), (5, 3), (13, 6), (14, 2), (27, 5)]:
+        weights, step = mixture[slot], 1e-6
+        with torch.no_grad():
+            weights[choice] += step
+            above = loss()
+            weights[choice] -= 2 * step
+            slope = (above - loss()) / (2 * step)
+            weights[choice] += step
+        assert abs(slope) > 1e-6
+        torch.testing.assert_close(weights.grad[choice], slope, rtol=1e-3, atol=1e-8)
 
 
 def test_a_users_blocks_mix_where_no_integer_is_to_be_chosen():
@@ -250,10 +276,26 @@ def test_what_users_do_with_blocks():
 
 
 def test_statistics_of_a_batch_have_gradients():
+    """Those of training, which come through mean and variance too, for every weight of a path."""
     space = SPACES["nasbench2010"]
-    supernet = space.supernet(SHAPE, 5).eval()
+    torch.manual_seed(0)
+    supernet = space.supernet(SHAPE, 5).double()
+    arch = space.architecture([3, 3, 3, 3, 3, 3])
+
+    def gradients():
+        supernet.zero_grad()
+        logits = supernet(batch().double(), arch)
+        functional.cross_entropy(logits, torch.arange(6) % 5).backward()
+        return {n: p.grad.clone() for n, p in supernet.named_parameters() if p.grad is not None}
+
+    trained = gradients()
+    supernet.eval()
     supernet.normalization.statistics = "batch"
-    supernet(batch(), archs_of(space, 1)[0]).sum().backward()
+    evaluated = gradients()
+    assert len(trained) > 6 * 6
+    assert evaluated.keys() == trained.keys()
+    for name, gradient in trained.items():
+        torch.testing.assert_close(evaluated[name], gradient)
 
 
 def test_published_cells_that_the_decisions_cannot_express_have_no_weights():
@@ -264,21 +306,124 @@ def test_published_cells_that_the_decisions_cannot_express_have_no_weights():
     supernet(batch(), space.genotype("DARTS_V2"))
 
 
-@pytest.mark.parametrize("name", ["nasbench101", "natsbench_size", "nasnet", "resnet"])
-def test_spaces_that_cannot_share_say_so(name):
-    with pytest.raises(InvalidArgument, match="has no supernet"):
-        search_spaces.get(name).supernet()
+def test_spaces_that_cannot_share_say_so():
+    spaces = [search_spaces.get(name) for name in search_spaces.names()]
+    can = [space.name for space in spaces if isinstance(space, WeightSharingSpace)]
+    assert can == ["nasbench201", "nasbench_macro", "micro64", "darts", "pnas"]
+    for space in spaces:
+        if space.name in can:
+            assert sharing(space) is space
+            continue
+        with pytest.raises(InvalidArgument, match=f"'{space.name}' has no supernet") as error:
+            sharing(space)
+        assert f"one of the spaces {', '.join(can)}, or a network" in str(error.value)
 
 
-def test_a_space_of_a_build_function_has_the_supernet_that_it_is_given():
+def test_a_users_space_shares_where_it_says_so():
     def build(config, input_shape, num_classes):
         return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
 
-    space = UserSpace("mine", {"a": (1, 2)}, build)
-    with pytest.raises(InvalidArgument, match="has no supernet"):
-        space.supernet()
-    given = UserSpace("mine", {"a": (1, 2)}, build, supernet=lambda *_: "made")
-    assert given.supernet() == "made"
+    class Mine(UserSpace, WeightSharingSpace):
+        def supernet(self, input_shape=(3, 32, 32), num_classes=10, affine=False):
+            return GraphSupernet(self, self.decisions, affine)
+
+    with pytest.raises(InvalidArgument, match="'mine' has no supernet"):
+        sharing(UserSpace("mine", {"a": (1, 2)}, build))
+    supernet = sharing(Mine("mine", {"a": (1, 2)}, build)).differentiable_supernet()
+    assert supernet.slots[0].name == "a"
+
+
+class TestSearchNetworkOfDARTS:
+    """`differentiable_supernet` of cells; papers.md, sections 4.4 and 8."""
+
+    @staticmethod
+    def parameters(module):
+        return sum(p.numel() for p in module.parameters())
+
+    @staticmethod
+    def by_formula(space, classes):
+        """Parameters by the description of the operations, for 3 x channels in the stem."""
+        c, total = space.channels, 0
+        before = last = 3 * c
+        total += 3 * 9 * last + 2 * last  # the stem, whose normalization has scale and shift
+        separable = {"sep_conv_3x3": 2 * 9, "sep_conv_5x5": 2 * 25, "sep_conv_7x7": 2 * 49}
+        dilated = {"dil_conv_3x3": 9, "dil_conv_5x5": 25}
+        factorized = {"conv_7x1_1x7": 14}
+        for k in range(space.cells):
+            reduction = k in (space.cells // 3, 2 * space.cells // 3)
+            c = 2 * c if reduction else c
+            total += before * c + last * c
+            for node in range(2, 2 + space.nodes):
+                for source in range(node):
+                    for name in space.choices:
+                        if name in separable:
+                            total += separable[name] * c + 2 * c * c
+                        elif name in dilated:
+                            total += dilated[name] * c + c * c
+                        elif name in factorized:
+                            total += factorized[name] * c * c
+                        elif name == "skip_connect" and reduction and source < 2:
+                            total += c * c
+            before, last = last, space.nodes * c
+        return total + last * classes + classes
+
+    def test_parameters_are_those_of_its_code(self):
+        """1.930618 M, as its `train_search.py` logs for 16 channels and 8 cells."""
+        space = search_spaces.get("darts:channels=16,cells=8")
+        assert self.parameters(space.differentiable_supernet()) == 1_930_618
+        assert self.by_formula(space, 10) == 1_930_618
+
+    @pytest.mark.parametrize("text", ["darts:channels=4,cells=6", "pnas:channels=4,cells=5"])
+    def test_parameters_by_the_formula(self, text):
+        space = search_spaces.get(text)
+        assert self.parameters(space.differentiable_supernet(num_classes=7)) == self.by_formula(
+            space, 7
+        )
+
+    def test_the_one_of_one_shot_evaluation_scales_what_every_path_has(self):
+        space = search_spaces.get("darts:channels=16,cells=8")
+        scales = 2 * 2 * (16 * 2 + 32 * 3 + 64 * 3)  # two inputs of every cell
+        assert self.parameters(space.supernet()) == 1_930_618 + scales
+        assert {len(slot.choices) for slot in space.supernet().slots} == {7}
+
+    @pytest.mark.parametrize("options", ["", ",none=true", ",none=true,replacement=true"])
+    def test_none_is_one_of_eight_choices(self, options):
+        space = search_spaces.get(f"darts:channels=2,cells=3{options}")
+        supernet = space.differentiable_supernet(SHAPE, 5).eval()
+        assert len(supernet.slots) == 28
+        assert {slot.choices for slot in supernet.slots} == {(*space.operations, "none")}
+        nothing = [torch.eye(8)[7] for _ in supernet.slots]
+        logits = supernet(batch(), nothing)
+        bias = list(supernet.parameters())[-1]
+        torch.testing.assert_close(logits, bias.expand_as(logits))
+        mixture = [torch.full((8,), 1 / 8, requires_grad=True) for _ in supernet.slots]
+        supernet(batch(), mixture).sum().backward()
+        assert all(weights.grad[7] == 0 for weights in mixture)
+        assert all(weights.grad[:7].any() for weights in mixture)
+
+    def test_poolings_are_normalized_and_nothing_is_scaled_but_the_stem(self):
+        supernet = SPACES["darts4"].differentiable_supernet(SHAPE, 5)
+        norms = [m for m in supernet.modules() if isinstance(m, _BatchNorm)]
+        assert [norm.affine for norm in norms] == [True, *[False] * (len(norms) - 1)]
+        pools = [m for m in supernet.operations.values() if is_pool(next(m.children()))]
+        assert len(pools) == 4 * 14 * 2  # cells, edges, kinds
+        assert all(isinstance(pool[1], _BatchNorm) for pool in pools)
+
+    def test_an_architecture_is_a_path_of_it(self):
+        space = SPACES["darts4"]
+        supernet = space.differentiable_supernet(SHAPE, 5).eval()
+        for arch in archs_of(space, 3):
+            mixture = [torch.zeros(8) for _ in supernet.slots]
+            for weights, taken in zip(mixture, supernet.selection(arch), strict=True):
+                weights[list(taken)] = 1
+            with torch.no_grad():
+                torch.testing.assert_close(
+                    supernet(batch(), mixture), supernet(batch(), arch), rtol=1e-3, atol=1e-4
+                )
+
+
+def is_pool(module):
+    return isinstance(module, nn.MaxPool2d | nn.AvgPool2d)
 
 
 def test_too_many_integers_are_refused():

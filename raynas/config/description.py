@@ -31,7 +31,8 @@ def described(value: object, table: Mapping[str, Callable[..., Any]]) -> str:
         return spell(name, {k: _function(o) if callable(o) else o for k, o in given})
     if isinstance(value, UserSpace):
         options = {"name": value.name, "decisions": _digest(value.decisions)}
-    elif "__dataclass_fields__" in vars(type(value)):  # and not only its base's
+        return spell("search_spaces.user_space.UserSpace", options)  # the name in older runs
+    if "__dataclass_fields__" in vars(type(value)):  # and not only its base's
         options = {key: _stable(option) for key, option in options_of(value).items()}
     else:
         options = {"attributes": _digest(_attributes(value))}

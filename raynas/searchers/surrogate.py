@@ -71,14 +71,12 @@ class Description:
 
     @cached_property
     def _numeric(self) -> NDArray[np.bool_]:
-        """Which decisions are between positive numbers."""
+        """Tell which decisions are between three or more positive sizes."""
         return np.array(
             [
-                all(
-                    isinstance(c, int | float) and 0 < c < sys.float_info.max
-                    for c in decision.choices
-                )
+                decision.kind == "size"
                 and len(decision.choices) > 2
+                and all(0 < size < sys.float_info.max for size in decision.choices)
                 for decision in self.space.decisions
             ]
         )

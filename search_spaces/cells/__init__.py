@@ -1,1 +1,1 @@
-"""What spaces of DARTS-like cells share: operations, notation, network, supernet."""
+"""Parts that spaces of DARTS-like cells share: operations, notation, network, supernet."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from search_spaces.cells.cell import Cell, loose_ends
 from search_spaces.errors import UnknownName
-from search_spaces.graph import Cell, loose_ends
 from search_spaces.naming import closest
 from search_spaces.notation import Scanner
 
@@ -90,18 +90,18 @@ class Genotype:
     reduction: Cell
 
     def __str__(self) -> str:
-        """`Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=[2, ...], reduce=...)`."""
+        """Write `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=[2, ...], ...)`."""
         return (
             f"Genotype(normal={list(self.normal.edges)}, normal_concat={list(self.normal.concat)},"
             f" reduce={list(self.reduction.edges)}, reduce_concat={list(self.reduction.concat)})"
         )
 
     def adapt(self) -> "Genotype":
-        """Both cells in their widest and shallowest form (`Cell.adapt`)."""
+        """Return both cells in their widest and shallowest form (`Cell.adapt`)."""
         return Genotype(self.normal.adapt(), self.reduction.adapt())
 
     def random_operations(self, seed: int) -> "Genotype":
-        """The same edges with operations drawn anew, uniformly (section 3.3 of the paper).
+        """Draw the operations of all edges anew, uniformly (section 3.3 of the paper).
 
         The normal cell's operations are drawn first, from numpy's legacy generator, so that the
         seeds 1 to 10 give the published variants.
@@ -117,7 +117,7 @@ class Genotype:
         return Genotype(drawn(self.normal), drawn(self.reduction))
 
     def random_connections(self, seed: int) -> "Genotype":
-        """The same operations with sources drawn anew: any earlier node, twice the same too.
+        """Draw the sources of all edges anew: any earlier node, twice the same too.
 
         Drawn slot by slot, normal and reduction cell in turns, as the published variants.
         """
@@ -137,12 +137,12 @@ _SUFFIX = re.compile("ADAPT|(OPS|CONN)([0-9]{1,9})")
 
 
 def published() -> list[str]:
-    """The names of the published cells, without the suffixes that `named` understands."""
+    """List the names of the published cells, without the suffixes that `named` understands."""
     return [*_PUBLISHED, *_ALIASES]
 
 
 def named(name: str) -> Genotype:
-    """The published cells of this name.
+    """Return the published cells of this name.
 
     A suffix asks for a variant: `_ADAPT` for the adapted form, `_OPS7` for the operations and
     `_CONN7` for the connections drawn with the seed 7.
@@ -171,7 +171,7 @@ def named(name: str) -> Genotype:
 
 
 def _varied(genotype: Genotype, suffix: str) -> Genotype:
-    """The variant that one suffix asks for."""
+    """Return the variant that one suffix asks for."""
     match = _SUFFIX.fullmatch(suffix)
     assert match is not None
     if suffix == "ADAPT":
@@ -208,7 +208,7 @@ def read_genotype(scanner: Scanner, operations: Collection[str], nodes: int) -> 
         for i in range(2 * nodes):
             scanner.literal("," if i else "[")
             scanner.literal("(")
-            quote = "'" if scanner.found("'") else '"'
+            quote = "'" if scanner.accept("'") else '"'
             if quote == '"':
                 scanner.literal(quote)
             operation = scanner.one_of(operations)
@@ -226,7 +226,7 @@ def read_genotype(scanner: Scanner, operations: Collection[str], nodes: int) -> 
 
 
 def _concat(scanner: Scanner, nodes: int) -> tuple[int, ...]:
-    if scanner.found("range("):
+    if scanner.accept("range("):
         first = scanner.integer(2, nodes + 1)
         scanner.literal(",")
         last = scanner.integer(first + 1, nodes + 2)
@@ -234,7 +234,7 @@ def _concat(scanner: Scanner, nodes: int) -> tuple[int, ...]:
         return tuple(range(first, last))
     scanner.literal("[")
     concat = [scanner.integer(2, nodes + 1)]
-    while scanner.found(","):
+    while scanner.accept(","):
         concat.append(scanner.integer(2, nodes + 1))
     scanner.literal("]")
     return tuple(concat)

@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from search_spaces.cells.cell import Cell
 from search_spaces.cells.genotypes import Genotype
 from search_spaces.cells.operations import FactorizedReduce, operation, operation_counts
 from search_spaces.counting import Counts, conv_counts, linear_counts
-from search_spaces.graph import Cell
 from search_spaces.modules import GlobalPoolClassifier, ReLUConvBN
 
 Stem = Literal["cifar", "tiny_imagenet", "imagenet"]
@@ -35,7 +35,7 @@ class Skeleton:
         return 2 * self.cells // 3
 
     def places(self, genotype: Genotype) -> Iterator["Place"]:
-        """Each cell with its channels and its neighborhood, from the stem on."""
+        """Yield each cell with its channels and the cells before it, from the stem on."""
         imagenet = self.stem == "imagenet"
         c = self.channels
         before = last = c if imagenet else 3 * c
@@ -48,7 +48,7 @@ class Skeleton:
             before, last, reduced = last, c * len(cell.concat), reduction
 
     def counts(self, genotype: Genotype, input_shape: Sequence[int], num_classes: int) -> Counts:
-        """Parameters, and MACs in evaluation mode, of the network with its dead edges."""
+        """Count parameters, and MACs in evaluation mode, of the network with its dead edges."""
         total, (height, width) = _stem_counts(self, input_shape)
         for index, place in enumerate(self.places(genotype)):
             total += place.counts(height, width)
@@ -82,7 +82,7 @@ class Place:
     reduced: bool
 
     def counts(self, height: int, width: int) -> Counts:
-        """Counts of the cell, dead edges too, on an input (c_{k-1}) of `height` x `width`."""
+        """Count the cell, dead edges too, on an input (c_{k-1}) of `height` x `width`."""
         total = conv_counts(self.before, self.channels, 1, height * width)
         total += conv_counts(self.last, self.channels, 1, height * width)
         small = -(-height // self.stride), -(-width // self.stride)
@@ -120,7 +120,7 @@ class CellModule(nn.Module):
             self.preprocess["1"] = preprocess(place.last, c)
 
     def forward(self, inputs: Sequence[Tensor | None], drop_path: float = 0.0) -> Tensor:
-        """Outputs of the cell before the last and of the last cell to the output of this one.
+        """Map the outputs of the last two cells to the output of this one.
 
         Args:
             inputs: c_{k-2} and c_{k-1}; one that the cell does not read may be None.
@@ -171,7 +171,7 @@ class CellNetwork(nn.Module):
         self.classifier = GlobalPoolClassifier(last.channels * len(last.cell.concat), num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`batch x channels x height x width` to `batch x num_classes`."""
+        """Map `batch x channels x height x width` to `batch x num_classes`."""
         outputs: dict[int, Tensor] = {}
         for i, stem in enumerate(self.stem):
             x = outputs[i - 2] = stem(x)
@@ -209,13 +209,13 @@ class AuxiliaryHead(nn.Module):
         self.classifier = GlobalPoolClassifier(768, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`batch x channels x height x width` to `batch x num_classes`."""
+        """Map `batch x channels x height x width` to `batch x num_classes`."""
         logits: Tensor = self.classifier(self.features(x))
         return logits
 
 
 def preprocess(in_channels: int, out_channels: int) -> nn.Module:
-    """What brings a cell's input to the cell's channels."""
+    """Make what brings a cell's input to the cell's channels."""
     return ReLUConvBN(in_channels, out_channels, 1)
 
 
@@ -225,7 +225,7 @@ def _dropped(x: Tensor, probability: float) -> Tensor:
 
 
 def _stem_plan(skeleton: Skeleton, image_channels: int) -> list[list[tuple[int, int, int]]]:
-    """(input channels, output channels, stride) of the 3x3 convolutions of each stem part."""
+    """List (channels in, out, stride) of the 3x3 convolutions of each stem part."""
     c = skeleton.channels
     if skeleton.stem == "imagenet":
         return [[(image_channels, c // 2, 2), (c // 2, c, 2)], [(c, c, 2)]]
@@ -233,7 +233,7 @@ def _stem_plan(skeleton: Skeleton, image_channels: int) -> list[list[tuple[int, 
 
 
 def stem(skeleton: Skeleton, image_channels: int) -> nn.ModuleList:
-    """The parts in front of the first cell, each of which gives one of its inputs."""
+    """Make the parts in front of the first cell, each of which gives one of its inputs."""
     parts = nn.ModuleList()
     for i, plan in enumerate(_stem_plan(skeleton, image_channels)):
         layers: list[nn.Module] = []
@@ -246,7 +246,7 @@ def stem(skeleton: Skeleton, image_channels: int) -> nn.ModuleList:
 
 
 def _stem_counts(skeleton: Skeleton, input_shape: Sequence[int]) -> tuple[Counts, tuple[int, int]]:
-    """Counts of the stem, height and width of its output."""
+    """Return the counts of the stem, and height and width of its output."""
     total = Counts()
     channels, height, width = input_shape
     for plan in _stem_plan(skeleton, channels):
@@ -257,7 +257,7 @@ def _stem_counts(skeleton: Skeleton, input_shape: Sequence[int]) -> tuple[Counts
 
 
 def _size_after(skeleton: Skeleton, input_shape: Sequence[int], cell: int) -> tuple[int, int]:
-    """Height and width of the output of the cell with this index."""
+    """Return height and width of the output of the cell with this index."""
     height, width = _stem_counts(skeleton, input_shape)[1]
     for reduction in {skeleton.cells // 3, skeleton.auxiliary_cell}:
         if cell >= reduction:

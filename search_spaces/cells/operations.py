@@ -31,11 +31,11 @@ class Layer:
     strided: tuple[bool, bool] = (False, False)
 
     def strides(self, stride: int) -> tuple[int, int]:
-        """Its own vertical and horizontal stride in an operation of this stride."""
+        """Return its own vertical and horizontal stride in an operation of this stride."""
         return (stride if self.strided[0] else 1, stride if self.strided[1] else 1)
 
     def module(self, channels: int, stride: int) -> nn.Module:
-        """The convolution, without bias."""
+        """Make the convolution, without bias."""
         return nn.Conv2d(
             channels,
             channels,
@@ -96,7 +96,7 @@ class Zero(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """`batch x channels x height x width` to zeros, height and width by the stride."""
+        """Map `batch x channels x height x width` to zeros, height and width by the stride."""
         return x[:, :, :: self.stride, :: self.stride] * 0
 
 
@@ -111,7 +111,7 @@ class FactorizedReduce(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`batch x in x height x width` to `batch x out x height/2 x width/2`, rounded up."""
+        """Map `batch x in x height x width` to `batch x out x height/2 x width/2`, rounded up."""
         x = functional.relu(x)
         shifted = functional.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
         y: Tensor = self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
@@ -126,7 +126,7 @@ def operation(
     momentum: float = 0.1,
     pool_norm: bool = False,
 ) -> nn.Module:
-    """The module of an operation: `batch x channels x h x w`, h and w divided by the stride.
+    """Make the module of an operation, which keeps channels and divides height and width.
 
     Args:
         name: one of `OPERATIONS`.
@@ -162,7 +162,7 @@ def _pool(name: str, stride: int) -> nn.Module:
 def operation_counts(
     name: str, channels: int, stride: int, height: int, width: int, affine: bool = True
 ) -> Counts:
-    """What `operation` has and does on an input of `height` x `width`."""
+    """Count what `operation` makes, on an input of `height` x `width`."""
     total = Counts()
     if name == "skip_connect" and stride == 2:
         pixels = -(-height // 2) * -(-width // 2)

@@ -1,4 +1,4 @@
-"""What the spaces of DARTS-like cells have in common: decisions, notation, network."""
+"""The base of the spaces of DARTS-like cells: decisions, notation, network."""
 
 import itertools
 from abc import ABC
@@ -11,16 +11,15 @@ from pydantic import PositiveInt
 from torch import nn
 
 from search_spaces.architecture import Architecture, Decision
+from search_spaces.cells.cell import Cell, loose_ends
 from search_spaces.cells.genotypes import Genotype, named, read_genotype
 from search_spaces.cells.network import CellNetwork, Skeleton, Stem
-from search_spaces.cells.supernet import CellSupernet
 from search_spaces.counting import Counts
 from search_spaces.errors import InvalidArchitecture, InvalidArgument
-from search_spaces.graph import Cell, CellGraph, loose_ends
+from search_spaces.graph import CellGraph
 from search_spaces.naming import closest
 from search_spaces.notation import Scanner
 from search_spaces.space import SearchSpace
-from search_spaces.weight_sharing.supernet import Supernet
 
 CELLS = ("normal", "reduction")
 
@@ -85,25 +84,27 @@ class CellSpace(SearchSpace, ABC):
 
     @property
     def distinct(self) -> bool:
-        """Whether the two edges of a node start at different nodes."""
+        """True where the two edges of a node start at different nodes."""
         return False
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
-        """Cell by cell, node by node: the sources of the two edges, then their operations."""
+        """Sources of a node's two edges, then their operations, node by node, cell by cell."""
         decisions: list[Decision] = []
         for cell, node in itertools.product(CELLS, range(2, 2 + self.nodes)):
             if self.distinct:
                 pairs = tuple(itertools.combinations(range(node), 2))
-                decisions.append(Decision(f"{cell}_{node}_sources", pairs))
+                decisions.append(Decision(f"{cell}_{node}_sources", pairs, "wiring"))
             else:
                 sources = tuple(range(node))
-                decisions += [Decision(f"{cell}_{node}_source_{i}", sources) for i in (0, 1)]
+                decisions += [
+                    Decision(f"{cell}_{node}_source_{i}", sources, "wiring") for i in (0, 1)
+                ]
             decisions += [Decision(f"{cell}_{node}_operation_{i}", self.choices) for i in (0, 1)]
         return tuple(decisions)
 
     def to_genotype(self, arch: Architecture) -> Genotype:
-        """The cells of `arch`."""
+        """Return the cells of `arch`."""
         if self.check(arch).name:
             return named(arch.name)
         return self._decode(arch)
@@ -124,7 +125,7 @@ class CellSpace(SearchSpace, ABC):
         return loose_ends(sources) if self.loose else tuple(range(2, 2 + self.nodes))
 
     def from_genotype(self, genotype: Genotype) -> Architecture:
-        """The architecture with these cells; where sources are distinct, edges are put in order.
+        """Find the architecture with these cells; edges are put in order where sources differ.
 
         Raises:
             InvalidArchitecture: when they are not of this space; the message says why.
@@ -158,20 +159,20 @@ class CellSpace(SearchSpace, ABC):
         else:
             values = [next(decisions).choices.index(source) for _, source in edges]
         for operation, _ in edges:
-            known = next(decisions).choices
-            if operation not in known:
+            operations = next(decisions).choices
+            if operation not in operations:
                 raise self._outside(
-                    f"no operation {operation!r}. {closest(operation, known)} Known:"
-                    f" {', '.join(known)}."
+                    f"no operation {operation!r}. {closest(operation, operations)} Known:"
+                    f" {', '.join(operations)}."
                 )
-            values.append(known.index(operation))
+            values.append(operations.index(operation))
         return values
 
     def _outside(self, reason: str) -> InvalidArchitecture:
         return InvalidArchitecture(f"{self.name}: not in this space: {reason}")
 
     def genotype(self, name: str) -> Architecture:
-        """The published architecture of this name: `DARTS_V2`, `ENAS_ADAPT`, `NASNet_CONN3`.
+        """Return a published architecture: `DARTS_V2`, `ENAS_ADAPT`, `NASNet_CONN3`.
 
         Any of `genotypes.named`. One that the decisions of this space cannot express (an adapted
         cell that leaves nodes unused, a cell of another space) is an architecture with a name in
@@ -187,21 +188,21 @@ class CellSpace(SearchSpace, ABC):
             return Architecture(self.name, (), name)
 
     def check(self, arch: Architecture) -> Architecture:
-        """`arch` itself, if its choices or its name are of this space; see `SearchSpace`."""
+        """Return `arch` itself, if its choices or its name are of this space."""
         if arch.name and arch.space == self.name and not arch.choices:
             named(arch.name)
             return arch
         return super().check(arch)
 
     def is_valid(self, arch: Architecture) -> bool:
-        """A path from the inputs to the output in both cells."""
+        """Tell whether both cells have a path from the inputs to the output."""
         if "none" not in self.choices:
             return True
         genotype = self._decode(arch)
         return all(cell.triples(dead=False) for cell in (genotype.normal, genotype.reduction))
 
     def canonical(self, arch: Architecture) -> Architecture:
-        """One of all that differ in the order of nodes, or of the edges of a node."""
+        """Return one for all that differ in the order of nodes, or of the edges of a node."""
         if self.check(arch).name:
             return arch
         genotype = self._decode(arch)
@@ -210,7 +211,7 @@ class CellSpace(SearchSpace, ABC):
         )
 
     def adapt(self, arch: Architecture) -> Architecture:
-        """The widest and shallowest architecture with the same operations (`Cell.adapt`).
+        """Return the widest and shallowest architecture with the same operations (`Cell.adapt`).
 
         The output of its cells joins the nodes that this space's rule says: all of them.
         """
@@ -222,11 +223,11 @@ class CellSpace(SearchSpace, ABC):
         return self.from_genotype(Genotype(Cell(normal, every), Cell(reduction, every)))
 
     def to_string(self, arch: Architecture) -> str:
-        """`Genotype(normal=[('sep_conv_3x3', 0), ...], ...)`, or a published cell's name."""
+        """Write `Genotype(normal=[('sep_conv_3x3', 0), ...], ...)`, or a published cell's name."""
         return arch.name if self.check(arch).name else str(self._decode(arch))
 
     def from_string(self, text: str) -> Architecture:
-        """The inverse of `to_string`; reads the name of any published cell too."""
+        """Read what `to_string` writes, or the name of any published cell."""
         scanner = Scanner(self.name, text, spaces=True)
         if text.split("(")[0].strip() in ("Genotype", ""):
             return self.from_genotype(read_genotype(scanner, self.choices, self.nodes))
@@ -241,33 +242,23 @@ class CellSpace(SearchSpace, ABC):
             ) from None
 
     def cell_graphs(self, arch: Architecture) -> dict[str, CellGraph]:
-        """Both cells, with all their edges."""
+        """Return both cells, with the edges that carry anything (`graph.present`)."""
         genotype = self.to_genotype(arch)
         return {"normal": genotype.normal.graph(), "reduction": genotype.reduction.graph()}
 
     @property
-    def _skeleton(self) -> Skeleton:
+    def skeleton(self) -> Skeleton:
+        """The way the cells are stacked."""
         return Skeleton(self.channels, self.cells, self.stem, self.auxiliary, self.dead_edges)
 
     def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> Counts:
-        """In closed form, for the forward pass in evaluation mode; see the class."""
-        return self._skeleton.counts(self.to_genotype(arch), input_shape, num_classes)
+        """Count in closed form, for the forward pass in evaluation mode; see the class."""
+        return self.skeleton.counts(self.to_genotype(arch), input_shape, num_classes)
 
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> nn.Module:
-        """The network of `arch`, a `CellNetwork`; see the class."""
-        return CellNetwork(self.to_genotype(arch), self._skeleton, input_shape, num_classes)
-
-    def supernet(
-        self,
-        input_shape: Sequence[int] = (3, 32, 32),
-        num_classes: int = 10,
-        affine: bool = False,
-    ) -> Supernet:
-        """A `CellSupernet`, where the output of a cell joins all its nodes."""
-        if self.loose:
-            return super().supernet(input_shape, num_classes, affine)
-        return CellSupernet(self, self._skeleton, input_shape, num_classes, affine)
+        """Build the network of `arch`, a `CellNetwork`; see the class."""
+        return CellNetwork(self.to_genotype(arch), self.skeleton, input_shape, num_classes)

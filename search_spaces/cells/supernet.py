@@ -5,78 +5,119 @@ Liu, Simonyan, Yang: DARTS (ICLR 2019), section 2. An architecture keeps two edg
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
 from search_spaces.architecture import Architecture, Decision
+from search_spaces.cells.cell import Cell
 from search_spaces.cells.genotypes import Genotype
-from search_spaces.cells.network import Skeleton, preprocess, stem
+from search_spaces.cells.network import Place, preprocess, stem
 from search_spaces.cells.operations import FactorizedReduce, operation
+from search_spaces.cells.space import CELLS, CellSpace
 from search_spaces.errors import InvalidArchitecture
-from search_spaces.graph import Cell
 from search_spaces.modules import GlobalPoolClassifier
+from search_spaces.weight_sharing.space import WeightSharingSpace
 from search_spaces.weight_sharing.supernet import GraphSupernet
 
-if TYPE_CHECKING:
-    from search_spaces.cells.space import CellSpace
 
-_KINDS = ("normal", "reduction")
+@dataclass(frozen=True)
+class SharingCellSpace(CellSpace, WeightSharingSpace):
+    """Cells that can share weights: those whose output joins all their nodes."""
+
+    loose: ClassVar[bool] = False
+
+    def supernet(
+        self,
+        input_shape: Sequence[int] = (3, 32, 32),
+        num_classes: int = 10,
+        affine: bool = False,
+    ) -> "CellSupernet":
+        """Make a network whose paths are the networks that `build` makes; see `CellSupernet`."""
+        return CellSupernet(self, input_shape, num_classes, affine)
+
+    def differentiable_supernet(
+        self, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
+    ) -> "CellSupernet":
+        """Make the search network of DARTS; see `CellSupernet`."""
+        return CellSupernet(self, input_shape, num_classes, differentiable=True)
 
 
 class CellSupernet(GraphSupernet):
-    """Slots are the edges of the normal and of the reduction cell; weights are each cell's own."""
+    """Slots are the edges of the normal and of the reduction cell; weights are each cell's own.
+
+    With `differentiable` it is the search network of DARTS (and its code, `MixedOp`): batch
+    normalization follows poolings too, has no scale and shift anywhere but in the stem, and
+    "none" is among the choices of every edge, the last one. Its paths are then no networks that
+    `build` makes.
+
+    Args:
+        space: whose architectures it holds.
+        input_shape: (channels, height, width) of one image.
+        num_classes: number of logits.
+        affine: whether batch normalization on the edges has scale and shift.
+        differentiable: as above.
+    """
 
     def __init__(
         self,
-        space: "CellSpace",
-        skeleton: Skeleton,
+        space: CellSpace,
         input_shape: Sequence[int],
         num_classes: int,
-        affine: bool,
+        affine: bool = False,
+        differentiable: bool = False,
     ):
         self.nodes, self.choices = range(2, 2 + space.nodes), space.choices
+        if differentiable and "none" not in self.choices:
+            self.choices = (*self.choices, "none")
         slots = [
             Decision(f"{kind}_{source}_{node}", self.choices)
-            for kind in _KINDS
+            for kind in CELLS
             for node, source in self._edges()
         ]
         super().__init__(space, slots, affine)
-        self.cells = space
+        self.cells, self.differentiable = space, differentiable
         value = self.images
-        values = [value := self.fixed(part, value) for part in stem(skeleton, input_shape[0])]
+        values = [value := self.fixed(part, value) for part in stem(space.skeleton, input_shape[0])]
         outputs = [values[0], values[-1]]
         whole = Cell((), tuple(self.nodes))  # all that a place needs to know of its cell
-        for place in skeleton.places(Genotype(whole, Cell((), tuple(self.nodes)))):
+        for place in space.skeleton.places(Genotype(whole, whole)):
             self.begin_layer()
-            c, stride = place.channels, place.stride
-            first = FactorizedReduce if place.reduced else preprocess
-            nodes = [
-                self.fixed(first(place.before, c), outputs[-2]),
-                self.fixed(preprocess(place.last, c), outputs[-1]),
+            outputs.append(self._add_cell(place, outputs[-2], outputs[-1]))
+        self.fixed(GlobalPoolClassifier(place.channels * space.nodes, num_classes), outputs[-1])
+
+    def _add_cell(self, place: Place, before: int, last: int) -> int:
+        """Add the steps of a cell that reads two values; return the value of its output."""
+        c, affine = place.channels, False if self.differentiable else None
+        first = FactorizedReduce if place.reduced else preprocess
+        nodes = [
+            self.fixed(first(place.before, c), before, affine),
+            self.fixed(preprocess(place.last, c), last, affine),
+        ]
+        slot = itertools.count(len(self._edges()) if place.stride == 2 else 0)
+        for node in self.nodes:
+            edges = [
+                self.choose(next(slot), self._on_edge(c, place.stride if i < 2 else 1), nodes[i])
+                for i in range(node)
             ]
-            slot = itertools.count(len(self._edges()) if stride == 2 else 0)
-            for node in self.nodes:
-                edges = [
-                    self.choose(next(slot), self._on_edge(c, stride if i < 2 else 1), nodes[i])
-                    for i in range(node)
-                ]
-                nodes.append(self.joined(edges))
-            outputs.append(self.joined(nodes[2:], "cat"))
-        self.fixed(GlobalPoolClassifier(c * space.nodes, num_classes), outputs[-1])
+            nodes.append(self.joined(edges))
+        return self.joined(nodes[2:], "cat")
 
     def _edges(self) -> list[tuple[int, int]]:
-        """(node, source) of all edges of a cell."""
+        """List (node, source) of all edges of a cell."""
         return [(node, source) for node in self.nodes for source in range(node)]
 
     def _on_edge(self, channels: int, stride: int) -> list[nn.Module | None]:
         return [
-            None if name == "none" else operation(name, channels, stride, self.affine)
+            None
+            if name == "none"
+            else operation(name, channels, stride, self.affine, pool_norm=self.differentiable)
             for name in self.choices
         ]
 
     def selection(self, arch: Architecture) -> tuple[tuple[int, ...], ...]:
-        """Two edges of each node, or one that is taken twice."""
+        """Select two edges of each node, or one that is taken twice."""
         if arch.name:
             raise InvalidArchitecture(
                 f"{self.space.name}: {arch.name} lies outside the decisions of this space; the"

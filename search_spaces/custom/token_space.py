@@ -3,12 +3,14 @@
 import re
 from collections.abc import Sequence
 from functools import cached_property
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.errors import InvalidArchitecture, InvalidArgument
 from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:  # it takes long to import
+    from torch import nn
 
 _TOKEN = re.compile(r"\w+")
 
@@ -53,7 +55,7 @@ class TokenSpace(SearchSpace):
         )
 
     def to_string(self, arch: Architecture) -> str:
-        """The text with the words chosen."""
+        """Write the text with the words chosen."""
         words = list(self._words)
         for place, choices, choice in zip(
             self._places, self._choices, self.check(arch).choices, strict=True
@@ -62,12 +64,12 @@ class TokenSpace(SearchSpace):
         return self._pattern.format(*words)
 
     def from_string(self, text: str) -> Architecture:
-        """The inverse of `to_string`."""
+        """Read what `to_string` writes."""
         words = self._token.findall(text) if isinstance(text, str) else []
         try:
             choices = [
-                known.index(words[place])
-                for place, known in zip(self._places, self._choices, strict=True)
+                options.index(words[place])
+                for place, options in zip(self._places, self._choices, strict=True)
             ]
         except (IndexError, ValueError):
             raise InvalidArchitecture(f"{self.name}: {text!r} is not of this table.") from None
@@ -78,8 +80,8 @@ class TokenSpace(SearchSpace):
 
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> nn.Module:
-        """Not possible.
+    ) -> "nn.Module":
+        """Refuse: nobody here knows the network.
 
         Raises:
             InvalidArchitecture: always.

@@ -4,20 +4,19 @@ import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from search_spaces.architecture import Architecture, Decision
+from search_spaces.architecture import Architecture, Decision, Kind
 from search_spaces.errors import InvalidArgument
+from search_spaces.naming import lookup
 from search_spaces.notation import Scanner
 from search_spaces.space import SearchSpace
-from search_spaces.weight_sharing.supernet import Supernet
+
+if TYPE_CHECKING:  # it takes long to import
+    from torch import nn
 
 #: (configuration, input shape, number of classes) to the network
-Build = Callable[[dict[str, Any], Sequence[int], int], nn.Module]
-#: (space, input shape, number of classes, affine) to the shared weights
-MakeSupernet = Callable[["UserSpace", Sequence[int], int, bool], Supernet]
+Build = Callable[[dict[str, Any], Sequence[int], int], "nn.Module"]
 
 
 class UserSpace(SearchSpace):
@@ -31,13 +30,12 @@ class UserSpace(SearchSpace):
         build: called with {decision: chosen value}, the input shape (channels, height, width)
             and the number of classes; returns the untrained network, images to logits.
         valid: tells of a configuration whether it is an architecture at all.
-        supernet: makes the shared weights of all architectures, where they can share them: called
-            with the space, the input shape, the number of classes and whether batch normalization
-            in the choices has scale and shift. `from_module` gives its own.
+        kinds: {decision: "operation", "wiring" or "size"} where that of `Decision` does not fit.
 
     Raises:
         InvalidArgument: for a decision without choices, or with the same choice twice, or with
             choices that the notation could not tell apart.
+        UnknownName: for the kind of a decision that is not there.
 
     Example:
         >>> from torch import nn
@@ -59,13 +57,17 @@ class UserSpace(SearchSpace):
         decisions: Mapping[str, Sequence[Any]],
         build: Build,
         valid: Callable[[dict[str, Any]], bool] | None = None,
-        supernet: MakeSupernet | None = None,
+        kinds: Mapping[str, Kind] | None = None,
     ):
         self._name = name
         self._build = build
         self._valid = valid
-        self._supernet = supernet
-        self._decisions = tuple(Decision(key, tuple(values)) for key, values in decisions.items())
+        kinds = kinds or {}
+        for key in kinds:
+            lookup("kinds: decision", key, decisions)
+        self._decisions = tuple(
+            Decision(key, tuple(values), kinds.get(key)) for key, values in decisions.items()
+        )
         following = [f",{decision.name}=" for decision in self._decisions[1:]]
         for decision, next_one in itertools.zip_longest(self._decisions, following):
             _check_notation(decision, next_one)
@@ -79,12 +81,12 @@ class UserSpace(SearchSpace):
 
     @property
     def name(self) -> str:
-        """As given."""
+        """The one given."""
         return self._name
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
-        """As given."""
+        """The one given."""
         return self._decisions
 
     @property
@@ -94,16 +96,16 @@ class UserSpace(SearchSpace):
         return f"decision=value, joined by commas: {first}"
 
     def is_valid(self, arch: Architecture) -> bool:
-        """What `valid` says."""
+        """Ask the function `valid`."""
         return self._valid is None or self._valid(self.to_config(arch))
 
     def to_string(self, arch: Architecture) -> str:
-        """`channels=8,kernel=3`."""
+        """Write `channels=8,kernel=3`."""
         config = self.to_config(self.check(arch))
         return ",".join(f"{name}={value}" for name, value in config.items())
 
     def from_string(self, text: str) -> Architecture:
-        """The inverse of `to_string`."""
+        """Read what `to_string` writes."""
         scanner = Scanner(self.name, text)
         choices = []
         for i, decision in enumerate(self.decisions):
@@ -115,20 +117,9 @@ class UserSpace(SearchSpace):
 
     def build(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
-    ) -> nn.Module:
-        """What the build function returns."""
+    ) -> "nn.Module":
+        """Call the build function."""
         return self._build(self.to_config(self.check(arch)), input_shape, num_classes)
-
-    def supernet(
-        self,
-        input_shape: Sequence[int] = (3, 32, 32),
-        num_classes: int = 10,
-        affine: bool = False,
-    ) -> Supernet:
-        """What the function given for it makes."""
-        if self._supernet is None:
-            return super().supernet(input_shape, num_classes, affine)
-        return self._supernet(self, input_shape, num_classes, affine)
 
 
 def _check_notation(decision: Decision, next_one: str | None) -> None:
@@ -156,7 +147,7 @@ def _check_notation(decision: Decision, next_one: str | None) -> None:
 
 
 def _confusing(other: str, label: str, next_one: str) -> bool:
-    """Whether `label` and what follows it begins like `other`, or the other way round."""
+    """Tell whether `label` and what follows it begins like `other`, or the other way round."""
     rest = other.removeprefix(label)
     return other.startswith(f"{label},") and (
         rest.startswith(next_one) or next_one.startswith(rest)

@@ -37,7 +37,7 @@ class Normalization:
 
     @contextmanager
     def set(self, **values: Any) -> Iterator[None]:
-        """Other values of some attributes for a while."""
+        """Set other values of some attributes for a while."""
         before = {name: getattr(self, name) for name in values}
         try:
             for name, value in values.items():
@@ -58,7 +58,7 @@ class SharedNorm(_BatchNorm):
 
     @classmethod
     def like(cls, norm: _BatchNorm, mode: Normalization, affine: bool) -> "SharedNorm":
-        """One in the place of another, with the same scale and shift if it has them."""
+        """Make one in the place of another, with the same scale and shift if it has them."""
         shared = cls(norm.num_features, norm.eps, norm.momentum, affine, norm.track_running_stats)
         if affine and norm.affine:
             shared.weight, shared.bias = norm.weight, norm.bias
@@ -69,7 +69,7 @@ class SharedNorm(_BatchNorm):
         pass
 
     def forward(self, input: Tensor) -> Tensor:
-        """A tensor to one of the same shape."""
+        """Map a tensor to one of the same shape."""
         if self.training or self.mode.statistics == "running":
             return super().forward(input)
         children = self.mode.children
@@ -81,14 +81,14 @@ class SharedNorm(_BatchNorm):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _side_by_side(self, x: Tensor, children: int) -> Tensor:
-        """Children along the channels instead of the batch; two copies, but few calls."""
+        """Put children along the channels instead of the batch; two copies, but few calls."""
         images, channels, *size = len(x) // children, *x.shape[1:]
         y = x.view(children, images, channels, *size).transpose(0, 1)
         y = self._of_one(y.reshape(images, children * channels, *size), children)
         return y.view(images, children, channels, *size).transpose(0, 1).flatten(0, 1)
 
     def _of_one(self, x: Tensor, times: int) -> Tensor:
-        """Each channel by its own statistics; the channels are there `times` times."""
+        """Normalize each channel by its own statistics; channels are there `times` times."""
         some = x[: self.mode.calibration] if self.mode.statistics == "recomputed" else x
         # On a CPU this is several times faster than var_mean, and than batch_norm in training.
         mean, var = torch.batch_norm_update_stats(some, None, None, 0.0)
@@ -96,7 +96,7 @@ class SharedNorm(_BatchNorm):
         return functional.batch_norm(x, mean, var, scale, shift, False, 0.0, self.eps)
 
     def _at_once(self, x: Tensor, children: int) -> Tensor:
-        """All children in a few operations, which is what a GPU wants."""
+        """Normalize all children in a few operations, which is what a GPU wants."""
         y = x.view(children, -1, *x.shape[1:])
         some = y[:, : self.mode.calibration] if self.mode.statistics == "recomputed" else y
         dims = (1, *range(3, y.ndim))
@@ -109,5 +109,5 @@ class SharedNorm(_BatchNorm):
 
 
 def is_replaced(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Whether a supernet replaces it; a user's subclass stays, with its running statistics."""
+    """Tell whether a supernet replaces it; a user's subclass stays, statistics and all."""
     return type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

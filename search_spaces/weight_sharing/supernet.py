@@ -11,17 +11,15 @@ Single Path One-Shot NAS (ECCV 2020); Liu et al.: DARTS (ICLR 2019) for the mixt
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.errors import InvalidArgument
+from search_spaces.space import SearchSpace
 from search_spaces.weight_sharing.shared_norm import Normalization, SharedNorm, is_replaced
-
-if TYPE_CHECKING:
-    from search_spaces.space import SearchSpace
 
 #: for each slot of a supernet one weight per choice, a 1-D tensor
 Mixture = Sequence[Tensor]
@@ -41,13 +39,13 @@ class Supernet(nn.Module, ABC):
     slots: tuple[Decision, ...]
     layers: int
 
-    def __init__(self, space: "SearchSpace"):
+    def __init__(self, space: SearchSpace):
         super().__init__()
         self.space = space
         self.normalization = Normalization()
 
     def forward(self, x: Tensor, path: Architecture | Mixture) -> Tensor:
-        """Images, `batch x channels x height x width`, to logits, `batch x classes`.
+        """Map images, `batch x channels x height x width`, to logits, `batch x classes`.
 
         Args:
             x: the images.
@@ -62,46 +60,47 @@ class Supernet(nn.Module, ABC):
             return self.child(x, self.space.check(path))
         if not isinstance(path, Sequence) or not all(isinstance(w, Tensor) for w in path):
             raise InvalidArgument(f"path={path!r:.80} is neither an Architecture nor a mixture.")
-        given = [tuple(weights.shape) for weights in path]
-        if given != [(len(slot.choices),) for slot in self.slots]:
-            wanted = ", ".join(f"{slot.name} {len(slot.choices)}" for slot in self.slots)
+        shapes = [tuple(weights.shape) for weights in path]
+        if shapes != [(len(slot.choices),) for slot in self.slots]:
+            expected = ", ".join(f"{slot.name} {len(slot.choices)}" for slot in self.slots)
             raise InvalidArgument(
-                f"mixture: weights of shapes {given}; give one 1-D tensor for each slot: {wanted}."
+                f"mixture: weights of shapes {shapes}; give one 1-D tensor for each slot:"
+                f" {expected}."
             )
         return self.mixed(x, path)
 
     @abstractmethod
     def child(self, x: Tensor, arch: Architecture) -> Tensor:
-        """`forward` of an architecture."""
+        """Compute `forward` of an architecture."""
 
     @abstractmethod
     def mixed(self, x: Tensor, mixture: Mixture) -> Tensor:
-        """`forward` of a mixture."""
+        """Compute `forward` of a mixture."""
 
     @abstractmethod
     def modules_after(self, layer: int) -> list[nn.Module]:
-        """The modules behind the first `layer` layers, the classifier among them."""
+        """List the modules behind the first `layer` layers, the classifier among them."""
 
     def _with_shared_norms(
-        self, module: nn.Module, affine: bool | None, made: dict[int, nn.Module] | None = None
+        self, module: nn.Module, affine: bool | None, replaced: dict[int, nn.Module] | None = None
     ) -> nn.Module:
-        """`module`, its batch normalization replaced; `affine` None leaves scale and shift.
+        """Replace the batch normalization of `module`; `affine` None leaves scale and shift.
 
-        `made` has what was put in the place of which module, for those that are there twice.
+        `replaced` has what was put in the place of which module, for those that are there twice.
         """
-        made = {} if made is None else made
-        if id(module) in made:
-            return made[id(module)]
-        made[id(module)] = module
+        replaced = {} if replaced is None else replaced
+        if id(module) in replaced:
+            return replaced[id(module)]
+        replaced[id(module)] = module
         if is_replaced(module):
             norm = SharedNorm.like(
                 module, self.normalization, module.affine if affine is None else affine
             )
-            made[id(module)] = made[id(norm)] = norm
+            replaced[id(module)] = replaced[id(norm)] = norm
             return norm
         for name, part in module._modules.items():  # named_children() gives each only once
             if part is not None:
-                setattr(module, name, self._with_shared_norms(part, affine, made))
+                setattr(module, name, self._with_shared_norms(part, affine, replaced))
         return module
 
 
@@ -113,7 +112,7 @@ class Path(nn.Module):
         self.supernet, self.arch = supernet, arch
 
     def forward(self, x: Tensor) -> Tensor:
-        """`batch x channels x height x width` to `batch x classes`."""
+        """Map `batch x channels x height x width` to `batch x classes`."""
         logits: Tensor = self.supernet(x, self.arch)
         return logits
 
@@ -143,7 +142,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Call:
-    """What is really computed for a child: a module (or none) on values that are there.
+    """A computation of a child: a module (or none) on values that are there.
 
     Calls that are equal compute the same, whatever the child: that is how children share work.
 
@@ -172,7 +171,7 @@ class GraphSupernet(Supernet):
         affine: whether batch normalization in the slots has scale and shift.
     """
 
-    def __init__(self, space: "SearchSpace", slots: Sequence[Decision], affine: bool = False):
+    def __init__(self, space: SearchSpace, slots: Sequence[Decision], affine: bool = False):
         super().__init__(space)
         self.slots = tuple(slots)
         self.affine = affine
@@ -184,9 +183,15 @@ class GraphSupernet(Supernet):
 
     images = 0
 
-    def fixed(self, module: nn.Module, value: int) -> int:
-        """Add a module that every architecture has; the number of its value."""
-        return self._add(Step((value,), layer=self.layers), [module], affine=None)
+    def fixed(self, module: nn.Module, value: int, affine: bool | None = None) -> int:
+        """Add a module that every architecture has; return the number of its value.
+
+        Args:
+            module: what is computed.
+            value: number of the value that it reads.
+            affine: whether its batch normalization has scale and shift; None: as it is.
+        """
+        return self._add(Step((value,), layer=self.layers), [module], affine)
 
     def choose(self, slot: int, modules: Sequence[nn.Module | None], value: int) -> int:
         """Add one module for each choice of a slot (None: nothing comes out); see `fixed`."""
@@ -199,7 +204,7 @@ class GraphSupernet(Supernet):
         return self._add(Step(tuple(values), join, None, like, self.layers), [], None)
 
     def begin_layer(self) -> None:
-        """What is added from here on belongs to the next layer; before, to the stem."""
+        """Begin the next layer, to which what is added belongs; before the first is the stem."""
         self.layers += 1
 
     def _add(self, step: Step, modules: Sequence[nn.Module | None], affine: bool | None) -> int:
@@ -217,31 +222,31 @@ class GraphSupernet(Supernet):
     # How it runs
 
     def selection(self, arch: Architecture) -> tuple[tuple[int, ...], ...]:
-        """The choices that an architecture takes at every slot: one, or several, or none.
+        """List the choices that an architecture takes at every slot: one, several, or none.
 
         Default: the slots are the space's decisions.
         """
         return tuple((choice,) for choice in arch.choices)
 
     def calls(
-        self, arch: Architecture, known: dict[Call, int] | None = None
+        self, arch: Architecture, numbered: dict[Call, int] | None = None
     ) -> tuple[dict[Call, int], int]:
-        """What an architecture computes.
+        """List what an architecture computes.
 
         Args:
             arch: of the space.
-            known: calls of other architectures, to which those of this one are added.
+            numbered: calls of other architectures, to which those of this one are added.
 
         Returns:
             {call: its number}, in an order in which they can be computed, and the number of the
             one that gives the logits.
         """
-        known = {} if known is None else known
+        numbered = {} if numbered is None else numbered
         selected = self.selection(arch)
         values: list[int | None] = [-1]
 
         def number(call: Call) -> int:
-            return known.setdefault(call, len(known))
+            return numbered.setdefault(call, len(numbered))
 
         for i, step in enumerate(self.steps, start=1):
             inputs = self._inputs(i, step, values, number)
@@ -256,40 +261,40 @@ class GraphSupernet(Supernet):
             values.append(outputs[0] if outputs else None)
         output = values[-1]
         assert output is not None
-        return known, output
+        return numbered, output
 
     @staticmethod
     def _inputs(
         i: int, step: Step, values: Sequence[int | None], number: Callable[[Call], int]
     ) -> tuple[int, ...]:
-        """The calls that give a step's inputs, without those where nothing comes."""
-        given = [values[j] for j in step.inputs]
-        there = [value for value in given if value is not None]
-        like = there[0] if there else None if step.like is None else values[step.like]
+        """List the calls that give a step's inputs, without those where nothing comes."""
+        inputs = [values[j] for j in step.inputs]
+        present = [value for value in inputs if value is not None]
+        like = present[0] if present else None if step.like is None else values[step.like]
         if like is None:
             return ()
         if step.join == "cat":
             zeros = Call(i, "zeros", (like,))
-            return tuple(number(zeros) if value is None else value for value in given)
-        return tuple(there) or (number(Call(i, "zeros", (like,))),)
+            return tuple(number(zeros) if value is None else value for value in inputs)
+        return tuple(present) or (number(Call(i, "zeros", (like,))),)
 
     def compute(self, call: Call, inputs: Sequence[Tensor]) -> Tensor:
-        """The value of a call, from those of its inputs."""
+        """Compute the value of a call, from those of its inputs."""
         if call.module == "zeros":
             return inputs[0] * 0
         x = _join(inputs, call.join)
         return self.operations[call.module](x) if call.module else x
 
     def child(self, x: Tensor, arch: Architecture) -> Tensor:
-        """Only what the logits need is computed."""
-        known, output = self.calls(arch)
+        """Compute only what the logits need."""
+        numbered, output = self.calls(arch)
         values = {-1: x}
-        for i, call in needed(known, [output]).items():
+        for i, call in needed(numbered, [output]).items():
             values[i] = self.compute(call, [values[j] for j in call.inputs])
         return values[output]
 
     def mixed(self, x: Tensor, mixture: Mixture) -> Tensor:
-        """Every module of a slot runs; its outputs are added with the slot's weights."""
+        """Run every module of a slot; its outputs are added with the slot's weights."""
         values: list[Tensor] = [x]
         for step in self.steps:
             joined = _join([values[j] for j in step.inputs], step.join)
@@ -309,23 +314,23 @@ class GraphSupernet(Supernet):
         return values[-1]
 
     def modules_after(self, layer: int) -> list[nn.Module]:
-        """See `Supernet`; the classifier is the module of the last step."""
-        found: list[nn.Module] = []
+        """List modules as `Supernet` does; the classifier is the module of the last step."""
+        modules: list[nn.Module] = []
         for name, module in self.operations.items():
             number = int(name.partition("_")[0])
             if self.steps[number - 1].layer > layer or number == len(self.steps):
-                found.append(module)
-        return found
+                modules.append(module)
+        return modules
 
 
-def needed(known: Mapping[Call, int], outputs: Iterable[int]) -> dict[int, Call]:
-    """The calls that some outputs need, by number, in an order in which they can be computed."""
-    calls = list(known)
-    wanted = set(outputs)
+def needed(numbered: Mapping[Call, int], outputs: Iterable[int]) -> dict[int, Call]:
+    """List the calls that outputs need, by number, in an order in which they can be made."""
+    calls = list(numbered)
+    required = set(outputs)
     for i in range(len(calls) - 1, -1, -1):
-        if i in wanted:
-            wanted.update(calls[i].inputs)
-    return {i: call for i, call in enumerate(calls) if i in wanted}
+        if i in required:
+            required.update(calls[i].inputs)
+    return {i: call for i, call in enumerate(calls) if i in required}
 
 
 def _join(values: Sequence[Tensor], join: Literal["sum", "cat"]) -> Tensor:

@@ -18,6 +18,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from search_spaces import Architecture, SearchSpace
 from search_spaces.errors import InvalidArgument
 from search_spaces.weight_sharing.shared_norm import Statistics
+from search_spaces.weight_sharing.space import sharing
 from trials.data import Data
 from trials.trial import Estimator
 from trials.weight_sharing.children import Children, Grouping, Order, Sampling
@@ -108,7 +109,7 @@ class WeightSharing(Estimator):
         Order(children, 0, self.sampling, 0)
         for group in range(len(children)):
             children.draw(group, np.random.default_rng(0))  # refuses groups without children
-        supernet = space.supernet(data.input_shape, data.num_classes, self.affine)
+        supernet = sharing(space).supernet(data.input_shape, data.num_classes, self.affine)
         images = len(data.validation)
         if self.statistics == "batch" and images < 2:
             raise InvalidArgument(

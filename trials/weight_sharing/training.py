@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces import Architecture
+from search_spaces.weight_sharing.space import sharing
 from search_spaces.weight_sharing.supernet import Supernet
 from trials.data import Data
 from trials.trial import Diverged, derived_seed
@@ -108,7 +109,7 @@ class SupernetTraining:
     def __post_init__(self) -> None:
         space, data = self.children.space, self.data
         torch.manual_seed(derived_seed(self.seed, _WEIGHTS, self.group))
-        supernet = space.supernet(data.input_shape, data.num_classes, self.recipe.affine)
+        supernet = sharing(space).supernet(data.input_shape, data.num_classes, self.recipe.affine)
         self.supernet: Supernet = supernet.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.order = Order(
             self.children, self.group, self.recipe.sampling,

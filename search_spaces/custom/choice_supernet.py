@@ -1,0 +1,120 @@
+"""The shared weights of a network with Choice blocks: every block holds all its choices."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from search_spaces.architecture import Architecture
+from search_spaces.custom.choices import Block, Constructor, constructing
+from search_spaces.errors import InvalidArgument
+from search_spaces.space import SearchSpace
+from search_spaces.weight_sharing.supernet import Mixture, Supernet
+
+_MAX_NETWORKS = 64  # of a supernet, one for each combination of integers
+
+#: (input shape, number of classes) to a network with Choice blocks
+Network = Callable[[Sequence[int], int], nn.Module]
+
+
+class ChoiceSupernet(Supernet):
+    """The network of `from_module` with all choices in it.
+
+    Slots are the LayerChoice and InputChoice blocks. Weights of different shapes are not shared:
+    there is one network for each combination of the IntegerChoice values. Layers, in the sense
+    of `Supernet.layers`, are the network's direct submodules in the order of construction.
+
+    Args:
+        space: of the network.
+        network: see `from_module`.
+        input_shape: (channels, height, width) of one image.
+        num_classes: number of logits.
+        affine: whether batch normalization in the LayerChoice blocks has scale and shift.
+
+    Raises:
+        InvalidArgument: when there are too many combinations of IntegerChoice values.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        network: Network,
+        input_shape: Sequence[int],
+        num_classes: int,
+        affine: bool,
+    ):
+        super().__init__(space)
+        constructor = Constructor(shared=True)
+        with constructing(constructor):
+            network(input_shape, num_classes)
+        self.slots = tuple(d for d in space.decisions if d.name in constructor.blocks)
+        integers = [d for d in space.decisions if d.name not in constructor.blocks]
+        combinations = list(itertools.product(*(d.choices for d in integers)))
+        if len(combinations) > _MAX_NETWORKS:
+            raise InvalidArgument(
+                f"space={space.name!r}: {len(combinations)} combinations of IntegerChoice values,"
+                f" each of which needs weights of its own; at most {_MAX_NETWORKS} are made. Use"
+                " fewer, or LayerChoice, whose weights are shared."
+            )
+        self._integers = [d.name for d in integers]
+        self._numbers = {values: i for i, values in enumerate(combinations)}
+        self.networks = nn.ModuleList()
+        for values in combinations:
+            config = {d.name: d.choices[0] for d in space.decisions}
+            constructor = Constructor(
+                config | dict(zip(self._integers, values, strict=True)), shared=True
+            )
+            with constructing(constructor):
+                module = network(input_shape, num_classes)
+            for block in _blocks(module):
+                for name, layer in block.named_children():
+                    setattr(block, name, self._with_shared_norms(layer, affine))
+            self.networks.append(self._with_shared_norms(module, None))
+            if any(is_lazy(p) for p in module.parameters()):  # whose shapes are not known yet
+                every = {d.name: torch.ones(len(d.choices)) for d in self.slots}
+                with torch.no_grad():
+                    self._run(len(self.networks) - 1, torch.rand(2, *input_shape), every)
+        self.layers = max(len(list(net.children())) for net in self.networks) - 1
+
+    def child(self, x: Tensor, arch: Architecture) -> Tensor:
+        """Run the network of the architecture's integers, its blocks set to the architecture."""
+        config = self.space.to_config(arch)
+        number = self._numbers[tuple(config[name] for name in self._integers)]
+        paths = {slot.name: slot.choices.index(config[slot.name]) for slot in self.slots}
+        return self._run(number, x, paths)
+
+    def mixed(self, x: Tensor, mixture: Mixture) -> Tensor:
+        """Run all choices of every block; only where there is no IntegerChoice."""
+        if len(self.networks) > 1:
+            raise InvalidArgument(
+                f"mixture: {', '.join(self._integers)} cannot be mixed; use LayerChoice instead of"
+                " IntegerChoice."
+            )
+        paths = {slot.name: w for slot, w in zip(self.slots, mixture, strict=True)}
+        return self._run(0, x, paths)
+
+    def _run(self, number: int, x: Tensor, paths: Mapping[str, int | Tensor]) -> Tensor:
+        blocks = _blocks(self.networks[number])
+        for block in blocks:
+            block.path = paths[block.choice_name]
+        try:
+            logits: Tensor = self.networks[number](x)
+        finally:
+            for block in blocks:
+                block.path = 0  # a mixture's weights are not kept
+        return logits
+
+    def modules_after(self, layer: int) -> list[nn.Module]:
+        """List modules as `Supernet` does; the last direct submodule is always among them."""
+        modules: list[nn.Module] = []
+        for net in self.networks:
+            parts = list(net.children())
+            modules += parts[min(layer + 1, len(parts) - 1) :]
+        return modules
+
+
+def _blocks(network: nn.Module) -> list[Block]:
+    """List the blocks of a supernet's network, copies that its constructor made too."""
+    return [m for m in network.modules() if isinstance(m, Block) and m.choice_name]
