@@ -2,40 +2,46 @@
 
 result = raynas.run(space="nasbench201", data="digits", search="evolution")
 result.best.architecture, result.best.metrics, result.best.model()
+
+Everything here is imported when it is first asked for: `import raynas` needs no torch and no Ray.
 """
 
-from raynas.benchmarking.bench import bench
-from raynas.drivers.scoring import score
-from raynas.ensemble.saep import SAEP
-from raynas.errors import (
-    ConfigurationMismatch,
-    DataError,
-    DeadlineExceeded,
-    InvalidArchitecture,
-    InvalidArgument,
-    JournalError,
-    RaynasError,
-    SearchFailed,
-    StorageError,
-    UnknownName,
-)
-from raynas.orchestration import resume, run
-from raynas.record.results import Best, Ensemble, Result, load
-from raynas.schedulers import Asha, Fifo, Scheduler
-from raynas.searchers import (
-    AdaNet,
-    Area,
-    Auto,
-    Evolution,
-    LocalSearch,
-    Naswot,
-    NeighborhoodAware,
-    RandomSearch,
-    Searcher,
-)
-from raynas.understanding.flatness import flatness
-from raynas.understanding.rank_stability import RankStability, rank_stability
-from trials import Estimator, Evaluator, Proxy, Table, Train, Trial, WeightSharing
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raynas.benchmarking.bench import bench
+    from raynas.drivers.scoring import score
+    from raynas.ensemble.saep import SAEP
+    from raynas.errors import (
+        ConfigurationMismatch,
+        DataError,
+        DeadlineExceeded,
+        InvalidArchitecture,
+        InvalidArgument,
+        JournalError,
+        RaynasError,
+        SearchFailed,
+        StorageError,
+        UnknownName,
+    )
+    from raynas.orchestration import resume, run
+    from raynas.record.results import Best, Ensemble, Result, load
+    from raynas.schedulers import Asha, Fifo, Scheduler
+    from raynas.searchers import (
+        AdaNet,
+        Area,
+        Auto,
+        Evolution,
+        LocalSearch,
+        Naswot,
+        NeighborhoodAware,
+        RandomSearch,
+        Searcher,
+    )
+    from raynas.understanding.flatness import flatness
+    from raynas.understanding.rank_stability import RankStability, rank_stability
+    from trials import Estimator, Evaluator, Proxy, Table, Train, Trial, WeightSharing
 
 __all__ = [
     "SAEP",
@@ -80,3 +86,60 @@ __all__ = [
     "run",
     "score",
 ]
+
+_MODULES = {
+    "SAEP": "raynas.ensemble.saep",
+    "AdaNet": "raynas.searchers",
+    "Area": "raynas.searchers",
+    "Asha": "raynas.schedulers",
+    "Auto": "raynas.searchers",
+    "Best": "raynas.record.results",
+    "ConfigurationMismatch": "raynas.errors",
+    "DataError": "raynas.errors",
+    "DeadlineExceeded": "raynas.errors",
+    "Ensemble": "raynas.record.results",
+    "Estimator": "trials",
+    "Evaluator": "trials",
+    "Evolution": "raynas.searchers",
+    "Fifo": "raynas.schedulers",
+    "InvalidArchitecture": "raynas.errors",
+    "InvalidArgument": "raynas.errors",
+    "JournalError": "raynas.errors",
+    "LocalSearch": "raynas.searchers",
+    "Naswot": "raynas.searchers",
+    "NeighborhoodAware": "raynas.searchers",
+    "Proxy": "trials",
+    "RandomSearch": "raynas.searchers",
+    "RankStability": "raynas.understanding.rank_stability",
+    "RaynasError": "raynas.errors",
+    "Result": "raynas.record.results",
+    "Scheduler": "raynas.schedulers",
+    "SearchFailed": "raynas.errors",
+    "Searcher": "raynas.searchers",
+    "StorageError": "raynas.errors",
+    "Table": "trials",
+    "Train": "trials",
+    "Trial": "trials",
+    "UnknownName": "raynas.errors",
+    "WeightSharing": "trials",
+    "bench": "raynas.benchmarking.bench",
+    "flatness": "raynas.understanding.flatness",
+    "load": "raynas.record.results",
+    "rank_stability": "raynas.understanding.rank_stability",
+    "resume": "raynas.orchestration",
+    "run": "raynas.orchestration",
+    "score": "raynas.drivers.scoring",
+}
+
+if not TYPE_CHECKING:  # with it, type checkers would take any name for one of this package
+
+    def __getattr__(name: str) -> Any:
+        """Import what is in `__all__`, when it is first asked for."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

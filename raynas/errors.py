@@ -13,7 +13,7 @@ RaynasError
 """
 
 from search_spaces.errors import InvalidArchitecture, InvalidArgument, RaynasError, UnknownName
-from trials.data import DataError
+from trials.errors import DataError
 
 __all__ = [
     "ConfigurationMismatch",

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageOps
 
-from trials.data.images import BLOCK, DataError, Pixels, Streamed, check_one_size, is_gray, pixels
+from trials.data.images import BLOCK, Pixels, Streamed, check_one_size, is_gray, pixels
+from trials.errors import DataError
 
 _SMALL = 64 * 64  # pixels of an image up to which threads only wait for each other
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from pydantic import PositiveInt
 
 from trials.data.decoding import Files, Rows, read_encoded
-from trials.data.images import DataError
 from trials.data.sources import Collection, LargeSource
+from trials.errors import DataError
 
 _IMAGE_SUFFIXES = (
     ".bmp",

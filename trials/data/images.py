@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from search_spaces.errors import InvalidArgument
+from trials.errors import DataError
 
 Pixels = npt.NDArray[Any]
 
@@ -24,10 +24,6 @@ _NUMBERS = "biuf"  # the kinds of NumPy types that pixels may have
 _GRAY_MODES = ("1", "L", "LA", "I", "F")
 #: images that are looked at together
 BLOCK = 256
-
-
-class DataError(InvalidArgument):
-    """Data that cannot be used: what is wrong, where, and the remedy."""
 
 
 class Streamed(Dataset[Pixels]):

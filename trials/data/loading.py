@@ -23,7 +23,7 @@ from search_spaces.errors import InvalidArgument, UnknownName
 from search_spaces.naming import construct, converted, parse, spell, suggestion
 from trials.data.augmentation import Augmentation
 from trials.data.files import Folder, Parquet
-from trials.data.images import DataError, survey
+from trials.data.images import survey
 from trials.data.objects import Arrays, TorchDataset
 from trials.data.parts import Indices, Part, Store
 from trials.data.sources import (
@@ -36,6 +36,7 @@ from trials.data.sources import (
     FashionMNIST,
     Source,
 )
+from trials.errors import DataError
 
 _SOURCES: dict[str, type[Source]] = {
     "digits": Digits,

@@ -11,7 +11,6 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from trials.data.images import (
     BLOCK,
-    DataError,
     Pixels,
     Streamed,
     as_pixels,
@@ -23,6 +22,7 @@ from trials.data.images import (
     quantized,
 )
 from trials.data.sources import Collection, LargeSource, Source
+from trials.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import NonNegativeInt
 
-from trials.data.images import DataError, Pixels, Streamed, batch_array
+from trials.data.images import Pixels, Streamed, batch_array
+from trials.errors import DataError
 
 _DOWNLOAD_TIMEOUT = 5.0  # seconds without an answer
 
