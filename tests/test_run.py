@@ -388,7 +388,7 @@ def test_a_final_training_that_diverges_is_named_and_the_next_one_chosen(run):
     index = list(result.trials["architecture"]).index("0")
     assert failed["evaluation"] == index
     assert failed["reason"].startswith("Diverged: training loss is nan")
-    assert f"final training of #{index} failed" in (result.path / "report.html").read_text()
+    assert f"retraining of #{index} failed" in (result.path / "report.html").read_text()
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ from raynas.record import models
 from raynas.record.events import EnsembleMade, Status
 from raynas.record.folder import read_json, write_json
 from raynas.record.history import Evaluation
-from raynas.reports.ensemble import curves_figure, diversity_figure, recorded
+from raynas.reports.ensemble import recorded
+from raynas.reports.figures import curves_figure, diversity_figure
 from raynas.stages.stage import Stage
 from trials.deployed import Committee, ImageClassifier
 

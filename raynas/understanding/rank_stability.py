@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-import markupsafe
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -218,28 +216,6 @@ def _compared(
         },
         operations=_over_rated(finals[0][where], true, [names[i] for i in where], space, seed),
     )
-
-
-def section(folder: Path) -> str:
-    """What `report.html` says of the supernet's ranking; empty where a run has none."""
-    if not RunFolder(folder).rankings.exists():
-        return ""
-    try:
-        found = rank_stability(folder)
-    except InvalidArgument as error:  # a damaged file shall not cost the report
-        return f"<h2>The supernet's ranking</h2><p>{markupsafe.escape(str(error))}</p>"
-    rows = found.to_frame().round(3).to_dict("records")
-    return jinja2.Environment(autoescape=True).from_string(_SECTION).render(rows=rows, found=found)
-
-
-_SECTION = """<h2>The supernet's ranking</h2>
-<p>{{ found.verdict }}</p>
-<table><tr><th>measure, over {{ found.architectures }} architectures</th><th>value</th>
-<th>interval</th></tr>
-{% for row in rows %}<tr><td>{{ row.measure }}</td><td>{{ row.value }}</td>
-<td>{% if row.low == row.low %}{{ row.low }} to {{ row.high }}{% endif %}</td></tr>
-{% endfor %}</table>
-"""
 
 
 def _rankings(folder: Path) -> pd.DataFrame:
