@@ -17,7 +17,7 @@ from ray import cloudpickle
 from raynas.benchmarking.simulation import Simulation
 from raynas.errors import InvalidArchitecture, InvalidArgument
 from raynas.schedulers import SCHEDULERS, Scheduler
-from raynas.searchers import SEARCHERS, GrowingSearcher, Searcher
+from raynas.searchers import SEARCHERS, Searcher
 from search_spaces import Architecture, SearchSpace
 from search_spaces.naming import construct
 from trials.proxies import PROXIES
@@ -211,7 +211,7 @@ def _searchers(search: Sequence[str | Searcher] | str) -> dict[str, Searcher]:
     if not found:
         raise InvalidArgument(f"search={search!r} names no searcher.")
     for label, searcher in found.items():
-        if isinstance(searcher, GrowingSearcher):
+        if searcher.needs_predictions:
             raise InvalidArgument(
                 f"search={label!r} grows an ensemble of trained networks, and a table has none:"
                 " leave it out."

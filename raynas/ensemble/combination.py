@@ -134,7 +134,7 @@ def accuracies(
 def mixture_weights(
     logits: Logits, labels: Labels, penalties: Sequence[float] | None = None
 ) -> NDArray[np.float64]:
-    """The w >= 0 that make AdaNet's objective least (Cortes et al. 2017, equation 5).
+    """Return the w >= 0 that make the objective of Cortes et al. (2017, equation 5) least.
 
     F(w) = mean cross-entropy of sum_j w_j h_j + sum_j penalty_j w_j, which is convex; from
     w = 1/N on.

@@ -14,7 +14,6 @@ from raynas.record.events import (
     Complete,
     EnsembleMade,
     Event,
-    Exhausted,
     Finished,
     Grown,
     Leading,
@@ -74,8 +73,6 @@ class History:
         self.evaluations: list[Evaluation] = []
         #: {index: evaluation} of those that have ended, in the order in which they did
         self.finished: dict[int, Evaluation] = {}
-        #: whether the search came to an end for lack of anything new
-        self.exhausted = False
         #: the evaluation last recorded as the best by how the searcher judges
         self.leading: int | None = None
         #: {(group, epoch): metrics} of the shared weights
@@ -98,7 +95,6 @@ class History:
             Promoted: self._promoted,
             Reported: self._reported,
             Finished: self._finished,
-            Exhausted: self._exhausted,
             Leading: self._led,
             Grown: self.growth.append,
             SupernetTrained: self._supernet,
@@ -170,9 +166,6 @@ class History:
             self._best_by_value = evaluation
         elif best is evaluation:  # it was promoted, and failed
             self._best_by_value = next(iter(self.ranked()), None)
-
-    def _exhausted(self, event: Exhausted) -> None:
-        self.exhausted = True
 
     def _led(self, event: Leading) -> None:
         self.leading = event.evaluation
