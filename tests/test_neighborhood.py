@@ -403,7 +403,7 @@ def made(local_ray, tmp_path_factory):
 
 
 class TestRun:
-    def test_the_best_center_is_trained_finally(self, made):
+    def test_the_best_center_is_retrained(self, made):
         leading = [e["evaluation"] for e in read_events(made.path) if e["event"] == "leading"]
         assert made.best.architecture == made.trials["architecture"][leading[-1]]
         assert 0 <= made.best.metrics["test_accuracy"] <= 1

@@ -100,15 +100,15 @@ def bench(
     benchmark = _benchmark(table, Roles(architecture, metric, cost, report), space)
     if time_budget is not None and not benchmark.costs.any():
         raise InvalidArgument(f"cost={benchmark.roles.cost!r} is 0 everywhere: give queries.")
-    known = _known_scores(benchmark, scores)
-    notes = _stand_ins(searchers, benchmark, known)
+    proxies = _proxy_scores(benchmark, scores)
+    notes = _stand_ins(searchers, benchmark, proxies)
     limits = {
         "queries": queries,
         "time_budget": math.inf if time_budget is None else time_budget,
         "workers": workers,
         "unique": queries is not None if unique is None else unique,
     }
-    contest = Contest(benchmark, _scheduler(scheduler), known, seed, limits)
+    contest = Contest(benchmark, _scheduler(scheduler), proxies, seed, limits)
     results = [
         result
         for label, searcher in searchers.items()
@@ -137,7 +137,7 @@ class Contest:
     limits: dict[str, Any]
 
     def results(self, label: str, searcher: Searcher, runs: int, jobs: int) -> Iterator[Outcome]:
-        """Of all runs of one searcher, in order."""
+        """Yield the outcomes of all runs of one searcher, in order."""
         if jobs == 1:
             yield from (self.result(label, searcher, run) for run in range(runs))
             return
@@ -149,7 +149,7 @@ class Contest:
                 yield from future.result()
 
     def result(self, label: str, searcher: Searcher, run: int) -> Outcome:
-        """Of one run."""
+        """Return the outcome of one run."""
         benchmark = self.benchmark
         simulation = Simulation(
             benchmark,
@@ -177,7 +177,7 @@ class Contest:
         return row, curve
 
     def score(self, proxy: str, arch: Architecture) -> float:
-        """Of an architecture by a proxy: as given, or what stands in for it (`_stand_ins`)."""
+        """Return a proxy's score of an architecture, or what stands in for it (`_stand_ins`)."""
         space = self.benchmark.space
         if proxy in self.scores:
             return self.scores[proxy].get(space.canonical(arch), -math.inf)
@@ -188,39 +188,39 @@ class Contest:
 
 
 def _chunk(sent: bytes, runs: range) -> list[Outcome]:
-    """Some runs of one searcher, in a process of their own."""
+    """Return the outcomes of some runs of one searcher; called in a process of their own."""
     contest, label, searcher = cloudpickle.loads(sent)
     return [contest.result(label, searcher, run) for run in runs]
 
 
 def _searchers(search: Sequence[str | Searcher] | str) -> dict[str, Searcher]:
-    """{label: searcher}."""
+    """Return {label: searcher}."""
     if not isinstance(search, str | Sequence):
         raise InvalidArgument(f"search={search!r}: give names, or a list of names and objects.")
     items = split_names(search) if isinstance(search, str) else search
-    found: dict[str, Searcher] = {}
+    searchers: dict[str, Searcher] = {}
     for item in items:
         if isinstance(item, str):
-            found[item] = construct("search", item, SEARCHERS)
+            searchers[item] = construct("search", item, SEARCHERS)
         elif isinstance(item, Searcher):
             label = type(item).__name__.lower()
-            same = sum(name.split("#")[0] == label for name in found)
-            found[f"{label}#{same + 1}" if same else label] = item
+            same = sum(name.split("#")[0] == label for name in searchers)
+            searchers[f"{label}#{same + 1}" if same else label] = item
         else:
             raise InvalidArgument(f"search={item!r} is neither a name nor a Searcher.")
-    if not found:
+    if not searchers:
         raise InvalidArgument(f"search={search!r} names no searcher.")
-    for label, searcher in found.items():
+    for label, searcher in searchers.items():
         if searcher.needs_predictions:
             raise InvalidArgument(
                 f"search={label!r} grows an ensemble of trained networks, and a table has none:"
                 " leave it out."
             )
-    return found
+    return searchers
 
 
 def split_names(text: str) -> list[str]:
-    """`a,b:x=1,y=2,c` as [`a`, `b:x=1,y=2`, `c`]: options belong to the name before them."""
+    """Split `a,b:x=1,y=2,c` into `a`, `b:x=1,y=2` and `c`: options follow their name."""
     names: list[str] = []
     for piece in filter(None, text.split(",")):
         if "=" in piece.partition(":")[0] and names:
@@ -251,20 +251,20 @@ def _benchmark(
         return read_benchmark(path, roles, space)
 
 
-def _known_scores(
+def _proxy_scores(
     benchmark: Benchmark, scores: str | Path | pd.DataFrame | None
 ) -> dict[str, dict[Architecture, float]]:
-    """{proxy: {canonical form: score}}, from the table's own columns and from `scores`."""
+    """Return {proxy: {canonical form: score}}, of the table's own columns and of `scores`."""
     space = benchmark.space
     archs = list(benchmark.rows)
     forms = [space.canonical(arch) for arch in archs]
-    known = {
+    own = {
         str(name): _numbers(str(name), forms, benchmark.frame[name])
         for name in benchmark.frame
         if name in PROXIES
     }
     if scores is None:
-        return known
+        return own
     try:
         frame = scores if isinstance(scores, pd.DataFrame) else pd.read_parquet(scores)
     except (OSError, ValueError) as error:
@@ -279,7 +279,7 @@ def _known_scores(
         forms = [space.canonical(space.from_string(text)) for text in frame["architecture"]]
     except InvalidArchitecture as error:
         raise InvalidArgument(f"scores: {error}") from None
-    return known | {name: _numbers(name, forms, frame[name]) for name in proxies}
+    return own | {name: _numbers(name, forms, frame[name]) for name in proxies}
 
 
 def _numbers(
@@ -293,9 +293,9 @@ def _numbers(
 
 
 def _stand_ins(
-    searchers: Mapping[str, Searcher], benchmark: Benchmark, known: Mapping[str, Any]
+    searchers: Mapping[str, Searcher], benchmark: Benchmark, scores: Mapping[str, Any]
 ) -> list[str]:
-    """What the user should know of proxies of which there are no scores."""
+    """Return notes for the user: which proxies lack scores, and what stands in for them."""
     notes = []
     space = benchmark.space
     forms = {space.canonical(arch) for arch in benchmark.rows}
@@ -305,8 +305,8 @@ def _stand_ins(
         scoring = probe.scoring
         if scoring is None:
             continue
-        if scoring.proxy in known:
-            lacking = sum(form not in known[scoring.proxy] for form in forms)
+        if scoring.proxy in scores:
+            lacking = sum(form not in scores[scoring.proxy] for form in forms)
             if lacking:
                 notes.append(
                     f"{label}: {lacking} of {len(forms)} architectures have no score by"
@@ -330,7 +330,7 @@ def _draw(
     time_budget: float | None,
     path: Path,
 ) -> None:
-    """The best so far against time, or evaluations: mean over the runs, and its quartiles."""
+    """Draw the best so far against time, or evaluations: the runs' mean and quartiles."""
     from matplotlib.figure import Figure  # takes long to import
 
     timed = time_budget is not None
@@ -359,14 +359,14 @@ def _draw(
 
 
 def _on(grid: Floats, curve: list[tuple[float, int, float]], timed: bool) -> Floats:
-    """The best so far at the points of a grid, none of them before the first."""
+    """Return the best so far at the points of a grid, none of them before the first."""
     places = [seconds if timed else float(number) for seconds, number, _ in curve]
     values = np.array([value for *_, value in curve])
     return np.asarray(values[np.searchsorted(places, grid, side="right") - 1])
 
 
 def summary(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Of every searcher, over its runs: means, standard deviations, and queries to the best.
+    """Return each searcher's means, standard deviations and queries to the best over its runs.
 
     Where the best was not found, its queries count as infinite; a median or percentile that
     falls there is infinite.

@@ -88,8 +88,8 @@ class Pool:
         if self._retried:
             return [self._retried.pop()]  # alone, so that it takes no others with it
         batch: list[Architecture] = []
-        wanted = min(self._most, max(1, int(_SECONDS / self._seconds)))
-        while len(batch) < wanted and (arch := next_one()) is not None:
+        size = min(self._most, max(1, int(_SECONDS / self._seconds)))
+        while len(batch) < size and (arch := next_one()) is not None:
             batch.append(arch)
         return batch
 

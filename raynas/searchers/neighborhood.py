@@ -135,7 +135,7 @@ class NeighborhoodAware(Searcher):
     rewire: bool = False
     searcher: Searcher = field(init=False, repr=False)
     #: {canonical form: (budget, value)}
-    known: dict[Architecture, tuple[int, float]] = field(
+    results: dict[Architecture, tuple[int, float]] = field(
         default_factory=dict, init=False, repr=False
     )
     centers: dict[Architecture, Center] = field(default_factory=dict, init=False, repr=False)
@@ -185,18 +185,18 @@ class NeighborhoodAware(Searcher):
         self.rng = np.random.default_rng([seed, 1])
         self.searcher.start(space, seed)
         self.scoring = self.searcher.scoring
-        self.known, self.centers, self._pending, self._races = {}, {}, {}, []
+        self.results, self.centers, self._pending, self._races = {}, {}, {}, []
         self._asked = self._drawn = self._longest = 0
         self._drawn_by: dict[Architecture, list[Center]] = {}
         self._opened: dict[Architecture, Center] = {}
         self._weigh()
 
     def tell_scores(self, scores: Mapping[Architecture, float]) -> None:
-        """They are the inner searcher's."""
+        """Hand them to the inner searcher."""
         self.searcher.tell_scores(scores)
 
     def ask(self) -> Architecture | None:
-        """A neighbor of a center, or a new center."""
+        """Return a neighbor of a center, or a new center."""
         if self.neighbors == 0:
             return self.searcher.ask()
         if not self.racing or self._drawn < _SHARE * self._asked:
@@ -213,9 +213,9 @@ class NeighborhoodAware(Searcher):
             return
         form = self.space.canonical(architecture)
         self._pending.pop(form, None)
-        before = self.known.get(form)
+        before = self.results.get(form)
         if before is None or budget >= before[0]:
-            self.known[form] = (budget, value)
+            self.results[form] = (budget, value)
         center = self.centers.get(architecture)
         if center is None and self.racing:
             center = Center(architecture)
@@ -224,11 +224,11 @@ class NeighborhoodAware(Searcher):
         for nearby in self._drawn_by.get(form, ()):
             self._update(nearby)
         if center is not None:
-            self._arrived(center, *self.known[form])
+            self._arrived(center, *self.results[form])
         self._settle()
 
     def merits(self) -> dict[Architecture, float]:
-        """How the centers are judged, those that may be the outcome."""
+        """Return how the centers are judged, of those that may be the outcome."""
         if self.neighbors == 0:
             return dict(self.searcher.merits())
         return {c.architecture: self._merit(c) for c in self._opened.values() if self._judged(c)}
@@ -244,7 +244,7 @@ class NeighborhoodAware(Searcher):
                 self._open(center)
         center.asked += 1
         form = self.space.canonical(arch)
-        if form not in self.known and form not in self._pending:
+        if form not in self.results and form not in self._pending:
             self._pending[form] = None
             self._asked += 1
         return arch
@@ -259,13 +259,13 @@ class NeighborhoodAware(Searcher):
         center.queue = [(neighbor, self.space.canonical(neighbor)) for neighbor in near]
 
     def _draw(self) -> Architecture | None:
-        """The next neighbor to evaluate, of the best center that lacks one."""
+        """Return the next neighbor to evaluate, of the best center that lacks one."""
         races = self._races
         if self.racing:
             races = sorted(races, key=self._merit, reverse=True)
         for center in races:
             for i, (neighbor, form) in enumerate(center.queue):
-                if form not in self._pending and form not in self.known:
+                if form not in self._pending and form not in self.results:
                     self._take(center, i)
                     self._pending[form] = None
                     self._asked += 1
@@ -280,7 +280,7 @@ class NeighborhoodAware(Searcher):
         self._drawn_by.setdefault(form, []).append(center)
 
     def _arrived(self, center: Center, budget: int, value: float) -> None:
-        """A center's own result has come, for the first time or with more epochs."""
+        """Take a center's own result, the first or one with more epochs."""
         center.own, center.budget = value, budget
         if center.asked:
             center.asked -= 1
@@ -299,8 +299,8 @@ class NeighborhoodAware(Searcher):
     def _settle(self) -> None:
         """Take in neighbors that are known by now; end the races that are over."""
         for center in list(self._races):
-            if center.own is not None and center.queue and center.queue[0][1] in self.known:
-                while center.queue and center.queue[0][1] in self.known:
+            if center.own is not None and center.queue and center.queue[0][1] in self.results:
+                while center.queue and center.queue[0][1] in self.results:
                     self._take(center, 0)
                 self._update(center)
         self._weigh()
@@ -311,11 +311,11 @@ class NeighborhoodAware(Searcher):
             self._close(min(self._races, key=self._merit))
 
     def _is_over(self, center: Center) -> bool:
-        complete = not center.queue and all(form in self.known for form in center.drawn)
+        complete = not center.queue and all(form in self.results for form in center.drawn)
         return center.own is not None and (complete or not self._can_win(center))
 
     def _close(self, center: Center) -> None:
-        """The race is over; the inner searcher is told how the center was judged."""
+        """End a center's race and tell the inner searcher how it was judged."""
         if center.open:
             center.open = False
             self._races.remove(center)
@@ -336,13 +336,13 @@ class NeighborhoodAware(Searcher):
         if center.own is None or not math.isfinite(center.own):
             center.values, center.drop = [], 0.0
             return
-        results = (self.known.get(form) for form in center.drawn)
+        results = (self.results.get(form) for form in center.drawn)
         center.values = [value for _, value in filter(None, results) if math.isfinite(value)]
         if self.racing and center.values:
             center.drop = center.own - self._aggregate(center.values)
 
     def _judged(self, center: Center) -> bool:
-        """Whether the center may be the outcome."""
+        """Return whether the center may be the outcome."""
         if center.own is None or not math.isfinite(center.own):
             return False
         return bool(center.values) if self.racing else not center.open
@@ -373,7 +373,7 @@ class NeighborhoodAware(Searcher):
         self._lead = max(map(self._merit, rivals), default=-math.inf)
 
     def _can_win(self, center: Center) -> bool:
-        """Whether a center could still be the outcome; always, without racing."""
+        """Return whether a center could still be the outcome; always, without racing."""
         if not self.racing:
             return True
         spread = _SPREADS * self._spread * math.sqrt(_PRIOR / (len(center.values) + _PRIOR))
@@ -387,12 +387,12 @@ def na_rs(
     racing: bool = True,
     rewire: bool = False,
 ) -> NeighborhoodAware:
-    """NA-RS: random search whose draws are judged by their neighborhoods."""
+    """Return NA-RS: random search whose draws are judged by their neighborhoods."""
     return NeighborhoodAware(RandomSearch(), neighbors, distance, aggregate, racing, rewire)
 
 
 def _spelled(searcher: Searcher) -> str:
-    """The name of a searcher with what differs from its defaults; `_INNER` constructs it."""
+    """Return a searcher's name with what differs from its defaults, as `_INNER` reads it."""
     name = next((name for name, factory in _INNER.items() if factory is type(searcher)), None)
     if name is None:
         return f"{type(searcher).__module__}.{type(searcher).__qualname__}"

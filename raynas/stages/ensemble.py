@@ -71,7 +71,7 @@ class EnsembleStage(Stage):
         return bool(recorded_so) and _is_there(session, request)
 
     def run(self, session: Session) -> None:
-        """Prune, measure, export."""
+        """Prune, measure, export, and record it."""
         request = _request(session)
         assert request is not None
         try:
@@ -193,7 +193,7 @@ def _write(
 def _export(
     session: Session, candidates: Candidates, chosen: Sequence[int], together: Combination
 ) -> float:
-    """Write the chosen members as one program; its latency on the CPU in milliseconds."""
+    """Write the chosen members as one program; return its latency on the CPU in ms."""
     plan, search = session.plan, session.search
     networks = []
     for i in chosen:
