@@ -28,7 +28,8 @@ from raynas.config.resolve import resolve
 from raynas.record.events import METRIC, Status
 from raynas.search.search import Search
 from raynas.searchers import SEARCHERS, Area
-from raynas.searchers.neighborhood import AGGREGATES, na_rs
+from raynas.searchers.centers import AGGREGATES
+from raynas.searchers.neighborhood import na_rs
 from raynas.understanding.flatness import Neighborhoods, collected
 from search_spaces.naming import construct
 from search_spaces.neighbors import draw_neighbors

@@ -1,33 +1,26 @@
 """Searchers side by side on a tabular benchmark; what `raynas bench` prints."""
 
-import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from ray import cloudpickle
 
-from raynas.benchmarking.simulation import Simulation
-from raynas.errors import InvalidArchitecture, InvalidArgument
+from raynas.benchmarking.contest import Contest
+from raynas.benchmarking.proxy_scores import proxy_scores, stand_ins
+from raynas.errors import InvalidArgument
 from raynas.schedulers import SCHEDULERS, Scheduler
 from raynas.searchers import SEARCHERS, Searcher
-from search_spaces import Architecture, SearchSpace
+from search_spaces import SearchSpace
 from search_spaces.naming import construct
-from trials.proxies import PROXIES
 from trials.tables.table import Benchmark, Roles, read_benchmark
-from trials.trial import derived_seed
 
 Floats = NDArray[np.float64]
 
 _POINTS = 200  # of a curve in the figure
-_CHUNK = 10  # runs that a process does at a time
 
 
 def bench(
@@ -85,23 +78,18 @@ def bench(
     Raises:
         InvalidArgument: for a wrong argument or table, before anything starts.
     """
-    if (time_budget is None) == (queries is None):
-        raise InvalidArgument(
-            f"time_budget={time_budget} and queries={queries}: give one of the two."
-        )
+    _check_budget(time_budget, queries)
     for name, value in {"queries": queries, "runs": runs, "workers": workers, "jobs": jobs}.items():
         if value is not None and value < 1:
             raise InvalidArgument(f"{name}={value} must be at least 1.")
-    if time_budget is not None and not (0 < time_budget < math.inf):
-        raise InvalidArgument(f"time_budget={time_budget} must be positive and finite.")
     if seed < 0:
         raise InvalidArgument(f"seed={seed} must not be negative.")
     searchers = _searchers(search)
     benchmark = _benchmark(table, Roles(architecture, metric, cost, report), space)
     if time_budget is not None and not benchmark.costs.any():
         raise InvalidArgument(f"cost={benchmark.roles.cost!r} is 0 everywhere: give queries.")
-    proxies = _proxy_scores(benchmark, scores)
-    notes = _stand_ins(searchers, benchmark, proxies)
+    proxies = proxy_scores(benchmark, scores)
+    notes = stand_ins(searchers, benchmark, proxies)
     limits = {
         "queries": queries,
         "time_budget": math.inf if time_budget is None else time_budget,
@@ -122,75 +110,14 @@ def bench(
     return frame
 
 
-#: one row of the result, and (seconds, evaluations, metric) of every new best
-Outcome = tuple[dict[str, Any], list[tuple[float, int, float]]]
-
-
-@dataclass
-class Contest:
-    """What all runs have in common."""
-
-    benchmark: Benchmark
-    scheduler: Scheduler
-    scores: Mapping[str, Mapping[Architecture, float]]
-    seed: int
-    limits: dict[str, Any]
-
-    def results(self, label: str, searcher: Searcher, runs: int, jobs: int) -> Iterator[Outcome]:
-        """Yield the outcomes of all runs of one searcher, in order."""
-        if jobs == 1:
-            yield from (self.result(label, searcher, run) for run in range(runs))
-            return
-        sent = cloudpickle.dumps((self, label, searcher))  # type: ignore[no-untyped-call]
-        with ProcessPoolExecutor(jobs) as pool:
-            chunks = [range(i, min(i + _CHUNK, runs)) for i in range(0, runs, _CHUNK)]
-            futures = [pool.submit(_chunk, sent, chunk) for chunk in chunks]
-            for future in futures:
-                yield from future.result()
-
-    def result(self, label: str, searcher: Searcher, run: int) -> Outcome:
-        """Return the outcome of one run."""
-        benchmark = self.benchmark
-        simulation = Simulation(
-            benchmark,
-            copy.deepcopy(searcher),
-            copy.deepcopy(self.scheduler),
-            seed=derived_seed(self.seed, run),
-            scores=self.score,
-            **self.limits,
-        ).run()
-        evaluations = simulation.search.evaluations
-        best = simulation.search.best
-        reported = math.nan
-        if best is not None:
-            arch = simulation.search.architectures[best.index]
-            reported = float(benchmark.reports[benchmark.row(arch)])
-        row = {
-            "search": label,
-            "run": run,
-            "report": reported,
-            "queries": simulation.search.finished,
-            "queries_to_best": float(simulation.found_best or math.nan),
-            "seconds": simulation.seconds,
-        }
-        curve = [(s, n, evaluations[index].value) for s, n, index in simulation.incumbents]
-        return row, curve
-
-    def score(self, proxy: str, arch: Architecture) -> float:
-        """Return a proxy's score of an architecture, or what stands in for it (`_stand_ins`)."""
-        space = self.benchmark.space
-        if proxy in self.scores:
-            return self.scores[proxy].get(space.canonical(arch), -math.inf)
-        if not space.counts_fast:
-            return 0.0
-        counts = space.counts(arch)
-        return float(counts.params if proxy == "params" else counts.macs)
-
-
-def _chunk(sent: bytes, runs: range) -> list[Outcome]:
-    """Return the outcomes of some runs of one searcher; called in a process of their own."""
-    contest, label, searcher = cloudpickle.loads(sent)
-    return [contest.result(label, searcher, run) for run in runs]
+def _check_budget(time_budget: float | None, queries: int | None) -> None:
+    """Refuse budgets that end no run, or contradict each other."""
+    if (time_budget is None) == (queries is None):
+        raise InvalidArgument(
+            f"time_budget={time_budget} and queries={queries}: give one of the two."
+        )
+    if time_budget is not None and not (0 < time_budget < math.inf):
+        raise InvalidArgument(f"time_budget={time_budget} must be positive and finite.")
 
 
 def _searchers(search: Sequence[str | Searcher] | str) -> dict[str, Searcher]:
@@ -249,78 +176,6 @@ def _benchmark(
         return read_benchmark(table, roles, space)
     with resources.as_file(resources.files("trials") / "tables" / "digits-nb201.parquet") as path:
         return read_benchmark(path, roles, space)
-
-
-def _proxy_scores(
-    benchmark: Benchmark, scores: str | Path | pd.DataFrame | None
-) -> dict[str, dict[Architecture, float]]:
-    """Return {proxy: {canonical form: score}}, of the table's own columns and of `scores`."""
-    space = benchmark.space
-    archs = list(benchmark.rows)
-    forms = [space.canonical(arch) for arch in archs]
-    own = {
-        str(name): _numbers(str(name), forms, benchmark.frame[name])
-        for name in benchmark.frame
-        if name in PROXIES
-    }
-    if scores is None:
-        return own
-    try:
-        frame = scores if isinstance(scores, pd.DataFrame) else pd.read_parquet(scores)
-    except (OSError, ValueError) as error:
-        raise InvalidArgument(f"scores={str(scores)!r} is no Parquet file: {error}") from None
-    proxies = [str(name) for name in frame if name in PROXIES]
-    if "architecture" not in frame or not proxies:
-        raise InvalidArgument(
-            "scores: wanted are a column 'architecture' and one named after a proxy; there are"
-            f" {', '.join(map(str, frame))}."
-        )
-    try:
-        forms = [space.canonical(space.from_string(text)) for text in frame["architecture"]]
-    except InvalidArchitecture as error:
-        raise InvalidArgument(f"scores: {error}") from None
-    return own | {name: _numbers(name, forms, frame[name]) for name in proxies}
-
-
-def _numbers(
-    proxy: str, forms: list[Architecture], scores: "pd.Series[Any]"
-) -> dict[Architecture, float]:
-    try:
-        numbers = pd.to_numeric(scores).astype(float)
-    except (ValueError, TypeError):
-        raise InvalidArgument(f"scores: {proxy} must be numbers.") from None
-    return dict(zip(forms, numbers, strict=True))
-
-
-def _stand_ins(
-    searchers: Mapping[str, Searcher], benchmark: Benchmark, scores: Mapping[str, Any]
-) -> list[str]:
-    """Return notes for the user: which proxies lack scores, and what stands in for them."""
-    notes = []
-    space = benchmark.space
-    forms = {space.canonical(arch) for arch in benchmark.rows}
-    for label, searcher in searchers.items():
-        probe = copy.deepcopy(searcher)
-        probe.start(space, 0)
-        scoring = probe.scoring
-        if scoring is None:
-            continue
-        if scoring.proxy in scores:
-            lacking = sum(form not in scores[scoring.proxy] for form in forms)
-            if lacking:
-                notes.append(
-                    f"{label}: {lacking} of {len(forms)} architectures have no score by"
-                    f" {scoring.proxy}; they rank last."
-                )
-            continue
-        if not space.counts_fast:
-            stand_in = "all architectures count as equal"
-        elif scoring.proxy in ("params", "macs"):
-            continue
-        else:
-            stand_in = "MACs stand in for them"
-        notes.append(f"{label}: no scores by {scoring.proxy} were given (`scores`); {stand_in}.")
-    return notes
 
 
 def _draw(

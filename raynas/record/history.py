@@ -5,6 +5,7 @@ history, whether it grows while a run is on or is made from a journal.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,6 +131,17 @@ class History:
             if leading is not None and math.isfinite(leading.value):
                 return leading
         return self._best_by_value
+
+    @property
+    def common_failure(self) -> str | None:
+        """Return the reason for which all that has ended failed, if it is one and the same.
+
+        Numbers in it (of bytes, of places in memory) may differ.
+        """
+        ended = list(self.finished.values())
+        reasons = {re.sub(r"\d+", "0", e.reason or "") for e in ended}
+        failed = all(e.status in (Status.FAILED, Status.DIVERGED) for e in ended)
+        return ended[0].reason if failed and len(reasons) == 1 else None
 
     def ranked(self, merits: Mapping[int, tuple[int, float]] | None = None) -> list[Evaluation]:
         """Return all evaluations that have ended with a value, the best first.

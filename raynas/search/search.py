@@ -7,7 +7,6 @@ not been.
 """
 
 import math
-import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -318,7 +317,7 @@ class Search:
         for equal in self.deduplication.end(arch, evaluation.index):
             self.searcher.tell(equal, evaluation.value, evaluation.epochs)
         if self.finished == _FIRST_FAILURES:
-            self._notice_failure()
+            self.failure = self.history.common_failure
 
     # How the searcher judges
 
@@ -345,14 +344,3 @@ class Search:
                 judgment = Judgment(self.evaluations[index].epochs, merit)
                 judged[index] = max(judgment, judged.get(index, judgment))
         return judged
-
-    def _notice_failure(self) -> None:
-        """Fail as a whole when the first ten evaluations all failed for the same reason.
-
-        Numbers in it (of bytes, of places in memory) may differ.
-        """
-        first = list(self.history.finished.values())
-        reasons = {re.sub(r"\d+", "0", e.reason or "") for e in first}
-        failed = all(e.status in (Status.FAILED, Status.DIVERGED) for e in first)
-        if failed and len(reasons) == 1:
-            self.failure = first[0].reason
