@@ -75,7 +75,7 @@ class EnsembleStage(Stage):
         request = _request(session)
         assert request is not None
         try:
-            if not _is_there(session, request):  # else it only was not recorded
+            if not _is_there(session, request):  # else only the record of it is missing
                 how = session.plan.config.ensemble or "all of them"
                 session.say(f"Ensemble of {len(request.evaluations)} candidates: {how}")
                 make_ensemble(session, request)
