@@ -85,11 +85,11 @@ def slots(cpus: float, gpus: float | None) -> tuple[float, int]:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
-    for argument, key, wanted in (("gpus_per_trial", "GPU", gpus), ("cpus_per_trial", "CPU", cpus)):
+    for argument, key, amount in (("gpus_per_trial", "GPU", gpus), ("cpus_per_trial", "CPU", cpus)):
         largest = max((node.get(key, 0) for node in nodes), default=0)
-        if wanted > largest:
+        if amount > largest:
             raise InvalidArgument(
-                f"{argument}={wanted:g}: the largest node of the cluster has {largest:g} {key}s,"
+                f"{argument}={amount:g}: the largest node of the cluster has {largest:g} {key}s,"
                 f" all nodes together {sum(node.get(key, 0) for node in nodes):g}."
             )
     held = sum(_held(node, cpus, gpus) for node in nodes)
@@ -106,7 +106,7 @@ def _held(node: dict[str, Any], cpus: float, gpus: float) -> int:
 
 
 def prepare_process(threads: int) -> torch.device:
-    """Make this worker use its share of the machine and repeatable kernels; its device."""
+    """Make this worker use its share of the machine and repeatable kernels; return its device."""
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = True
     return torch.device("cuda" if ray.get_gpu_ids() else "cpu")

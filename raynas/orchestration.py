@@ -54,7 +54,7 @@ def run(
     name: str | None = None,
     resume: Literal["auto", "must", "never"] = "auto",
 ) -> Result:
-    """Search for the best architecture, train it finally, export it, report.
+    """Search for the best architecture, retrain it, export it, report.
 
     The same call continues a run that was interrupted, and with more `samples` extends one that
     is finished. Names may carry arguments: `nasbench201:channels=8,cells=1`.
@@ -71,7 +71,7 @@ def run(
         scheduler: `asha`, `fifo`, or a `Scheduler`; None: `asha`, with `adanet` `fifo`.
         samples: number of architectures to evaluate.
         epochs: epochs of an evaluation that is not stopped early.
-        retrain_epochs: epochs of the final training; `epochs` if None.
+        retrain_epochs: epochs of the retraining of the best; `epochs` if None.
         seed: all randomness derives from it. With one trial at a time the same seed gives the
             same run, bit for bit, on the same machine.
         cpus_per_trial: CPU cores of one trial, and its threads.
@@ -175,7 +175,7 @@ def _watched(session: Session) -> Iterator[None]:
 
 
 def _recorded() -> dict[str, Any]:
-    """Return what is there: versions and hardware."""
+    """Return versions and hardware, for `run.yaml` and the journal."""
     packages = ("raynas", "ray", "torch", "torchvision", "numpy")
     return {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},

@@ -28,7 +28,8 @@ from raynas.config.resolve import resolve
 from raynas.record.events import METRIC, Status
 from raynas.search.search import Search
 from raynas.searchers import SEARCHERS, Area
-from raynas.searchers.neighborhood import AGGREGATES, na_rs
+from raynas.searchers.centers import AGGREGATES
+from raynas.searchers.neighborhood import na_rs
 from raynas.understanding.flatness import Neighborhoods, collected
 from search_spaces.naming import construct
 from search_spaces.neighbors import draw_neighbors
@@ -403,7 +404,7 @@ def made(local_ray, tmp_path_factory):
 
 
 class TestRun:
-    def test_the_best_center_is_trained_finally(self, made):
+    def test_the_best_center_is_retrained(self, made):
         leading = [e["evaluation"] for e in read_events(made.path) if e["event"] == "leading"]
         assert made.best.architecture == made.trials["architecture"][leading[-1]]
         assert 0 <= made.best.metrics["test_accuracy"] <= 1

@@ -13,8 +13,8 @@ import search_spaces
 from raynas.errors import InvalidArgument
 from raynas.record.events import Finished, Reported, Status, Suggested
 from raynas.record.journal import Journal
+from raynas.reports.rank_stability import section
 from raynas.understanding.rank_measures import gt_tau, random_std, s_tau, tau_interval, top_n_rank
-from raynas.understanding.rank_stability import section
 
 #: mean and standard deviation over ten trainings of each child, in percent, in the order of the
 #: ranking: Zhang et al. (arXiv 2001.01431), assets of the study's repository

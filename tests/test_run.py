@@ -366,8 +366,8 @@ def test_imperfect_metrics_of_an_evaluator_fail_their_evaluation_only(run):
 
 
 @dataclass(frozen=True)
-class DivergingFinal(raynas.Train):
-    """The first architecture evaluates best, and its final training diverges."""
+class DivergingRetraining(raynas.Train):
+    """The first architecture evaluates best, and its retraining diverges."""
 
     def trial(self, space, arch, data, epochs, seed, device):
         return Answering({"val_accuracy": 0.9 - 0.1 * arch.choices[0]})
@@ -380,26 +380,26 @@ class DivergingFinal(raynas.Train):
 
 
 @pytest.mark.slow
-def test_a_final_training_that_diverges_is_named_and_the_next_one_chosen(run):
+def test_a_retraining_that_diverges_is_named_and_the_next_one_chosen(run):
     space = Troubled(("fine", "fine2"))
-    result = run(space=space, evaluate=DivergingFinal(), search="random", samples=2, epochs=1)
+    result = run(space=space, evaluate=DivergingRetraining(), search="random", samples=2, epochs=1)
     assert result.best.architecture == "1"
     (failed,) = [e for e in read_events(result.path) if e["event"] == "retraining_failed"]
     index = list(result.trials["architecture"]).index("0")
     assert failed["evaluation"] == index
     assert failed["reason"].startswith("Diverged: training loss is nan")
-    assert f"final training of #{index} failed" in (result.path / "report.html").read_text()
+    assert f"retraining of #{index} failed" in (result.path / "report.html").read_text()
 
 
 @pytest.mark.slow
-def test_the_final_training_does_not_choose_another_for_want_of_files(run):
+def test_the_retraining_does_not_choose_another_for_want_of_files(run):
     with pytest.raises(raynas.StorageError, match="no more files"):
         run(space=Troubled(("fine", "fine2")), evaluate=NoFiles(), samples=2, epochs=1)
 
 
 @dataclass(frozen=True)
-class NoFiles(DivergingFinal):
-    """The file system fails in the final training."""
+class NoFiles(DivergingRetraining):
+    """The file system fails in the retraining."""
 
     def retraining(self, space, arch, data, epochs, seed, device):
         raise OSError("no more files")

@@ -219,7 +219,7 @@ class TestAuto(SearcherSuite):
             value = SearcherSuite.value(arch)
             fails = arch.choices[0] == 4
             auto.tell(arch, -math.inf if fails else value, 1 + 3 * (value > 0.3))
-        assert max(map(SearcherSuite.value, auto.known)) >= 5 / 6
+        assert max(map(SearcherSuite.value, auto.results)) >= 5 / 6
 
 
 def test_mutation_of_nasbench201_picks_nodes_uniformly():

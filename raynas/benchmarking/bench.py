@@ -1,33 +1,26 @@
 """Searchers side by side on a tabular benchmark; what `raynas bench` prints."""
 
-import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from ray import cloudpickle
 
-from raynas.benchmarking.simulation import Simulation
-from raynas.errors import InvalidArchitecture, InvalidArgument
+from raynas.benchmarking.contest import Contest
+from raynas.benchmarking.proxy_scores import proxy_scores, stand_ins
+from raynas.errors import InvalidArgument
 from raynas.schedulers import SCHEDULERS, Scheduler
-from raynas.searchers import SEARCHERS, GrowingSearcher, Searcher
-from search_spaces import Architecture, SearchSpace
+from raynas.searchers import SEARCHERS, Searcher
+from search_spaces import SearchSpace
 from search_spaces.naming import construct
-from trials.proxies import PROXIES
 from trials.tables.table import Benchmark, Roles, read_benchmark
-from trials.trial import derived_seed
 
 Floats = NDArray[np.float64]
 
 _POINTS = 200  # of a curve in the figure
-_CHUNK = 10  # runs that a process does at a time
 
 
 def bench(
@@ -85,30 +78,25 @@ def bench(
     Raises:
         InvalidArgument: for a wrong argument or table, before anything starts.
     """
-    if (time_budget is None) == (queries is None):
-        raise InvalidArgument(
-            f"time_budget={time_budget} and queries={queries}: give one of the two."
-        )
+    _check_budget(time_budget, queries)
     for name, value in {"queries": queries, "runs": runs, "workers": workers, "jobs": jobs}.items():
         if value is not None and value < 1:
             raise InvalidArgument(f"{name}={value} must be at least 1.")
-    if time_budget is not None and not (0 < time_budget < math.inf):
-        raise InvalidArgument(f"time_budget={time_budget} must be positive and finite.")
     if seed < 0:
         raise InvalidArgument(f"seed={seed} must not be negative.")
     searchers = _searchers(search)
     benchmark = _benchmark(table, Roles(architecture, metric, cost, report), space)
     if time_budget is not None and not benchmark.costs.any():
         raise InvalidArgument(f"cost={benchmark.roles.cost!r} is 0 everywhere: give queries.")
-    known = _known_scores(benchmark, scores)
-    notes = _stand_ins(searchers, benchmark, known)
+    proxies = proxy_scores(benchmark, scores)
+    notes = stand_ins(searchers, benchmark, proxies)
     limits = {
         "queries": queries,
         "time_budget": math.inf if time_budget is None else time_budget,
         "workers": workers,
         "unique": queries is not None if unique is None else unique,
     }
-    contest = Contest(benchmark, _scheduler(scheduler), known, seed, limits)
+    contest = Contest(benchmark, _scheduler(scheduler), proxies, seed, limits)
     results = [
         result
         for label, searcher in searchers.items()
@@ -122,105 +110,44 @@ def bench(
     return frame
 
 
-#: one row of the result, and (seconds, evaluations, metric) of every new best
-Outcome = tuple[dict[str, Any], list[tuple[float, int, float]]]
-
-
-@dataclass
-class Contest:
-    """What all runs have in common."""
-
-    benchmark: Benchmark
-    scheduler: Scheduler
-    scores: Mapping[str, Mapping[Architecture, float]]
-    seed: int
-    limits: dict[str, Any]
-
-    def results(self, label: str, searcher: Searcher, runs: int, jobs: int) -> Iterator[Outcome]:
-        """Of all runs of one searcher, in order."""
-        if jobs == 1:
-            yield from (self.result(label, searcher, run) for run in range(runs))
-            return
-        sent = cloudpickle.dumps((self, label, searcher))  # type: ignore[no-untyped-call]
-        with ProcessPoolExecutor(jobs) as pool:
-            chunks = [range(i, min(i + _CHUNK, runs)) for i in range(0, runs, _CHUNK)]
-            futures = [pool.submit(_chunk, sent, chunk) for chunk in chunks]
-            for future in futures:
-                yield from future.result()
-
-    def result(self, label: str, searcher: Searcher, run: int) -> Outcome:
-        """Of one run."""
-        benchmark = self.benchmark
-        simulation = Simulation(
-            benchmark,
-            copy.deepcopy(searcher),
-            copy.deepcopy(self.scheduler),
-            seed=derived_seed(self.seed, run),
-            scores=self.score,
-            **self.limits,
-        ).run()
-        evaluations = simulation.search.evaluations
-        best = simulation.search.best
-        reported = math.nan
-        if best is not None:
-            arch = simulation.search.architectures[best.index]
-            reported = float(benchmark.reports[benchmark.row(arch)])
-        row = {
-            "search": label,
-            "run": run,
-            "report": reported,
-            "queries": simulation.search.finished,
-            "queries_to_best": float(simulation.found_best or math.nan),
-            "seconds": simulation.seconds,
-        }
-        curve = [(s, n, evaluations[index].value) for s, n, index in simulation.incumbents]
-        return row, curve
-
-    def score(self, proxy: str, arch: Architecture) -> float:
-        """Of an architecture by a proxy: as given, or what stands in for it (`_stand_ins`)."""
-        space = self.benchmark.space
-        if proxy in self.scores:
-            return self.scores[proxy].get(space.canonical(arch), -math.inf)
-        if not space.counts_fast:
-            return 0.0
-        counts = space.counts(arch)
-        return float(counts.params if proxy == "params" else counts.macs)
-
-
-def _chunk(sent: bytes, runs: range) -> list[Outcome]:
-    """Some runs of one searcher, in a process of their own."""
-    contest, label, searcher = cloudpickle.loads(sent)
-    return [contest.result(label, searcher, run) for run in runs]
+def _check_budget(time_budget: float | None, queries: int | None) -> None:
+    """Refuse budgets that end no run, or contradict each other."""
+    if (time_budget is None) == (queries is None):
+        raise InvalidArgument(
+            f"time_budget={time_budget} and queries={queries}: give one of the two."
+        )
+    if time_budget is not None and not (0 < time_budget < math.inf):
+        raise InvalidArgument(f"time_budget={time_budget} must be positive and finite.")
 
 
 def _searchers(search: Sequence[str | Searcher] | str) -> dict[str, Searcher]:
-    """{label: searcher}."""
+    """Return {label: searcher}."""
     if not isinstance(search, str | Sequence):
         raise InvalidArgument(f"search={search!r}: give names, or a list of names and objects.")
     items = split_names(search) if isinstance(search, str) else search
-    found: dict[str, Searcher] = {}
+    searchers: dict[str, Searcher] = {}
     for item in items:
         if isinstance(item, str):
-            found[item] = construct("search", item, SEARCHERS)
+            searchers[item] = construct("search", item, SEARCHERS)
         elif isinstance(item, Searcher):
             label = type(item).__name__.lower()
-            same = sum(name.split("#")[0] == label for name in found)
-            found[f"{label}#{same + 1}" if same else label] = item
+            same = sum(name.split("#")[0] == label for name in searchers)
+            searchers[f"{label}#{same + 1}" if same else label] = item
         else:
             raise InvalidArgument(f"search={item!r} is neither a name nor a Searcher.")
-    if not found:
+    if not searchers:
         raise InvalidArgument(f"search={search!r} names no searcher.")
-    for label, searcher in found.items():
-        if isinstance(searcher, GrowingSearcher):
+    for label, searcher in searchers.items():
+        if searcher.needs_predictions:
             raise InvalidArgument(
                 f"search={label!r} grows an ensemble of trained networks, and a table has none:"
                 " leave it out."
             )
-    return found
+    return searchers
 
 
 def split_names(text: str) -> list[str]:
-    """`a,b:x=1,y=2,c` as [`a`, `b:x=1,y=2`, `c`]: options belong to the name before them."""
+    """Split `a,b:x=1,y=2,c` into `a`, `b:x=1,y=2` and `c`: options follow their name."""
     names: list[str] = []
     for piece in filter(None, text.split(",")):
         if "=" in piece.partition(":")[0] and names:
@@ -251,78 +178,6 @@ def _benchmark(
         return read_benchmark(path, roles, space)
 
 
-def _known_scores(
-    benchmark: Benchmark, scores: str | Path | pd.DataFrame | None
-) -> dict[str, dict[Architecture, float]]:
-    """{proxy: {canonical form: score}}, from the table's own columns and from `scores`."""
-    space = benchmark.space
-    archs = list(benchmark.rows)
-    forms = [space.canonical(arch) for arch in archs]
-    known = {
-        str(name): _numbers(str(name), forms, benchmark.frame[name])
-        for name in benchmark.frame
-        if name in PROXIES
-    }
-    if scores is None:
-        return known
-    try:
-        frame = scores if isinstance(scores, pd.DataFrame) else pd.read_parquet(scores)
-    except (OSError, ValueError) as error:
-        raise InvalidArgument(f"scores={str(scores)!r} is no Parquet file: {error}") from None
-    proxies = [str(name) for name in frame if name in PROXIES]
-    if "architecture" not in frame or not proxies:
-        raise InvalidArgument(
-            "scores: wanted are a column 'architecture' and one named after a proxy; there are"
-            f" {', '.join(map(str, frame))}."
-        )
-    try:
-        forms = [space.canonical(space.from_string(text)) for text in frame["architecture"]]
-    except InvalidArchitecture as error:
-        raise InvalidArgument(f"scores: {error}") from None
-    return known | {name: _numbers(name, forms, frame[name]) for name in proxies}
-
-
-def _numbers(
-    proxy: str, forms: list[Architecture], scores: "pd.Series[Any]"
-) -> dict[Architecture, float]:
-    try:
-        numbers = pd.to_numeric(scores).astype(float)
-    except (ValueError, TypeError):
-        raise InvalidArgument(f"scores: {proxy} must be numbers.") from None
-    return dict(zip(forms, numbers, strict=True))
-
-
-def _stand_ins(
-    searchers: Mapping[str, Searcher], benchmark: Benchmark, known: Mapping[str, Any]
-) -> list[str]:
-    """What the user should know of proxies of which there are no scores."""
-    notes = []
-    space = benchmark.space
-    forms = {space.canonical(arch) for arch in benchmark.rows}
-    for label, searcher in searchers.items():
-        probe = copy.deepcopy(searcher)
-        probe.start(space, 0)
-        scoring = probe.scoring
-        if scoring is None:
-            continue
-        if scoring.proxy in known:
-            lacking = sum(form not in known[scoring.proxy] for form in forms)
-            if lacking:
-                notes.append(
-                    f"{label}: {lacking} of {len(forms)} architectures have no score by"
-                    f" {scoring.proxy}; they rank last."
-                )
-            continue
-        if not space.counts_fast:
-            stand_in = "all architectures count as equal"
-        elif scoring.proxy in ("params", "macs"):
-            continue
-        else:
-            stand_in = "MACs stand in for them"
-        notes.append(f"{label}: no scores by {scoring.proxy} were given (`scores`); {stand_in}.")
-    return notes
-
-
 def _draw(
     frame: pd.DataFrame,
     curves: Sequence[list[tuple[float, int, float]]],
@@ -330,7 +185,7 @@ def _draw(
     time_budget: float | None,
     path: Path,
 ) -> None:
-    """The best so far against time, or evaluations: mean over the runs, and its quartiles."""
+    """Draw the best so far against time, or evaluations: the runs' mean and quartiles."""
     from matplotlib.figure import Figure  # takes long to import
 
     timed = time_budget is not None
@@ -359,14 +214,14 @@ def _draw(
 
 
 def _on(grid: Floats, curve: list[tuple[float, int, float]], timed: bool) -> Floats:
-    """The best so far at the points of a grid, none of them before the first."""
+    """Return the best so far at the points of a grid, none of them before the first."""
     places = [seconds if timed else float(number) for seconds, number, _ in curve]
     values = np.array([value for *_, value in curve])
     return np.asarray(values[np.searchsorted(places, grid, side="right") - 1])
 
 
 def summary(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Of every searcher, over its runs: means, standard deviations, and queries to the best.
+    """Return each searcher's means, standard deviations and queries to the best over its runs.
 
     Where the best was not found, its queries count as infinite; a median or percentile that
     falls there is infinite.

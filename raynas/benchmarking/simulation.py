@@ -98,7 +98,7 @@ class Simulation:
             self.search.score(arch, self.scores(scoring.proxy, arch))
 
     def _epoch(self, evaluation: Evaluation) -> float:
-        """The seconds of an epoch."""
+        """Return the seconds of an epoch."""
         row = self._rows.get(evaluation.index)
         if row is None:
             arch = self.search.architectures[evaluation.index]
@@ -106,7 +106,7 @@ class Simulation:
         return float(self.benchmark.costs[row]) / len(self.benchmark.curves[row])
 
     def _goes_on(self, evaluation: Evaluation) -> bool:
-        """Report an epoch's end; whether another one follows."""
+        """Report an epoch's end and return whether another one follows."""
         curve = self.benchmark.curves[self._rows[evaluation.index]]
         value = float(curve[evaluation.epochs])
         if math.isnan(value):

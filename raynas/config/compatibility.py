@@ -1,4 +1,4 @@
-"""Whether the parts of a run go together: what each needs, it declares; here it is compared."""
+"""Checks that the parts of a run go together: each declares what it needs."""
 
 from raynas.config.config import Config
 from raynas.ensemble.saep import SAEP

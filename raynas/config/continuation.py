@@ -73,9 +73,9 @@ def check_named(arguments: Mapping[str, Any]) -> None:
         "ensemble": ENSEMBLES,
         "data": trial_data.names(),
     }
-    for key, known in tables.items():
-        text = str(arguments.get(key) or next(iter(known)))
-        other = parse(text)[0] not in known and not (key == "data" and Path(text).is_absolute())
+    for key, names in tables.items():
+        text = str(arguments.get(key) or next(iter(names)))
+        other = parse(text)[0] not in names and not (key == "data" and Path(text).is_absolute())
         if other or "=function-" in text:
             raise InvalidArgument(
                 f"{key} was an object when this run was started ({text}), which its folder does"

@@ -27,8 +27,8 @@ def described(value: object, table: Mapping[str, Callable[..., Any]]) -> str:
     """
     name = table_name(value, table)
     if name is not None:
-        given = options_of(value).items()
-        return spell(name, {k: _function(o) if callable(o) else o for k, o in given})
+        named = options_of(value).items()
+        return spell(name, {k: _function(o) if callable(o) else o for k, o in named})
     if isinstance(value, UserSpace):
         options = {"name": value.name, "decisions": _digest(value.decisions)}
         return spell("search_spaces.user_space.UserSpace", options)  # the name in older runs
@@ -50,8 +50,8 @@ def options_of(value: Any) -> dict[str, Any]:
     So is what makes no difference to the outcome, the fields that are not compared.
     """
     fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
-    given = {f.name: getattr(value, f.name) for f in fields if f.init and f.compare}
-    return {name: option for name, option in given.items() if option is not None}
+    options = {f.name: getattr(value, f.name) for f in fields if f.init and f.compare}
+    return {name: option for name, option in options.items() if option is not None}
 
 
 def kind_of(value: object) -> str:

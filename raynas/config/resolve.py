@@ -154,12 +154,12 @@ def run_folder(config: Config) -> RunFolder:
 
 def _object(
     argument: str,
-    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     kind: Callable[..., T],
     table: Mapping[str, Callable[..., T]],
 ) -> T:
     """Return the object that an argument stands for."""
-    value = given[argument]
+    value = arguments[argument]
     if isinstance(value, str):
         return construct(argument, value, table)
     if not isinstance(value, cast(type[T], kind)):

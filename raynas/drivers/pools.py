@@ -7,7 +7,6 @@ asked for by `score`, by a warm start or by a whole search, go this way.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 from typing import Any
 
 import ray
@@ -51,12 +50,7 @@ class Pool:
     def __enter__(self) -> "Pool":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for actor in (*self._idle, *(actor for actor, _ in self._busy.values())):
             self._end(actor)
 
@@ -94,8 +88,8 @@ class Pool:
         if self._retried:
             return [self._retried.pop()]  # alone, so that it takes no others with it
         batch: list[Architecture] = []
-        wanted = min(self._most, max(1, int(_SECONDS / self._seconds)))
-        while len(batch) < wanted and (arch := next_one()) is not None:
+        size = min(self._most, max(1, int(_SECONDS / self._seconds)))
+        while len(batch) < size and (arch := next_one()) is not None:
             batch.append(arch)
         return batch
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -108,10 +107,10 @@ def score(
         "data": loaded.fingerprint,
         "seed": seed,
     }
-    known = _read(None if path is None else Path(path), kind)
+    rows = _read(None if path is None else Path(path), kind)
     forms = dict.fromkeys(space.canonical(arch) for arch in archs)
     missing = [
-        form for form in forms if known.get(space.to_string(form), {"reason": "none yet"})["reason"]
+        form for form in forms if rows.get(space.to_string(form), {"reason": "none yet"})["reason"]
     ]
 
     def make_pool(estimator: Estimator) -> EstimatorPool:
@@ -119,7 +118,7 @@ def score(
         actors = min(held, len(missing))
         return EstimatorPool(estimator, space, ray.put(loaded), seed, actors, cpus_per_actor, gpus)
 
-    book = _Book(None if path is None else Path(path), kind, known)
+    book = _Book(None if path is None else Path(path), kind, rows)
     with contextlib.ExitStack() as stack:
         if not _only_counts(estimator, space):
             stack.enter_context(connected())
@@ -127,8 +126,8 @@ def score(
         estimates = scores(space, estimator, missing, loaded, seed, make_pool)
         for estimate in _shown(estimates, len(missing), f"scoring by {proxy}"):
             book.add(space.to_string(estimate.architecture), estimate, proxy)
-    rows = [known[space.to_string(space.canonical(arch))] for arch in archs]
-    frame = pd.DataFrame(rows, columns=["architecture", proxy, "reason"])
+    asked = [rows[space.to_string(space.canonical(arch))] for arch in archs]
+    frame = pd.DataFrame(asked, columns=["architecture", proxy, "reason"])
     frame["architecture"] = [space.to_string(arch) for arch in archs]
     return frame
 
@@ -150,12 +149,7 @@ class _Book:
     def __enter__(self) -> "_Book":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._save()
 
     def _save(self) -> None:
@@ -195,13 +189,13 @@ def _chosen(
     if architectures < 1:
         raise InvalidArgument(f"architectures={architectures} must be at least 1.")
     rng = np.random.default_rng(derived_seed(seed))
-    found: dict[Architecture, Architecture] = {}
+    drawn: dict[Architecture, Architecture] = {}
     for _ in range(20 * architectures):
         arch = space.sample(rng)
-        found.setdefault(space.canonical(arch), arch)
-        if len(found) == architectures:
+        drawn.setdefault(space.canonical(arch), arch)
+        if len(drawn) == architectures:
             break
-    return list(found.values())
+    return list(drawn.values())
 
 
 def _shown(estimates: Iterator[Estimate], number: int, label: str) -> Iterator[Estimate]:

@@ -41,11 +41,11 @@ class Combination:
     temperature: float = 1.0
 
     def measure(self, logits: Logits, labels: Labels) -> dict[str, float]:
-        """`accuracy`, `loss` (mean cross-entropy) and `ece` (expected calibration error)."""
+        """Return `accuracy`, `loss` (mean cross-entropy), `ece` (expected calibration error)."""
         return measures(self._log_probabilities(logits), labels)
 
     def predict(self, logits: Logits) -> Labels:
-        """The class of every image."""
+        """Return the class of every image."""
         predicted: Labels = np.argmax(self._log_probabilities(logits), axis=1)
         return predicted
 
@@ -88,7 +88,7 @@ def fit(
 
 
 def _votes(kind: Kind, logits: Logits, labels: Labels) -> NDArray[np.float64]:
-    """What the vote of each member weighs against that of the others."""
+    """Return what the vote of each member weighs against that of the others."""
     members, images, classes = logits.shape
     if kind != "weighted-vote":
         return np.ones(members)
@@ -105,7 +105,7 @@ def accuracies(
     order: Sequence[int],
     penalties: Sequence[float] | None = None,
 ) -> Iterator[tuple[int, float]]:
-    """(members, accuracy) of what is left while members go in this order, from all down to one.
+    """Yield (members, accuracy) of what is left while members go in this order, down to one.
 
     Arguments as of `fit`.
     """
@@ -134,7 +134,7 @@ def accuracies(
 def mixture_weights(
     logits: Logits, labels: Labels, penalties: Sequence[float] | None = None
 ) -> NDArray[np.float64]:
-    """The w >= 0 that make AdaNet's objective least (Cortes et al. 2017, equation 5).
+    """Return the w >= 0 that make the objective of Cortes et al. (2017, equation 5) least.
 
     F(w) = mean cross-entropy of sum_j w_j h_j + sum_j penalty_j w_j, which is convex; from
     w = 1/N on.
@@ -154,16 +154,16 @@ def mixture_weights(
         (gradient,) = torch.autograd.grad(loss, weights)
         return float(loss.detach()) + float(cost @ w), gradient.double().numpy() + cost
 
-    found = minimize(
+    optimum = minimize(
         objective, np.full(members, 1 / members), jac=True, method="L-BFGS-B",
         bounds=[(0, None)] * members,
     )  # fmt: skip
-    weights: NDArray[np.float64] = found.x
+    weights: NDArray[np.float64] = optimum.x
     return weights
 
 
 def measures(log_probabilities: NDArray[np.float32], labels: Labels) -> dict[str, float]:
-    """`accuracy`, `loss` and `ece` of predictions, `images x classes`."""
+    """Return `accuracy`, `loss` and `ece` of predictions, `images x classes`."""
     predicted = log_probabilities.argmax(axis=1)
     right = predicted == labels
     sure = np.exp(log_probabilities.max(axis=1))
@@ -180,5 +180,5 @@ def _best_temperature(together: torch.Tensor, labels: torch.Tensor) -> float:
     def loss(logarithm: float) -> float:
         return float(functional.cross_entropy(together / np.exp(logarithm), labels))
 
-    found = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
-    return float(np.exp(found.x))
+    optimum = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
+    return float(np.exp(optimum.x))

@@ -29,7 +29,7 @@ _PART = 1000  # members, whose TDAC takes seconds and less than half a GiB
 def domep(
     predictions: Predictions, labels: Labels, size: int, alpha: float = 0.5, seed: int = 0
 ) -> list[int]:
-    """Choose `size` members of thousands; their numbers, rising.
+    """Choose `size` members of thousands and return their numbers, rising.
 
     Args:
         predictions: `members x images`, classes as numbers from 0.
@@ -67,7 +67,7 @@ def domep(
 def _chosen(
     shared: "ray.ObjectRef[Any]", among: Sequence[int], size: int, alpha: float, seed: list[int]
 ) -> Chosen:
-    """Choose from some: at once where they are few, else from parts; (TDAS, members)."""
+    """Return (TDAS, members) chosen from some: at once where they are few, else from parts."""
     task: Any = ray.remote(_choose).options(num_cpus=1)
     most = max(_PART, 2 * size)
     if len(among) <= most:
@@ -75,19 +75,19 @@ def _chosen(
         return alone
     shuffled = np.random.default_rng(seed).permutation(np.asarray(among))
     parts = np.array_split(shuffled, -(-len(among) // most))
-    found: list[Chosen] = ray.get(
+    outcomes: list[Chosen] = ray.get(
         [task.remote(shared, part, size, alpha, [*seed, i]) for i, part in enumerate(parts)]
     )
-    union = [member for _, chosen in found for member in chosen]
+    union = [member for _, chosen in outcomes for member in chosen]
     together = _chosen(shared, union, size, alpha, [*seed, len(parts)])
-    return max([together, *found], key=lambda chosen: chosen[0])
+    return max([together, *outcomes], key=lambda chosen: chosen[0])
 
 
 def _choose(
     shared: tuple[Predictions, Labels], among: Sequence[int], size: int, alpha: float,
     seed: list[int],
 ) -> Chosen:  # fmt: skip
-    """COMEP on one part; (TDAS, members)."""
+    """Return (TDAS, members) that COMEP chooses from one part."""
     prepare_process(threads=1)
     predictions, labels = shared
     matrix = tdac_matrix(predictions[np.asarray(among)], labels, alpha)

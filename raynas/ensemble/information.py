@@ -36,7 +36,7 @@ _BLOCK_BYTES = 64 * 2**20  # of the counts of a block of pairs
 
 
 def mutual_information(x: Sequence[Any], y: Sequence[Any]) -> float:
-    """MI(X, Y), normalized, in [0, 1]; `x` and `y` hold one class for each image.
+    """Return MI(X, Y), normalized, in [0, 1]; `x` and `y` hold one class for each image.
 
     Raises:
         InvalidArgument: unless both are one-dimensional, of one length, and not empty.
@@ -47,14 +47,14 @@ def mutual_information(x: Sequence[Any], y: Sequence[Any]) -> float:
 
 
 def variation_of_information(x: Sequence[Any], y: Sequence[Any]) -> float:
-    """VI(X, Y), normalized, in [0, 1]; arguments and errors as `mutual_information`."""
+    """Return VI(X, Y), normalized, in [0, 1]; arguments as of `mutual_information`."""
     (codes_x, codes_y), classes = _encoded(x=x, y=y)
     joint, of_x, of_y = _entropies(codes_x, codes_y, classes)
     return float(_vi(of_x, of_y, joint))
 
 
 def tdac(x: Sequence[Any], y: Sequence[Any], labels: Sequence[Any], alpha: float = 0.5) -> float:
-    """TDAC(X, Y): diversity of two predictions, traded against their relevance to the labels.
+    """Return TDAC(X, Y): diversity of two predictions against their relevance to the labels.
 
     Args:
         x: one class for each image.
@@ -77,7 +77,7 @@ def tdac(x: Sequence[Any], y: Sequence[Any], labels: Sequence[Any], alpha: float
 
 
 def relevances(predictions: Predictions, labels: Integers) -> Floats:
-    """MI(X, L) of every member; see `tdac_matrix`."""
+    """Return MI(X, L) of every member; see `tdac_matrix`."""
     classes = _classes(predictions, labels)
     of_labels = _entropy(np.bincount(labels, minlength=classes))
     values = []
@@ -88,7 +88,7 @@ def relevances(predictions: Predictions, labels: Integers) -> Floats:
 
 
 def vi_matrix(predictions: Predictions) -> Floats:
-    """VI of every pair, `members x members`, with 0 on the diagonal."""
+    """Return VI of every pair, `members x members`, with 0 on the diagonal."""
     joint, _ = _joint_entropies(predictions, _classes(predictions))
     own = np.diagonal(joint)
     matrix: Floats = _vi(own[:, None], own[None, :], joint)
@@ -96,7 +96,7 @@ def vi_matrix(predictions: Predictions) -> Floats:
 
 
 def tdac_matrix(predictions: Predictions, labels: Integers, alpha: float = 0.5) -> Floats:
-    """TDAC of every pair, `members x members`, with 0 on the diagonal.
+    """Return TDAC of every pair, `members x members`, with 0 on the diagonal.
 
     Args:
         predictions: `members x images`, classes as numbers from 0.
@@ -113,7 +113,7 @@ def tdac_matrix(predictions: Predictions, labels: Integers, alpha: float = 0.5) 
 
 
 def disagreement_matrix(predictions: Predictions) -> Floats:
-    """The share of images for which two members predict different classes, for every pair."""
+    """Return the share of images that two members predict differently, for every pair."""
     return np.array([(member != predictions).mean(axis=1) for member in predictions])
 
 
@@ -127,9 +127,9 @@ def check_alpha(alpha: float) -> None:
         raise InvalidArgument(f"alpha={alpha!r}: give the weight of diversity, 0..1.")
 
 
-def _encoded(**given: Sequence[Any]) -> tuple[list[Integers], int]:
-    """Vectors of classes as numbers from 0, the same ones in all; how many there are."""
-    vectors = {name: _vector(name, vector) for name, vector in given.items()}
+def _encoded(**named: Sequence[Any]) -> tuple[list[Integers], int]:
+    """Return vectors of classes as numbers from 0, the same in all, and how many there are."""
+    vectors = {name: _vector(name, vector) for name, vector in named.items()}
     length = len(next(iter(vectors.values())))
     for name, vector in vectors.items():
         if len(vector) != length or not length:
@@ -147,9 +147,9 @@ def _encoded(**given: Sequence[Any]) -> tuple[list[Integers], int]:
     return np.split(codes.reshape(-1).astype(np.int64), len(vectors)), len(names)
 
 
-def _vector(name: str, given: Sequence[Any]) -> NDArray[Any]:
+def _vector(name: str, classes: Sequence[Any]) -> NDArray[Any]:
     try:
-        vector = np.asarray(given)
+        vector = np.asarray(classes)
     except (ValueError, TypeError, RuntimeError) as error:  # ragged, or a tensor with gradients
         raise InvalidArgument(f"{name}: {error} Give one class for each image.") from error
     if vector.ndim != 1:
@@ -164,7 +164,7 @@ def _classes(*codes: NDArray[Any]) -> int:
 
 
 def _entropies(x: Integers, y: Integers, classes: int) -> tuple[float, float, float]:
-    """H(X, Y), H(X) and H(Y)."""
+    """Return H(X, Y), H(X) and H(Y)."""
     pairs = x * classes + y
     # A table of very many classes would be large and empty.
     many = classes**2 > _SPARSE * len(x)
@@ -178,7 +178,7 @@ def _entropy(counts: Integers) -> float:
 
 
 def _mi(of_x: Any, of_y: Any, joint: Any) -> Any:
-    """MI from H(X), H(Y) and H(X, Y), element by element."""
+    """Compute MI from H(X), H(Y) and H(X, Y), element by element."""
     shared = np.maximum(of_x + of_y - joint, 0)
     constant = np.minimum(of_x, of_y) <= 0
     root = np.sqrt(np.where(constant, 1, of_x * of_y))
@@ -186,14 +186,14 @@ def _mi(of_x: Any, of_y: Any, joint: Any) -> Any:
 
 
 def _vi(of_x: Any, of_y: Any, joint: Any) -> Any:
-    """VI from H(X), H(Y) and H(X, Y), element by element."""
+    """Compute VI from H(X), H(Y) and H(X, Y), element by element."""
     shared = np.maximum(of_x + of_y - joint, 0)
     constant = joint <= 0
     return np.where(constant, 0, np.clip(1 - shared / np.where(constant, 1, joint), 0, 1))
 
 
 def _joint_entropies(predictions: Predictions, classes: int) -> tuple[Floats, NDArray[np.bool_]]:
-    """H(X, Y) of every pair, and which pairs are equal; H(X) is on the diagonal."""
+    """Return H(X, Y) of every pair, H(X) on the diagonal, and which pairs are equal."""
     members, images = predictions.shape
     if classes > _DENSE_CLASSES:
         return _joint_entropies_of_many_classes(predictions, classes)
@@ -213,7 +213,7 @@ def _joint_entropies(predictions: Predictions, classes: int) -> tuple[Floats, ND
 def _joint_counts(
     predictions: Predictions, classes: int
 ) -> Iterator[tuple[int, int, NDArray[np.int32]]]:
-    """Contingency tables of members `start..stop` with all from `start` on, block by block.
+    """Yield contingency tables of members `start..stop` with all from `start` on, by blocks.
 
     A table counts on how many images one member predicts class i and the other class j: the
     product of their one-hot codes. `members x classes x members x classes`.
@@ -230,7 +230,7 @@ def _joint_counts(
 
 
 def _products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """`a @ b.T` of zeros and ones, in whole numbers."""
+    """Compute `a @ b.T` of zeros and ones, in whole numbers."""
     # Several times as fast where the CPU can, and wrong where there is one image only.
     if hasattr(torch, "_int_mm") and a.shape[1] > 1:
         return torch._int_mm(a, b.T)

@@ -106,13 +106,15 @@ def collect(
     members, excluded = [], {}
     for evaluation, reference in zip(evaluations, waiting, strict=True):
         try:
-            found = ray.get(reference)
+            examined = ray.get(reference)
         except ray.exceptions.RayError as error:  # the worker died
-            found = reason_of(error)
-        if isinstance(found, str):
-            excluded[evaluation.index] = textwrap.shorten(found, _REASON)
+            examined = reason_of(error)
+        if isinstance(examined, str):
+            excluded[evaluation.index] = textwrap.shorten(examined, _REASON)
         else:
-            members.append(Member(evaluation.index, evaluation.notation, evaluation.epochs, *found))
+            members.append(
+                Member(evaluation.index, evaluation.notation, evaluation.epochs, *examined)
+            )
     return members, excluded
 
 
@@ -183,7 +185,7 @@ def latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int) -> 
 def _examine(
     space: SearchSpace, arch: Architecture, data: Data, path: Path, threads: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], Counts, float] | str:
-    """Return what `Member` has of a trained network, or why it cannot be one."""
+    """Examine a trained network; return its part of a `Member`, or why it cannot be one."""
     device = prepare_process(threads)
     try:
         state = read_state(path, data)

@@ -104,7 +104,7 @@ class PAP(Rule):
 
     @cached_property
     def shares(self) -> Floats:
-        """What each member adds to the common vote, `members x images x classes`.
+        """Return what each member adds to the common vote, `members x images x classes`.
 
         In steps so that sums are exact, and the same whatever they are made of.
         """
@@ -113,7 +113,7 @@ class PAP(Rule):
 
     @cached_property
     def errors(self) -> Floats:
-        """The error of each member alone, a share of the images."""
+        """Return the error of each member alone, a share of the images."""
         errors: Floats = (self.logits.argmax(2) != self.labels).mean(axis=1)
         return errors
 
@@ -123,7 +123,7 @@ class PAP(Rule):
 
     @cached_property
     def _counted(self) -> tuple[set[int], Floats]:
-        """Some members and the sum of their shares, which `_together` changes."""
+        """Return some members and the sum of their shares, which `_together` changes."""
         return set(), np.zeros(self.logits.shape[1:])
 
     def _together(self, among: Sequence[int]) -> Floats:
@@ -151,7 +151,7 @@ class PIE(Rule):
 
     @cached_property
     def tdac(self) -> Floats:
-        """TDAC of every pair of members, `members x members`."""
+        """Return TDAC of every pair of members, `members x members`."""
         return tdac_matrix(self.logits.argmax(2), self.labels, self.alpha)
 
     def goes(self, among: Sequence[int]) -> int:
@@ -171,7 +171,7 @@ class Greedy(Rule):
 
     @cached_property
     def order(self) -> list[int]:
-        """All members in the order in which they are added."""
+        """Return all members in the order in which they are added."""
         every = np.arange(len(self.labels))
         return _forward_selection(softmax(self.logits, axis=2)[:, every, self.labels])
 

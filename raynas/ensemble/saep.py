@@ -72,8 +72,8 @@ class SAEP:
                 finite, a member that predicts one class only, or labels that do not fit.
         """
         unset = [key for key in ("size", "combine") if getattr(self, key) is None]
-        given = {key: value for key, value in asdict(self).items() if key not in unset}
-        converted("ensemble", "saep", SAEP, given)
+        options = {key: value for key, value in asdict(self).items() if key not in unset}
+        converted("ensemble", "saep", SAEP, options)
         if not isinstance(seed, Integral) or seed < 0:
             raise InvalidArgument(f"seed={seed}: give a whole number from 0.")
         try:
@@ -120,7 +120,7 @@ class SAEP:
 
 
 def fell(before: float, after: float, tolerance: float) -> bool:
-    """Tell whether an accuracy has fallen by more than it may."""
+    """Return whether an accuracy has fallen by more than it may."""
     return before - after > tolerance + _ROUNDING
 
 

@@ -33,6 +33,16 @@ class RunFolder:
         return self.path / "journal"
 
     @property
+    def events(self) -> Path:
+        """Return where the events of the journal lie."""
+        return self.journal / "events.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """Return the file that the process which writes the journal holds."""
+        return self.journal / "lock"
+
+    @property
     def trials(self) -> Path:
         """Return where the table of evaluations lies."""
         return self.path / "trials.parquet"

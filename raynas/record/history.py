@@ -5,6 +5,7 @@ history, whether it grows while a run is on or is made from a journal.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,6 @@ from raynas.record.events import (
     Complete,
     EnsembleMade,
     Event,
-    Exhausted,
     Finished,
     Grown,
     Leading,
@@ -74,8 +74,6 @@ class History:
         self.evaluations: list[Evaluation] = []
         #: {index: evaluation} of those that have ended, in the order in which they did
         self.finished: dict[int, Evaluation] = {}
-        #: whether the search came to an end for lack of anything new
-        self.exhausted = False
         #: the evaluation last recorded as the best by how the searcher judges
         self.leading: int | None = None
         #: {(group, epoch): metrics} of the shared weights
@@ -98,7 +96,6 @@ class History:
             Promoted: self._promoted,
             Reported: self._reported,
             Finished: self._finished,
-            Exhausted: self._exhausted,
             Leading: self._led,
             Grown: self.growth.append,
             SupernetTrained: self._supernet,
@@ -135,6 +132,17 @@ class History:
                 return leading
         return self._best_by_value
 
+    @property
+    def common_failure(self) -> str | None:
+        """Return the reason for which all that has ended failed, if it is one and the same.
+
+        Numbers in it (of bytes, of places in memory) may differ.
+        """
+        ended = list(self.finished.values())
+        reasons = {re.sub(r"\d+", "0", e.reason or "") for e in ended}
+        failed = all(e.status in (Status.FAILED, Status.DIVERGED) for e in ended)
+        return ended[0].reason if failed and len(reasons) == 1 else None
+
     def ranked(self, merits: Mapping[int, tuple[int, float]] | None = None) -> list[Evaluation]:
         """Return all evaluations that have ended with a value, the best first.
 
@@ -170,9 +178,6 @@ class History:
             self._best_by_value = evaluation
         elif best is evaluation:  # it was promoted, and failed
             self._best_by_value = next(iter(self.ranked()), None)
-
-    def _exhausted(self, event: Exhausted) -> None:
-        self.exhausted = True
 
     def _led(self, event: Leading) -> None:
         self.leading = event.evaluation

@@ -13,12 +13,12 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 import filelock
 
 from raynas.errors import JournalError, StorageError
 from raynas.record.events import Event, from_json
+from raynas.record.folder import RunFolder
 
 _SYNC_SECONDS = 1.0  # at most this much is lost when the machine itself goes down
 
@@ -37,14 +37,14 @@ class Journal:
     """
 
     def __init__(self, folder: Path):
-        self.path = folder / "journal" / "events.jsonl"
+        self.path = RunFolder(folder).events
         #: called with every event, after it has been recorded, in this order
         self.listeners: list[Listener] = []
         #: what had to be mended on opening, for the user
         self.notice: str | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(self.path.with_name("lock"))
+            self._lock = filelock.FileLock(RunFolder(folder).lock)
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise StorageError(
@@ -83,12 +83,7 @@ class Journal:
     def __enter__(self) -> "Journal":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _sync(self) -> None:
@@ -116,7 +111,7 @@ def read_events(folder: Path) -> list[Event]:
         StorageError: when the folder holds no journal.
         JournalError: when a line before the last cannot be read.
     """
-    path = folder / "journal" / "events.jsonl"
+    path = RunFolder(folder).events
     if not path.is_file():
         raise StorageError(f"{folder} is not a run folder: it has no journal.")
     return _parse(path)[0]
@@ -124,7 +119,7 @@ def read_events(folder: Path) -> list[Event]:
 
 def is_locked(folder: Path) -> bool:
     """Return whether a process is writing this run folder now."""
-    lock = filelock.FileLock(folder / "journal" / "lock")
+    lock = filelock.FileLock(RunFolder(folder).lock)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

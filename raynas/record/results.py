@@ -49,18 +49,18 @@ class Best:
                 f"{self.folder} holds no model yet: the run is not finished. Continue it with"
                 " `raynas resume`."
             )
-        made = read_json(self.folder / "architecture.json")
-        if made["architecture"] != self.architecture:
+        content = read_json(self.folder / "architecture.json")
+        if content["architecture"] != self.architecture:
             raise StorageError(
                 f"{self.folder} holds another architecture by now: load the run again."
             )
         try:
-            space = search_spaces.get(made["space"])
+            space = search_spaces.get(content["space"])
         except UnknownName:  # a user's own space, which only the user could build
             return ExportedModel(self.folder)
-        arch = space.from_string(made["architecture"])
-        network = space.build(arch, made["input_shape"], made["num_classes"])
-        model = ImageClassifier(network, made["mean"], made["std"])
+        arch = space.from_string(content["architecture"])
+        network = space.build(arch, content["input_shape"], content["num_classes"])
+        model = ImageClassifier(network, content["mean"], content["std"])
         load_weights(model, self.folder)
         return model.eval()
 

@@ -142,7 +142,7 @@ class TensorBoard:
 
 
 def _tagged(metrics: Mapping[str, float]) -> dict[str, float]:
-    """`val_accuracy` as `val/accuracy`, so that TensorBoard groups the curves."""
+    """Return metrics with `val_accuracy` as `val/accuracy`, so that TensorBoard groups them."""
     return {
         f"{group}/{name}" if name else group: float(value)
         for key, value in metrics.items()

@@ -44,7 +44,7 @@ class Asha(Scheduler):
 
     @property
     def rungs(self) -> dict[int, list[float]]:
-        """{epochs: all values recorded at this rung, rising}."""
+        """Return {epochs: all values recorded at this rung, rising}."""
         return {epochs: rung.values for epochs, rung in self._rungs.items()}
 
     def start(self, epochs: int) -> None:
@@ -58,7 +58,7 @@ class Asha(Scheduler):
             rung *= self.reduction
 
     def report(self, evaluation: int, epochs: int, value: float) -> bool:
-        """Between rungs always; at one, whether it is passed at once."""
+        """Return whether the trial goes on: always between rungs, at one if it is passed."""
         rung = self._rungs.get(epochs)
         if rung is None:
             return True
@@ -66,14 +66,14 @@ class Asha(Scheduler):
         return not self.promotes and value >= rung.threshold
 
     def promotable(self) -> int | None:
-        """The best candidate of the highest rung that has one."""
+        """Return the best candidate of the highest rung that has one."""
         for rung in reversed(self._rungs.values()):
             if rung.candidate is not None:
                 return rung.candidate
         return None
 
     def promote(self) -> int | None:
-        """It goes on; its rung will not offer it again."""
+        """Let what is `promotable` go on; its rung will not offer it again."""
         waiting = (rung for rung in reversed(self._rungs.values()) if rung.candidate is not None)
         rung = next(waiting, None)
         return None if rung is None else rung.promote()
@@ -102,17 +102,17 @@ class Rung:
 
     @property
     def values(self) -> list[float]:
-        """All values recorded, rising."""
+        """Return all values recorded, rising."""
         return sorted([a[0] for a in self._best] + [-a[0] for a in self._rest])
 
     @property
     def threshold(self) -> float:
-        """The lowest value among the best 1/eta."""
+        """Return the lowest value among the best 1/eta."""
         return self._best[0][0]
 
     @property
     def candidate(self) -> int | None:
-        """The best evaluation of the best 1/eta that was not promoted, if any."""
+        """Return the best evaluation of the best 1/eta that was not promoted, if any."""
         while self._waiting:
             evaluation = self._waiting[0][2]
             if evaluation in self._among_best and evaluation not in self._promoted:
@@ -136,7 +136,7 @@ class Rung:
             self._enters(arrival)
 
     def promote(self) -> int | None:
-        """Count the candidate as promoted; which it is."""
+        """Count the candidate as promoted, and return it."""
         evaluation = self.candidate
         if evaluation is not None:
             self._promoted.add(evaluation)
@@ -148,5 +148,5 @@ class Rung:
 
 
 def _negative(arrival: _Arrival) -> _Arrival:
-    """For a heap with the highest first; its own inverse, but for the evaluation."""
+    """Negate an arrival, for a heap with the highest first; the evaluation stays."""
     return -arrival[0], -arrival[1], arrival[2]

@@ -12,5 +12,5 @@ class Fifo(Scheduler):
     stops = False
 
     def report(self, evaluation: int, epochs: int, value: float) -> bool:
-        """Always."""
+        """Return True: it goes on."""
         return True

@@ -22,12 +22,12 @@ class Scheduler(ABC):
 
     @abstractmethod
     def report(self, evaluation: int, epochs: int, value: float) -> bool:
-        """Whether the trial of this evaluation, at `value` after `epochs` epochs, goes on."""
+        """Return whether the trial of this evaluation, at `value` after `epochs`, goes on."""
 
     def promotable(self) -> int | None:
-        """The evaluation that was stopped and should go on now, before new ones; or None."""
+        """Return the evaluation that was stopped and should go on now, before new ones, if any."""
         return None
 
     def promote(self) -> int | None:
-        """Let the evaluation that is `promotable` go on; which it is."""
+        """Let the evaluation that is `promotable` go on, and return it."""
         return None

@@ -45,7 +45,7 @@ class Deduplication:
         self._followers.setdefault(index, []).append(arch)
 
     def end(self, arch: Architecture, index: int) -> list[Architecture]:
-        """Note that an evaluation has ended; the architectures to tell its result for."""
+        """Note that an evaluation has ended; return the architectures to tell its result for."""
         if not self.unique:
             self._by_form[self.space.canonical(arch)] = index
         return [arch, *self._followers.pop(index, [])]

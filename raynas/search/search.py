@@ -7,7 +7,6 @@ not been.
 """
 
 import math
-import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -90,7 +89,7 @@ class Search:
         self.metric, self.held_out = metric, held_out
         self.history = History()
         self.history.metric = metric
-        self.known = Deduplication(space, unique and not searcher.repeats)
+        self.deduplication = Deduplication(space, unique and not searcher.repeats)
         #: what each evaluation is of
         self.architectures: list[Architecture] = []
         #: set when the search as a whole has failed: the reason common to all
@@ -196,7 +195,7 @@ class Search:
         return suggested
 
     def report(self, index: int, metrics: dict[str, float]) -> bool:
-        """Take the metrics of an evaluation's next epoch; whether it goes on."""
+        """Take the metrics of an evaluation's next epoch and return whether it goes on."""
         self.commit(Reported(index, metrics))
         return index not in self._stopping and self.failure is None
 
@@ -269,56 +268,56 @@ class Search:
         return self.scheduler.promotable() if self.scheduler.promotes else None
 
     def _proposed(self) -> Iterator[Event]:
-        """Ask scheduler and searcher for the next step."""
+        """Yield the events of the next step, as scheduler and searcher want it."""
         index = self._promotable()
         if index is not None:
             yield Promoted(index)
             return
         if len(self.evaluations) >= self.samples:
             return
-        duplicates = self.known.duplicates
+        duplicates = self.deduplication.duplicates
         self._asked = self._new()
         if self._asked is not None:
             yield Suggested(len(self.evaluations), self.space.to_string(self._asked))
             return
-        if self.known.duplicates > duplicates:
+        if self.deduplication.duplicates > duplicates:
             yield Waited()
         if not self._running:
             yield Exhausted()
 
     def _new(self) -> Architecture | None:
-        """Ask until something new comes; what is known already is told at once, unpaid."""
+        """Return the next new architecture; tell what is known already at once, unpaid."""
         if self._all_seen:
             return None
         for _ in range(_MAX_DUPLICATES):
             asked = self.searcher.ask()
             if asked is None:
                 return None
-            index = self.known.duplicated(asked)
+            index = self.deduplication.duplicated(asked)
             if index is None:
                 return asked
             evaluation = self.evaluations[index]
             if evaluation.status is Status.RUNNING:
-                self.known.follow(index, asked)
+                self.deduplication.follow(index, asked)
             else:
                 self.searcher.tell(asked, evaluation.value, evaluation.epochs)
-        unseen = next(self.known.unseen(), None)
+        unseen = next(self.deduplication.unseen(), None)
         self._all_seen = unseen is None
         return unseen
 
     def _begin(self, index: int) -> None:
         assert self._asked is not None
         self.architectures.append(self._asked)
-        self.known.add(self._asked, index)
+        self.deduplication.add(self._asked, index)
         self._running += 1
 
     def _end(self, evaluation: Evaluation) -> None:
         self._running -= 1
         arch = self.architectures[evaluation.index]
-        for equal in self.known.end(arch, evaluation.index):
+        for equal in self.deduplication.end(arch, evaluation.index):
             self.searcher.tell(equal, evaluation.value, evaluation.epochs)
         if self.finished == _FIRST_FAILURES:
-            self._notice_failure()
+            self.failure = self.history.common_failure
 
     # How the searcher judges
 
@@ -340,19 +339,8 @@ class Search:
         """Return {evaluation: judgment}, where the searcher judges by more than the value."""
         judged: dict[int, Judgment] = {}
         for arch, merit in self.searcher.merits().items():
-            index = self.known.evaluation(arch)
+            index = self.deduplication.evaluation(arch)
             if index is not None and index in self.history.finished:
                 judgment = Judgment(self.evaluations[index].epochs, merit)
                 judged[index] = max(judgment, judged.get(index, judgment))
         return judged
-
-    def _notice_failure(self) -> None:
-        """Fail as a whole when the first ten evaluations all failed for the same reason.
-
-        Numbers in it (of bytes, of places in memory) may differ.
-        """
-        first = list(self.history.finished.values())
-        reasons = {re.sub(r"\d+", "0", e.reason or "") for e in first}
-        failed = all(e.status in (Status.FAILED, Status.DIVERGED) for e in first)
-        if failed and len(reasons) == 1:
-            self.failure = first[0].reason

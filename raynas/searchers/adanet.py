@@ -109,13 +109,13 @@ class AdaNet(GrowingSearcher):
         return "mixture" if self.mixture == "learnt" else "average-logits"
 
     def penalties(self, members: Sequence[int]) -> list[float]:
-        """Lambda r + beta of each."""
+        """Return lambda r + beta of each."""
         choices = self.space.decisions[self._place].choices
         depths = [choices[self._asked[i][self._place]] for i in members]
         return [self.complexity * math.sqrt(depth) + self.beta for depth in depths]
 
     def ask(self) -> Architecture | None:
-        """The next candidate of this iteration; None until it is decided."""
+        """Return the next candidate of this iteration; None until it is decided."""
         if len(self._candidates) == self._offered:
             return None
         arch = self._drawn(self._last + len(self._candidates))
@@ -125,9 +125,9 @@ class AdaNet(GrowingSearcher):
         return arch
 
     def tell(self, architecture: Architecture, value: float, budget: int) -> None:
-        """A candidate is trained."""
-        for index, known in self._candidates.items():
-            if known is None and self._asked[index] == list(architecture.choices):
+        """Note that a candidate is trained."""
+        for index, result in self._candidates.items():
+            if result is None and self._asked[index] == list(architecture.choices):
                 self._candidates[index] = value
                 return
 
@@ -140,11 +140,11 @@ class AdaNet(GrowingSearcher):
 
     @property
     def _offered(self) -> int:
-        """Candidates of this iteration: one where there is nothing deeper."""
+        """Return the number of candidates in this iteration: one where nothing is deeper."""
         return min(2, len(self.space.decisions[self._place].choices) - self._last)
 
     def decide(self, held_out: HeldOut) -> dict[str, Any]:
-        """Prune, and choose the candidate that joins.
+        """Decide what is pruned, and which candidate joins.
 
         Returns:
             `iteration`, `pruned` (evaluations), `lost` (those whose weights are gone), `joined` (an
@@ -183,7 +183,7 @@ class AdaNet(GrowingSearcher):
         self._candidates = {}
 
     def _drawn(self, depth: int) -> Architecture:
-        """An architecture of this depth."""
+        """Draw an architecture of this depth."""
         for _ in range(_TRIES):
             arch = self.space.replaced(self.space.sample(self.rng), self._place, depth)
             if self.space.is_valid(arch):
@@ -193,7 +193,7 @@ class AdaNet(GrowingSearcher):
     def _pruned(
         self, members: list[int], logits: Mapping[int, Logits], labels: Labels
     ) -> list[int]:
-        """The members that the rule keeps."""
+        """Return the members that the rule keeps."""
         if self.rule == "none" or not members:
             return members
         stacked = np.stack([logits[i] for i in members])
@@ -205,14 +205,14 @@ class AdaNet(GrowingSearcher):
         return members if fell(before, after, self.tolerance) else kept
 
     def _accuracy(self, members: list[int], logits: Mapping[int, Logits], labels: Labels) -> float:
-        """Of an ensemble, on the validation part."""
+        """Return the accuracy of an ensemble on the validation part."""
         stacked = np.stack([logits[i] for i in members])
         weights = self._weights(members, stacked, labels)
         together = Combination(self.combine, tuple(weights.tolist()))
         return together.measure(stacked, labels)["accuracy"]
 
     def _objective(self, members: list[int], logits: Mapping[int, Logits], labels: Labels) -> float:
-        """F of an ensemble."""
+        """Return F of an ensemble."""
         stacked = np.stack([logits[i] for i in members])
         weights = self._weights(members, stacked, labels)
         together = np.tensordot(weights.astype(np.float32), stacked, axes=1)

@@ -46,7 +46,7 @@ class Auto(Searcher):
     candidates: PositiveInt = 60
     proxy: str = "macs"
     #: {canonical form: (budget, value)}, in order of arrival
-    known: dict[Architecture, tuple[int, float]] = field(
+    results: dict[Architecture, tuple[int, float]] = field(
         default_factory=dict, init=False, repr=False
     )
     _first: list[Architecture] = field(default_factory=list, init=False, repr=False)
@@ -60,7 +60,7 @@ class Auto(Searcher):
     def start(self, space: SearchSpace, seed: int) -> None:
         """Draw the candidates of the prior."""
         super().start(space, seed)
-        self.known, self._first, self._pending, self._asked = {}, [], [], 0
+        self.results, self._first, self._pending, self._asked = {}, [], [], 0
         drawn = (space.canonical(space.sample(self.rng)) for _ in range(self.candidates))
         self._drawn = list(dict.fromkeys(drawn))
         self.scoring = Scoring(self.proxy, list(self._drawn))
@@ -68,14 +68,14 @@ class Auto(Searcher):
         self._surrogate: Surrogate | None = None
 
     def tell_scores(self, scores: Mapping[Architecture, float]) -> None:
-        """The best-scoring begin."""
+        """Let the best-scoring architectures begin."""
         self._first = sorted(scores, key=lambda arch: -scores[arch])[: self.initial]
 
     def ask(self) -> Architecture:
-        """One of the first, or what the surrogate expects most of."""
+        """Return one of the first, or what the surrogate expects most of."""
         if self._first:
             arch = self._first.pop(0)
-        elif sum(math.isfinite(value) for _, value in self.known.values()) < 2:
+        elif sum(math.isfinite(value) for _, value in self.results.values()) < 2:
             arch = self.space.canonical(self.space.sample(self.rng))
         else:
             arch = self._most_promising()
@@ -84,14 +84,14 @@ class Auto(Searcher):
         return arch
 
     def tell(self, architecture: Architecture, value: float, budget: int) -> None:
-        """Remember; a later result with more epochs replaces an earlier one."""
+        """Remember a result; a later one with more epochs replaces an earlier one."""
         form = self.space.canonical(architecture)
         if form in self._pending:
             self._pending.remove(form)
-        self.known[form] = max(self.known.get(form, (0, -math.inf)), (budget, value))
+        self.results[form] = max(self.results.get(form, (0, -math.inf)), (budget, value))
 
     def _most_promising(self) -> Architecture:
-        seen = {*self.known, *self._pending}
+        seen = {*self.results, *self._pending}
         pool = self._pool(seen)
         if not pool:
             return self.space.canonical(self.space.sample(self.rng))
@@ -115,12 +115,12 @@ class Auto(Searcher):
         return pool[best], float(promises[best])
 
     def _pool(self, seen: set[Architecture]) -> list[Architecture]:
-        """Candidates: random ones, and the neighbors of the best that are known."""
+        """Return the candidates: random ones, and the neighbors of the best that are known."""
         drawn = [self.space.canonical(self.space.sample(self.rng)) for _ in range(_DRAWN)]
         kept = (arch for arch in dict.fromkeys([*drawn, *self._drawn]) if arch not in seen)
         self._drawn = list(itertools.islice(kept, _POOL))
         pool = list(self._drawn)
-        for center in sorted(self.known, key=self._rank, reverse=True)[:_CENTERS]:
+        for center in sorted(self.results, key=self._rank, reverse=True)[:_CENTERS]:
             pool += self._new_neighbors(center, seen)
         return list(dict.fromkeys(pool))
 
@@ -132,7 +132,7 @@ class Auto(Searcher):
         return [form for form in dict.fromkeys(forms) if form not in seen]
 
     def _fitted(self) -> Surrogate:
-        """The surrogate, having learned what is known and, as predicted, what is awaited."""
+        """Fit the surrogate to what is known and, as predicted, to what is awaited."""
         archs = self._learned()
         features = self._description.rows(archs)
         if self._surrogate is None:
@@ -150,12 +150,12 @@ class Auto(Searcher):
         return Surrogate(components, self.rng)
 
     def _learned(self) -> list[Architecture]:
-        archs = list(self.known)
+        archs = list(self.results)
         if len(archs) <= 2 * _LEARNED:
             return archs
         best = sorted(archs, key=self._rank, reverse=True)[:_LEARNED]
         return list(dict.fromkeys([*best, *archs[-_LEARNED:]]))
 
     def _rank(self, arch: Architecture) -> tuple[int, float]:
-        budget, value = self.known[arch]
+        budget, value = self.results[arch]
         return (budget, value) if math.isfinite(value) else (0, -math.inf)

@@ -81,11 +81,11 @@ class Evolution(Searcher):
             self.scoring = Scoring(self.warm_start, list(dict.fromkeys(drawn)))
 
     def tell_scores(self, scores: Mapping[Architecture, float]) -> None:
-        """The best-scoring are the first to be asked for."""
+        """Let the best-scoring architectures be the first that are asked for."""
         self._first = sorted(scores, key=lambda arch: -scores[arch])[: self.population]
 
     def ask(self) -> Architecture:
-        """A random architecture for the first P births, then the child of a tournament."""
+        """Return a random architecture for the first P births, then a tournament's child."""
         if self._first:
             arch = self._first.pop(0)
         elif self._births < self.population or not self.members:
@@ -104,7 +104,7 @@ class Evolution(Searcher):
         return arch
 
     def tell(self, architecture: Architecture, value: float, budget: int) -> None:
-        """The architecture joins the population, which then loses its oldest member."""
+        """Let the architecture join the population, which then loses its oldest member."""
         birth = self._birth(architecture)
         if not math.isfinite(value):
             return
@@ -113,7 +113,7 @@ class Evolution(Searcher):
             del self.members[min(self.members)]
 
     def _birth(self, architecture: Architecture) -> int:
-        """When the architecture was asked for; now, if it never was.
+        """Return when the architecture was asked for; now, if it never was.
 
         One that was promoted is told of again and keeps its age.
         """

@@ -42,7 +42,7 @@ class LocalSearch(Searcher):
         self._queue, self._climbing, self._starting, self._starts = [], [], [], []
 
     def ask(self) -> Architecture:
-        """A neighbor of the center, or the start of a climb."""
+        """Return a neighbor of the center, or the start of a climb."""
         if not self._queue and not self._climbing:
             self._begin_climb()
         if self._queue:
@@ -52,7 +52,7 @@ class LocalSearch(Searcher):
         return self._starting[-1]
 
     def tell(self, architecture: Architecture, value: float, budget: int) -> None:
-        """A better neighbor becomes the center; a start waits for the climb to end."""
+        """Make a better neighbor the center; keep a start until the climb has ended."""
         rank = (budget, value)
         if architecture in self._climbing:
             self._climbing.remove(architecture)

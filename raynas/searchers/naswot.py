@@ -47,9 +47,9 @@ class Naswot(Searcher):
         self.chosen = best if math.isfinite(scores[best]) else None
 
     def ask(self) -> Architecture | None:
-        """The best-scoring candidate, once."""
+        """Return the best-scoring candidate, once."""
         chosen, self.chosen = self.chosen, None
         return chosen
 
     def tell(self, architecture: Architecture, value: float, budget: int) -> None:
-        """Nothing to learn."""
+        """Do nothing: there is nothing to learn."""

@@ -6,16 +6,15 @@ ours is marked [choice]. `na_rs` is their NA-RS, `NeighborhoodAware` the same ar
 """
 
 import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
 
 import numpy as np
 from pydantic import InstanceOf, NonNegativeInt, PositiveInt
 
 from raynas.searchers.area import Area
 from raynas.searchers.auto import Auto
+from raynas.searchers.centers import AGGREGATES, Aggregate, Center, Judge
 from raynas.searchers.evolution import Evolution
 from raynas.searchers.local_search import LocalSearch
 from raynas.searchers.naswot import Naswot
@@ -25,16 +24,6 @@ from search_spaces import Architecture, SearchSpace
 from search_spaces.errors import InvalidArgument
 from search_spaces.naming import construct, lookup, spell
 from search_spaces.neighbors import draw_neighbors
-
-#: from the values of a neighborhood to the one that judges its center; larger is better
-Aggregate = Callable[[Sequence[float]], float]
-
-AGGREGATES: dict[str, Aggregate] = {
-    "mean": statistics.fmean,
-    "median": statistics.median,
-    "worst": min,
-    "mean-std": lambda values: statistics.fmean(values) - statistics.pstdev(values),  # [choice]
-}
 
 #: what can be wrapped by its name
 _INNER: dict[str, Callable[..., Searcher]] = {
@@ -48,40 +37,7 @@ _INNER: dict[str, Callable[..., Searcher]] = {
 
 # All [choice]. docs/neighborhood.md says what they bring.
 _SHARE = 0.5  # of all evaluations, at most, that are neighbors, while racing
-_PRIOR = 4  # neighbors that weigh as much as the architecture's own value, while racing
 _RACES = 8  # at the same time
-_SPREADS = 2  # standard deviations that a center may be better than known so far, while racing
-
-
-@dataclass(eq=False)
-class Center:
-    """An architecture whose neighborhood is, was or will be looked at.
-
-    Attributes:
-        architecture: as it was asked for.
-        queue: neighbors that are still to be drawn, in random order, with canonical forms.
-        drawn: canonical forms of those that were, evaluated or on their way.
-        asked: results of it that the inner searcher waits for.
-        owed: results that have come, of which the inner searcher was not told.
-        told: whether it was told of one.
-        open: whether its neighborhood is being evaluated.
-        budget: epochs behind its own value.
-        own: its own value; None while that is awaited.
-        values: of the drawn neighbors, as far as they are known and did not fail.
-        drop: how much lower than its own value the aggregate of `values` is.
-    """
-
-    architecture: Architecture
-    queue: list[tuple[Architecture, Architecture]] = field(default_factory=list)
-    drawn: list[Architecture] = field(default_factory=list)
-    asked: int = 0
-    owed: int = 0
-    told: bool = False
-    open: bool = False
-    budget: int = 0
-    own: float | None = None
-    values: list[float] = field(default_factory=list)
-    drop: float = 0.0
 
 
 @dataclass
@@ -135,13 +91,14 @@ class NeighborhoodAware(Searcher):
     rewire: bool = False
     searcher: Searcher = field(init=False, repr=False)
     #: {canonical form: (budget, value)}
-    known: dict[Architecture, tuple[int, float]] = field(
+    results: dict[Architecture, tuple[int, float]] = field(
         default_factory=dict, init=False, repr=False
     )
     centers: dict[Architecture, Center] = field(default_factory=dict, init=False, repr=False)
     #: canonical forms that are being evaluated
     _pending: dict[Architecture, None] = field(default_factory=dict, init=False, repr=False)
     _races: list[Center] = field(default_factory=list, init=False, repr=False)
+    _judge: Judge = field(init=False, repr=False, compare=False)
     #: evaluations asked for: all, and of neighbors
     _asked: int = field(default=0, init=False, repr=False)
     _drawn: int = field(default=0, init=False, repr=False)
@@ -162,22 +119,11 @@ class NeighborhoodAware(Searcher):
         self.fewest_samples = self.searcher.fewest_samples
         self.inner = _spelled(self.searcher)
         if isinstance(self.aggregate, str):
-            self._aggregate = lookup("aggregate", self.aggregate, AGGREGATES)
+            aggregate = lookup("aggregate", self.aggregate, AGGREGATES)
         else:
-            self._aggregate = self.aggregate
-            self.aggregate = f"{self._aggregate.__module__}.{self._aggregate.__qualname__}"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k != "_aggregate" or not self._named}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        if self._named:  # a lambda of ours cannot be pickled
-            self._aggregate = AGGREGATES[str(self.aggregate)]
-
-    @property
-    def _named(self) -> bool:
-        return self.aggregate in AGGREGATES
+            aggregate = self.aggregate
+            self.aggregate = f"{aggregate.__module__}.{aggregate.__qualname__}"
+        self._judge = Judge(aggregate, self.racing)
 
     def start(self, space: SearchSpace, seed: int) -> None:
         """Begin; the inner searcher has the random numbers that it would have by itself."""
@@ -185,18 +131,18 @@ class NeighborhoodAware(Searcher):
         self.rng = np.random.default_rng([seed, 1])
         self.searcher.start(space, seed)
         self.scoring = self.searcher.scoring
-        self.known, self.centers, self._pending, self._races = {}, {}, {}, []
-        self._asked = self._drawn = self._longest = 0
+        self.results, self.centers, self._pending, self._races = {}, {}, {}, []
+        self._asked = self._drawn = 0
         self._drawn_by: dict[Architecture, list[Center]] = {}
         self._opened: dict[Architecture, Center] = {}
-        self._weigh()
+        self._judge.start()
 
     def tell_scores(self, scores: Mapping[Architecture, float]) -> None:
-        """They are the inner searcher's."""
+        """Hand them to the inner searcher."""
         self.searcher.tell_scores(scores)
 
     def ask(self) -> Architecture | None:
-        """A neighbor of a center, or a new center."""
+        """Return a neighbor of a center, or a new center."""
         if self.neighbors == 0:
             return self.searcher.ask()
         if not self.racing or self._drawn < _SHARE * self._asked:
@@ -213,25 +159,27 @@ class NeighborhoodAware(Searcher):
             return
         form = self.space.canonical(architecture)
         self._pending.pop(form, None)
-        before = self.known.get(form)
+        before = self.results.get(form)
         if before is None or budget >= before[0]:
-            self.known[form] = (budget, value)
+            self.results[form] = (budget, value)
         center = self.centers.get(architecture)
         if center is None and self.racing:
             center = Center(architecture)
         if math.isfinite(value):
-            self._longest = max(self._longest, budget)
+            self._judge.longest = max(self._judge.longest, budget)
         for nearby in self._drawn_by.get(form, ()):
-            self._update(nearby)
+            self._judge.update(nearby, self.results)
         if center is not None:
-            self._arrived(center, *self.known[form])
+            self._arrived(center, *self.results[form])
         self._settle()
 
     def merits(self) -> dict[Architecture, float]:
-        """How the centers are judged, those that may be the outcome."""
+        """Return how the centers are judged, of those that may be the outcome."""
         if self.neighbors == 0:
             return dict(self.searcher.merits())
-        return {c.architecture: self._merit(c) for c in self._opened.values() if self._judged(c)}
+        judge = self._judge
+        judged = (center for center in self._opened.values() if judge.judged(center))
+        return {center.architecture: judge.merit(center) for center in judged}
 
     # Centers and their neighbors
 
@@ -244,7 +192,7 @@ class NeighborhoodAware(Searcher):
                 self._open(center)
         center.asked += 1
         form = self.space.canonical(arch)
-        if form not in self.known and form not in self._pending:
+        if form not in self.results and form not in self._pending:
             self._pending[form] = None
             self._asked += 1
         return arch
@@ -259,13 +207,13 @@ class NeighborhoodAware(Searcher):
         center.queue = [(neighbor, self.space.canonical(neighbor)) for neighbor in near]
 
     def _draw(self) -> Architecture | None:
-        """The next neighbor to evaluate, of the best center that lacks one."""
+        """Return the next neighbor to evaluate, of the best center that lacks one."""
         races = self._races
         if self.racing:
-            races = sorted(races, key=self._merit, reverse=True)
+            races = sorted(races, key=self._judge.merit, reverse=True)
         for center in races:
             for i, (neighbor, form) in enumerate(center.queue):
-                if form not in self._pending and form not in self.known:
+                if form not in self._pending and form not in self.results:
                     self._take(center, i)
                     self._pending[form] = None
                     self._asked += 1
@@ -280,17 +228,17 @@ class NeighborhoodAware(Searcher):
         self._drawn_by.setdefault(form, []).append(center)
 
     def _arrived(self, center: Center, budget: int, value: float) -> None:
-        """A center's own result has come, for the first time or with more epochs."""
+        """Take a center's own result, the first or one with more epochs."""
         center.own, center.budget = value, budget
         if center.asked:
             center.asked -= 1
             center.owed += 1
         elif center.told:
             center.owed += 1
-        self._update(center)
+        self._judge.update(center, self.results)
         if not math.isfinite(value):
             self._close(center)
-        elif self.racing and not center.drawn and not center.open and self._can_win(center):
+        elif self.racing and not center.drawn and not center.open and self._judge.can_win(center):
             self.centers[center.architecture] = center
             self._open(center)
         elif not center.open:
@@ -299,85 +247,35 @@ class NeighborhoodAware(Searcher):
     def _settle(self) -> None:
         """Take in neighbors that are known by now; end the races that are over."""
         for center in list(self._races):
-            if center.own is not None and center.queue and center.queue[0][1] in self.known:
-                while center.queue and center.queue[0][1] in self.known:
+            if center.own is not None and center.queue and center.queue[0][1] in self.results:
+                while center.queue and center.queue[0][1] in self.results:
                     self._take(center, 0)
-                self._update(center)
-        self._weigh()
+                self._judge.update(center, self.results)
+        self._judge.weigh(self._opened.values())
         over = [center for center in self._races if self._is_over(center)]
         for center in over:
             self._close(center)
         if self.racing and len(self._races) > _RACES:
-            self._close(min(self._races, key=self._merit))
+            self._close(min(self._races, key=self._judge.merit))
 
     def _is_over(self, center: Center) -> bool:
-        complete = not center.queue and all(form in self.known for form in center.drawn)
-        return center.own is not None and (complete or not self._can_win(center))
+        complete = not center.queue and all(form in self.results for form in center.drawn)
+        return center.own is not None and (complete or not self._judge.can_win(center))
 
     def _close(self, center: Center) -> None:
-        """The race is over; the inner searcher is told how the center was judged."""
+        """End a center's race and tell the inner searcher how it was judged."""
         if center.open:
             center.open = False
             self._races.remove(center)
             center.queue = []
         for _ in range(center.owed):
-            self.searcher.tell(center.architecture, self._merit(center), center.budget)
+            self.searcher.tell(center.architecture, self._judge.merit(center), center.budget)
             center.told = True
         center.owed = 0
         if self.racing and not center.asked and not center.drawn and not center.told:
             self.centers.pop(center.architecture, None)
         if self.racing and not center.drawn:
             self._opened.pop(center.architecture, None)
-
-    # Judging
-
-    def _update(self, center: Center) -> None:
-        """Compute anew what the known neighbors say."""
-        if center.own is None or not math.isfinite(center.own):
-            center.values, center.drop = [], 0.0
-            return
-        results = (self.known.get(form) for form in center.drawn)
-        center.values = [value for _, value in filter(None, results) if math.isfinite(value)]
-        if self.racing and center.values:
-            center.drop = center.own - self._aggregate(center.values)
-
-    def _judged(self, center: Center) -> bool:
-        """Whether the center may be the outcome."""
-        if center.own is None or not math.isfinite(center.own):
-            return False
-        return bool(center.values) if self.racing else not center.open
-
-    def _merit(self, center: Center) -> float:
-        assert center.own is not None
-        if not math.isfinite(center.own):
-            return center.own
-        if not self.racing:
-            return self._aggregate([center.own, *center.values])
-        n = len(center.values)
-        return center.own - n / (n + _PRIOR) * (center.drop - self._usual)
-
-    def _weigh(self) -> None:
-        """Learn from all centers: their usual drop, its spread, and the merit to beat."""
-        self._usual, self._spread, self._lead = 0.0, math.inf, -math.inf
-        if not self.racing:
-            return
-        raced = [center for center in self._opened.values() if center.values]
-        if raced:
-            weights = np.array([len(center.values) for center in raced])
-            drops = np.array([center.drop for center in raced])
-            self._usual = float(weights @ drops / weights.sum())
-            if len(raced) > 2:
-                squares = (drops - self._usual) ** 2
-                self._spread = math.sqrt(float(weights @ squares / weights.sum()))
-        rivals = (c for c in raced if len(c.values) >= _PRIOR and c.budget == self._longest)
-        self._lead = max(map(self._merit, rivals), default=-math.inf)
-
-    def _can_win(self, center: Center) -> bool:
-        """Whether a center could still be the outcome; always, without racing."""
-        if not self.racing:
-            return True
-        spread = _SPREADS * self._spread * math.sqrt(_PRIOR / (len(center.values) + _PRIOR))
-        return center.budget == self._longest and self._merit(center) + spread >= self._lead
 
 
 def na_rs(
@@ -387,12 +285,12 @@ def na_rs(
     racing: bool = True,
     rewire: bool = False,
 ) -> NeighborhoodAware:
-    """NA-RS: random search whose draws are judged by their neighborhoods."""
+    """Return NA-RS: random search whose draws are judged by their neighborhoods."""
     return NeighborhoodAware(RandomSearch(), neighbors, distance, aggregate, racing, rewire)
 
 
 def _spelled(searcher: Searcher) -> str:
-    """The name of a searcher with what differs from its defaults; `_INNER` constructs it."""
+    """Return a searcher's name with what differs from its defaults, as `_INNER` reads it."""
     name = next((name for name, factory in _INNER.items() if factory is type(searcher)), None)
     if name is None:
         return f"{type(searcher).__module__}.{type(searcher).__qualname__}"

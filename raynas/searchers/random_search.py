@@ -11,8 +11,8 @@ class RandomSearch(Searcher):
     """Uniform sampling; results change nothing."""
 
     def ask(self) -> Architecture:
-        """A new draw."""
+        """Draw an architecture."""
         return self.space.sample(self.rng)
 
     def tell(self, architecture: Architecture, value: float, budget: int) -> None:
-        """Nothing to learn."""
+        """Do nothing: there is nothing to learn."""

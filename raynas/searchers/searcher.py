@@ -27,7 +27,7 @@ class HeldOut(Protocol):
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The true class of each image."""
+        """Return the true class of each image."""
 
     def logits(self, evaluation: int) -> NDArray[np.float32] | None:
         """Return those of an evaluation, `images x classes`; None when it has none of use."""
@@ -89,7 +89,7 @@ class Searcher(ABC):
 
     @abstractmethod
     def ask(self) -> Architecture | None:
-        """The next architecture to evaluate; None when there is none before a result comes."""
+        """Return the next architecture to evaluate; None: there is none before a result comes."""
 
     @abstractmethod
     def tell(self, architecture: Architecture, value: float, budget: int) -> None:
@@ -103,7 +103,7 @@ class Searcher(ABC):
         """
 
     def merits(self) -> Mapping[Architecture, float]:
-        """What the outcome of the search is chosen by; only these architectures may be it.
+        """Return what the outcome is chosen by; only these architectures may be the outcome.
 
         Empty (the default): any may, each by its own value. More epochs come first either way.
         """
@@ -111,12 +111,12 @@ class Searcher(ABC):
 
     @property
     def ensemble(self) -> Sequence[int]:
-        """The evaluations that are members of the ensemble now, in the order they joined."""
+        """Return the evaluations that are members of the ensemble, in the order they joined."""
         return ()
 
     @property
     def combine(self) -> Kind | None:
-        """How the members are combined, unless the user says otherwise; None: no opinion."""
+        """Return how members are combined, unless the user says otherwise; None: no opinion."""
         return None
 
     def penalties(self, members: Sequence[int]) -> Sequence[float]:
@@ -125,7 +125,7 @@ class Searcher(ABC):
 
     @property
     def undecided(self) -> Sequence[int]:
-        """The evaluations whose predictions decide the next step; empty: no step is due."""
+        """Return the evaluations whose predictions decide the next step; empty: none is due."""
         return ()
 
     def decide(self, held_out: HeldOut) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Description:
         self._rows: dict[Architecture, dict[str, Floats]] = {}
 
     def rows(self, archs: Sequence[Architecture]) -> Features:
-        """The vectors of architectures in canonical form."""
+        """Return the vectors of architectures in canonical form."""
         rows = [self._row(arch) for arch in archs]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -71,7 +71,7 @@ class Description:
 
     @cached_property
     def _numeric(self) -> NDArray[np.bool_]:
-        """Tell which decisions are between three or more positive sizes."""
+        """Return which decisions are between three or more positive sizes."""
         return np.array(
             [
                 decision.kind == "size"
@@ -83,7 +83,7 @@ class Description:
 
     @cached_property
     def _scales(self) -> list[Floats]:
-        """For every decision the place of each choice between its smallest, 0, and largest, 1."""
+        """Return the place of each choice between its decision's smallest, 0, and largest, 1."""
         scales = []
         for decision, numeric in zip(self.space.decisions, self._numeric, strict=True):
             logs = np.array([math.log(c) if numeric else 0.0 for c in decision.choices])
@@ -92,7 +92,7 @@ class Description:
 
 
 def description_of(space: SearchSpace) -> Description:
-    """The description of a space; those used last are kept, for the next search."""
+    """Return the description of a space; those used last are kept, for the next search."""
     try:
         return _kept_description(space)
     except TypeError:  # a user's space that is not hashable
@@ -105,7 +105,7 @@ def _kept_description(space: SearchSpace) -> Description:
 
 
 def _paths(graph: CellGraph) -> Floats:
-    """How many paths from an input to the output carry which sequence of operations, hashed."""
+    """Count the paths from an input to the output by their operations, hashed."""
     counts = np.zeros(_PATHS)
     outgoing: dict[str, list[tuple[str, str]]] = {}
     for edge in graph.edges:
@@ -166,7 +166,7 @@ class Surrogate:
         self._variance = variance
 
     def predict(self, features: Features) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of the normal scores of other architectures."""
+        """Return mean and standard deviation of the normal scores of other architectures."""
         covariance = self._kernel(self._distances(features), self.parameters)
         whitened = solve_triangular(self._factor, covariance, lower=True)
         mean = whitened.T @ self._weights
@@ -174,14 +174,14 @@ class Surrogate:
         return mean, np.sqrt(np.maximum(variance, 1e-12))
 
     def expected_improvement(self, features: Features) -> Floats:
-        """Over the best value learned."""
+        """Return the expected improvement over the best value learned."""
         mean, deviation = self.predict(features)
         z = (mean - self.targets.max()) / deviation
         improvement: Floats = deviation * (z * norm.cdf(z) + norm.pdf(z))
         return improvement
 
     def _distances(self, features: Features) -> list[Floats]:
-        """Per component: from everything learned (rows) to each of `features` (columns)."""
+        """Return, per component, distances from all learned (rows) to `features` (columns)."""
         return [_distance(name, self.features[name], features[name]) for name in self.components]
 
     def _kernel(self, distances: list[Floats], parameters: Floats) -> Floats:
@@ -211,7 +211,7 @@ class Surrogate:
                 best, self.parameters = loss, tried
 
     def _loss(self, distances: list[Floats], parameters: Floats) -> float:
-        """Minus the logarithm of likelihood (its variance maximized out) times prior."""
+        """Return minus the logarithm of likelihood (variance maximized out) times prior."""
         factor = np.linalg.cholesky(self._noisy(distances, parameters))
         weights = solve_triangular(factor, self.targets, lower=True)
         n = len(weights)
@@ -229,7 +229,7 @@ def normal_scores(values: Floats) -> Floats:
 
 
 def _distance(name: str, a: Floats, b: Floats) -> Floats:
-    """From each row of `a` to each of `b`, in units in which lengths around 1 are plausible."""
+    """Return distances from rows of `a` to those of `b`, in units where lengths are near 1."""
     if name == "choices":
         return np.asarray(cdist(a, b, "hamming"))
     unit = {"sizes": a.shape[1], "paths": 4, "costs": 1}[name]

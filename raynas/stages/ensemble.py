@@ -21,7 +21,8 @@ from raynas.record import models
 from raynas.record.events import EnsembleMade, Status
 from raynas.record.folder import read_json, write_json
 from raynas.record.history import Evaluation
-from raynas.reports.ensemble import curves_figure, diversity_figure, recorded
+from raynas.reports.ensemble import recorded
+from raynas.reports.figures import curves_figure, diversity_figure
 from raynas.stages.stage import Stage
 from trials.deployed import Committee, ImageClassifier
 
@@ -70,11 +71,11 @@ class EnsembleStage(Stage):
         return bool(recorded_so) and _is_there(session, request)
 
     def run(self, session: Session) -> None:
-        """Prune, measure, export."""
+        """Prune, measure, export, and record it."""
         request = _request(session)
         assert request is not None
         try:
-            if not _is_there(session, request):  # else it only was not recorded
+            if not _is_there(session, request):  # else only the record of it is missing
                 how = session.plan.config.ensemble or "all of them"
                 session.say(f"Ensemble of {len(request.evaluations)} candidates: {how}")
                 make_ensemble(session, request)
@@ -192,7 +193,7 @@ def _write(
 def _export(
     session: Session, candidates: Candidates, chosen: Sequence[int], together: Combination
 ) -> float:
-    """Write the chosen members as one program; its latency on the CPU in milliseconds."""
+    """Write the chosen members as one program; return its latency on the CPU in ms."""
     plan, search = session.plan, session.search
     networks = []
     for i in chosen:

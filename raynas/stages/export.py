@@ -23,7 +23,7 @@ class ExportStage(Stage):
         return bool(read_json(folder / "architecture.json")["architecture"] == winner.notation)
 
     def run(self, session: Session) -> None:
-        """Export."""
+        """Export the winner."""
         plan, search, folder = session.plan, session.search, session.folder.best
         winner, data = search.winner, plan.data
         assert winner is not None

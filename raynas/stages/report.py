@@ -22,9 +22,8 @@ class ReportStage(Stage):
         plan, search, history = session.plan, session.search, session.history
         winner = search.winner
         assert winner is not None
-        failed = {i: why for i, why in history.retraining_failed.items() if i != winner.index}
         write_report(
-            session.folder.path, plan.config, search, winner,
-            dict(history.retrained[winner.index]), len(plan.data.test), failed,
+            session.folder, plan.config, plan.space, history, search.ranked, winner,
+            len(plan.data.test),
         )  # fmt: skip
         session.record(Complete(len(search.evaluations)))

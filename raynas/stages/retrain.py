@@ -39,7 +39,7 @@ class RetrainStage(Stage):
         return best is not None and best.index in session.history.retrained
 
     def run(self, session: Session) -> None:
-        """Retrain; one that failed before is tried again.
+        """Retrain the best; one that failed before is tried again.
 
         Raises:
             SearchFailed: when the retraining of all finalists fails.
@@ -64,7 +64,7 @@ class RetrainStage(Stage):
 
 
 def _retrained(session: Session, evaluation: Evaluation) -> Metrics:
-    """Retrain an evaluation's architecture, recording every epoch once; the last one's metrics."""
+    """Retrain, recording every epoch once; return the metrics of the last one."""
     plan, search = session.plan, session.search
     job = replace(session.job, epochs=plan.config.retrain_epochs or plan.config.epochs)
     told = len(session.history.retraining.get(evaluation.index, []))

@@ -21,7 +21,7 @@ class ScoreStage(Stage):
         return not session.search.unscored
 
     def run(self, session: Session) -> None:
-        """Score, in the order in which the searcher named them."""
+        """Score the architectures, in the order in which the searcher named them."""
         search, data = session.search, session.plan.data
         scoring = search.searcher.scoring
         assert scoring is not None

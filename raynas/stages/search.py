@@ -19,7 +19,7 @@ class SearchStage(Stage):
         return search.exhausted and search.failure is None and search.best is not None
 
     def run(self, session: Session) -> None:
-        """Search.
+        """Have the driver that the evaluator names carry out the search.
 
         Raises:
             SearchFailed: when the search came to nothing.

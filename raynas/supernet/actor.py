@@ -75,8 +75,8 @@ class _Judge:
         """Return what comes of architectures: together, or where that fails each for itself."""
         torch.set_num_threads(self.threads)  # of the thread that calls
         try:
-            found = self.weights.evaluate(archs)
-            return [Estimate(arch, metrics) for arch, metrics in zip(archs, found, strict=True)]
+            metrics = self.weights.evaluate(archs)
+            return [Estimate(arch, own) for arch, own in zip(archs, metrics, strict=True)]
         except Exception:  # out of memory, say
             return [estimated(lambda arch: self.weights.evaluate([arch])[0], a) for a in archs]
 
@@ -183,7 +183,7 @@ class SupernetActor(_Judge):
             archs = list(dict.fromkeys(arch for request in requests for arch in request.archs))
             try:
                 judged = self._judge_here(archs) if replica is None else replica.judge.remote(archs)
-                found = {estimate.architecture: estimate for estimate in await judged}
+                answers = {estimate.architecture: estimate for estimate in await judged}
             except Exception as error:
                 if replica is None:
                     _answered(requests, error)
@@ -194,7 +194,7 @@ class SupernetActor(_Judge):
                     return
                 await _back(replica)
                 continue
-            _answered(requests, found)
+            _answered(requests, answers)
 
     async def _gather(self) -> None:
         """Wait as long as more requests keep coming, but not for long."""
@@ -217,7 +217,7 @@ class SupernetActor(_Judge):
 
 
 async def _back(replica: Any) -> int:
-    """Wait until a replica is there, for the first time or after it died; its process's number."""
+    """Wait until a replica is there, at first or after it died; return its process's number."""
     while True:
         try:
             return int(await replica.pid.remote())

@@ -18,7 +18,7 @@ Numbers = NDArray[np.float64]
 
 
 def gt_tau(values: ArrayLike, truth: ArrayLike) -> float:
-    """Kendall's tau-b of a ranking with the truth (GT-Tau).
+    """Return Kendall's tau-b of a ranking with the truth (GT-Tau).
 
     Args:
         values: n numbers, higher is better.
@@ -39,7 +39,7 @@ def gt_tau(values: ArrayLike, truth: ArrayLike) -> float:
 def tau_interval(
     values: ArrayLike, truth: ArrayLike, seed: int = 0, draws: int = 1000
 ) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of `gt_tau`, over architectures.
+    """Return the 95 % percentile bootstrap interval of `gt_tau`, over architectures.
 
     An architecture that is drawn twice is a tie with itself in both rankings, and tau-b leaves
     such pairs out.
@@ -83,7 +83,7 @@ class STau(NamedTuple):
 
 
 def s_tau(rankings: ArrayLike) -> STau:
-    """Mean, maximum and minimum of tau over all pairs of instances (S-Tau).
+    """Return mean, maximum and minimum of tau over all pairs of instances (S-Tau).
 
     Args:
         rankings: instances x architectures, at least 2 x 2.
@@ -104,7 +104,7 @@ def s_tau(rankings: ArrayLike) -> STau:
 
 
 def top_n_rank(values: ArrayLike, truth: ArrayLike, n: int) -> int:
-    """The best true rank (1 is the best) among the `n` first of a ranking (Top-n-Rank).
+    """Return the best true rank (1 is best) among the `n` first of a ranking (Top-n-Rank).
 
     Where the ranking has ties, the truly worse count as first.
     """
@@ -113,20 +113,20 @@ def top_n_rank(values: ArrayLike, truth: ArrayLike, n: int) -> int:
 
 
 def random_std(n: int) -> float:
-    """Standard deviation of tau between random rankings of `n` architectures; NaN for one."""
+    """Return the standard deviation of tau between random rankings; NaN for `n` = 1."""
     if n < 2:
         return math.nan
     return math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
 
 
 def _tau(x: Numbers, y: Numbers) -> float:
-    """Tau-b; 0 where one ranking is constant and tells nothing."""
+    """Return tau-b; 0 where one ranking is constant and tells nothing."""
     tau = float(kendalltau(x, y).statistic) if len(x) > 1 else 0.0
     return 0.0 if math.isnan(tau) else tau
 
 
 def ranks(values: ArrayLike) -> Numbers:
-    """Ranks from 1 (worst), ties averaged; NaN and minus infinity lowest."""
+    """Return ranks from 1 (worst), ties averaged; NaN and minus infinity lowest."""
     numbers = np.asarray(values, float)
     ranks: Numbers = rankdata(np.where(np.isnan(numbers), -math.inf, numbers))
     return ranks

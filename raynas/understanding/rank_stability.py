@@ -1,24 +1,19 @@
 """How far to trust a ranking by shared weights: against the truth, and against itself.
 
-The measures are in `raynas.understanding.rank_measures`.
+The measures are in `raynas.understanding.rank_measures`, what is compared in
+`raynas.understanding.rankings`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-import markupsafe
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-import search_spaces
-from raynas.errors import InvalidArgument, UnknownName
-from raynas.record.events import METRIC, Status
-from raynas.record.folder import RunFolder
+from raynas.errors import InvalidArgument
 from raynas.record.results import Result, load
 from raynas.understanding.rank_measures import (
     Numbers,
@@ -30,9 +25,8 @@ from raynas.understanding.rank_measures import (
     tau_interval,
     top_n_rank,
 )
+from raynas.understanding.rankings import read_rankings, space_of, true_values
 from search_spaces import SearchSpace
-from search_spaces.naming import construct
-from trials import EVALUATORS, Table
 
 _FEWEST = 5  # architectures that a comparison needs
 _TOPS = (1, 3, 10)
@@ -84,7 +78,7 @@ class RankStability:
 
     @property
     def verdict(self) -> str:
-        """What to use the ranking for, in plain language.
+        """Say what to use the ranking for, in plain language.
 
         By the interval of tau: not above 0, for nothing. Above 0: whole halves can be told
         apart. Above .4: the better half of random pairs are in order at odds of 7 to 3, enough
@@ -117,7 +111,7 @@ class RankStability:
         return ""
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per measure that is known: `measure`, `value`, `low`, `high`."""
+        """Return one row per measure that is known: `measure`, `value`, `low`, `high`."""
         rows: list[tuple[str, float, float, float]] = []
         if self.tau is not None:
             rows.append(("GT-Tau", *self.tau))
@@ -146,7 +140,7 @@ def rank_stability(
     truth: Any = None,
     seed: int = 0,
 ) -> RankStability:
-    """How far the ranking of a run's supernet can be trusted.
+    """Measure how far the ranking of a run's supernet can be trusted.
 
     Args:
         runs: a run with `evaluate="supernet"`, or several that differ in their seed or in the
@@ -164,7 +158,7 @@ def rank_stability(
     if not several:
         raise InvalidArgument("runs: none are given.")
     results = [run if isinstance(run, Result) else load(run) for run in several]
-    tables = [_rankings(result.path) for result in results]
+    tables = [read_rankings(result.path) for result in results]
     names = list(tables[0].columns)
     for result, table in zip(results, tables, strict=True):
         if list(table.columns) != names:
@@ -172,157 +166,76 @@ def rank_stability(
                 f"runs: {result.path} ranks other architectures than {results[0].path}; compare"
                 " runs with the same space, groups and probes."
             )
-    space = _space(results[0])
+    space = space_of(results[0])
     finals = [table.loc["final"].to_numpy()[0] for table in tables]
-    found = RankStability(
+    stability = RankStability(
         architectures=len(names),
         runs=s_tau(finals) if len(finals) > 1 else None,
         epochs=_mean_s_tau(tables, "epoch"),
         batches=_mean_s_tau(tables, "batch"),
     )
     if truth is None:
-        return found
-    known = _truth(truth, names, space)
-    where = np.flatnonzero(~np.isnan(known))
+        return stability
+    values = true_values(truth, names, space)
+    where = np.flatnonzero(~np.isnan(values))
     if len(where) < _FEWEST:
         raise InvalidArgument(
             f"truth: has {len(where)} of the {len(names)} ranked architectures; at least {_FEWEST}"
             " are needed. They are in supernet/rankings.parquet."
         )
-    return _compared(found, tables, finals, known, where, names, space, seed)
+    return _compared(stability, [table.iloc[:, where] for table in tables], values[where], space,
+                     seed)  # fmt: skip
 
 
 def _compared(
-    found: RankStability, tables: list[pd.DataFrame], finals: list[Numbers], known: Numbers,
-    where: NDArray[np.int64], names: list[str], space: SearchSpace | None, seed: int,
+    stability: RankStability, tables: list[pd.DataFrame], truth: Numbers,
+    space: SearchSpace | None, seed: int,
 ) -> RankStability:  # fmt: skip
-    true = known[where]
+    """Add what the truth says of rankings.
+
+    Args:
+        stability: of the rankings among themselves.
+        tables: of each run, one row per ranking, one column per architecture of the truth.
+        truth: the true values of these architectures.
+        space: of the architectures, where it is known.
+        seed: of the bootstraps.
+    """
+    finals = [table.loc["final"].to_numpy()[0] for table in tables]
     batches = [
-        [gt_tau(row[where], true) for row in table.loc["batch"].to_numpy()]
+        [gt_tau(row, truth) for row in table.loc["batch"].to_numpy()]
         for table in tables if "batch" in table.index
     ]  # fmt: skip
-    low, high = tau_interval(finals[0][where], true, seed)
+    low, high = tau_interval(finals[0], truth, seed)
     spread = float(np.mean([np.std(taus) for taus in batches])) if batches else 0.0
     mean = float(np.mean([np.mean(taus) for taus in batches])) if batches else 0.0
-    tops = [n for n in _TOPS if n < len(where)]
-    return RankStability(
-        architectures=found.architectures,
-        compared=len(where),
-        tau=Interval(gt_tau(finals[0][where], true), low, high),
+    return replace(
+        stability,
+        compared=len(truth),
+        tau=Interval(gt_tau(finals[0], truth), low, high),
         tau_batches=Interval(mean, mean - spread, mean + spread) if batches else None,
-        runs=found.runs,
-        epochs=found.epochs,
-        batches=found.batches,
         top_rank={
-            n: float(np.mean([top_n_rank(final[where], true, n) for final in finals])) for n in tops
+            n: float(np.mean([top_n_rank(final, truth, n) for final in finals]))
+            for n in _TOPS
+            if n < len(truth)
         },
-        operations=_over_rated(finals[0][where], true, [names[i] for i in where], space, seed),
+        operations=_over_rated(finals[0], truth, list(tables[0].columns), space, seed),
     )
 
 
-def section(folder: Path) -> str:
-    """What `report.html` says of the supernet's ranking; empty where a run has none."""
-    if not RunFolder(folder).rankings.exists():
-        return ""
-    try:
-        found = rank_stability(folder)
-    except InvalidArgument as error:  # a damaged file shall not cost the report
-        return f"<h2>The supernet's ranking</h2><p>{markupsafe.escape(str(error))}</p>"
-    rows = found.to_frame().round(3).to_dict("records")
-    return jinja2.Environment(autoescape=True).from_string(_SECTION).render(rows=rows, found=found)
-
-
-_SECTION = """<h2>The supernet's ranking</h2>
-<p>{{ found.verdict }}</p>
-<table><tr><th>measure, over {{ found.architectures }} architectures</th><th>value</th>
-<th>interval</th></tr>
-{% for row in rows %}<tr><td>{{ row.measure }}</td><td>{{ row.value }}</td>
-<td>{% if row.low == row.low %}{{ row.low }} to {{ row.high }}{% endif %}</td></tr>
-{% endfor %}</table>
-"""
-
-
-def _rankings(folder: Path) -> pd.DataFrame:
-    """One row per ranking, (kind, offset), one column per architecture."""
-    path = RunFolder(folder).rankings
-    if not path.exists():
-        raise InvalidArgument(
-            f"runs: {folder} has no {path.relative_to(folder)}. Rankings are kept by runs with"
-            " evaluate='supernet' and probes > 0, once the supernet is trained."
-        )
-    try:
-        rows = pd.read_parquet(path)
-        rows = rows.drop_duplicates(["kind", "offset", "architecture"], keep="last")
-        table = rows.pivot(index=["kind", "offset"], columns="architecture", values="accuracy")
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidArgument(f"runs: {path} cannot be read: {error}") from error
-    if "final" not in table.index:
-        raise InvalidArgument(f"runs: {path} has no final ranking; the training has not ended.")
-    return table
-
-
 def _mean_s_tau(tables: list[pd.DataFrame], kind: str) -> STau | None:
-    """S-Tau between the rankings of one kind, averaged over runs."""
-    found = [
+    """Return S-Tau between the rankings of one kind, averaged over runs."""
+    agreements = [
         s_tau(table.loc[kind].to_numpy())
         for table in tables
         if kind in table.index and len(table.loc[kind]) > 1
     ]
-    return STau(*np.mean(found, axis=0)[:3].tolist()) if found else None
-
-
-def _space(result: Result) -> SearchSpace | None:
-    """The space of a run; None where only the user could make it."""
-    try:
-        return search_spaces.get(result.config["space"])
-    except UnknownName:
-        return None
-
-
-def _truth(truth: Any, names: list[str], space: SearchSpace | None) -> Numbers:
-    """The true value of each architecture; NaN where it is not known."""
-    if isinstance(truth, str) and truth.partition(":")[0] == "table":
-        truth = construct("truth", truth, EVALUATORS)
-    if isinstance(truth, Table):
-        if space is None:
-            raise InvalidArgument("truth: a table needs a built-in space.")
-        benchmark = truth.benchmark(space)
-        values = {}
-        for name in names:
-            arch = space.from_string(name)
-            if benchmark.space.is_valid(arch):
-                values[name] = float(benchmark.curves[benchmark.row(arch)][-1])
-        return np.array([values.get(name, math.nan) for name in names])
-    if isinstance(truth, Result | str | Path):
-        truth = _trained(truth if isinstance(truth, Result) else load(truth))
-    if not isinstance(truth, Mapping | pd.Series):
-        raise InvalidArgument(
-            f"truth={truth!r}: give a mapping or Series from notation to value, a run, or"
-            " table:FILE."
-        )
-
-    def form(text: str) -> Any:
-        return text if space is None else space.canonical(space.from_string(text))
-
-    own = {str(name): float(value) for name, value in truth.items()}
-    equal = {form(name): value for name, value in own.items()}
-    return np.array([own.get(name, equal.get(form(name), math.nan)) for name in names])
-
-
-def _trained(result: Result) -> dict[str, float]:
-    """What the trials of a run reached that were trained longest."""
-    if result.config["evaluate"].partition(":")[0] in ("supernet", "proxy"):
-        raise InvalidArgument(f"truth: {result.path} has no architectures that were trained alone.")
-    trials = result.trials
-    done = trials[trials["status"] == Status.COMPLETED]
-    done = done[done["epochs"] == done["epochs"].max()]
-    return dict(zip(done["architecture"], done[METRIC], strict=True))
+    return STau(*np.mean(agreements, axis=0)[:3].tolist()) if agreements else None
 
 
 def _over_rated(
     values: Numbers, truth: Numbers, names: list[str], space: SearchSpace | None, seed: int
 ) -> pd.DataFrame:
-    """See `RankStability.operations`."""
+    """Return the table of `RankStability.operations`."""
     columns = ["decision", "choice", "architectures", "over_rated", "low", "high"]
     if space is None:
         return pd.DataFrame(columns=columns)

@@ -295,7 +295,11 @@ def _divided(
 def _drawn(
     indices: Indices, labels: Indices, fraction: float, seed: list[int], leave: int
 ) -> Indices:
-    """A random `fraction` of every class, rounded; at least one image, at most all but `leave`."""
+    """Draw a `fraction` of every class, rounded; at least one image, at most all but `leave`.
+
+    scikit-learn's `StratifiedShuffleSplit` rounds over all classes together, so that a small one
+    may go without, and its draws differ: runs that were recorded could not be continued.
+    """
     rng = np.random.default_rng(seed)
     drawn = []
     for label in range(labels.max() + 1):

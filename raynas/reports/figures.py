@@ -1,0 +1,155 @@
+"""The figures of a report, as PNG files."""
+
+import io
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from raynas.record.events import Status
+from raynas.record.history import Evaluation, History
+from raynas.understanding.flatness import Flatness, collected
+from search_spaces import SearchSpace
+
+_MAX_SHOWN = 40  # members in a heat map
+_PANELS = (
+    ("test_accuracy", "test accuracy in %", 100.0),
+    ("test_loss", "test loss", 1.0),
+    ("test_ece", "calibration error (test) in %", 100.0),
+    ("latency_ms", "latency of one image in ms", 1.0),
+)
+
+
+def search_figure(history: History) -> bytes:
+    """Draw every evaluation's accuracy in the order of asking, and the best so far."""
+    figure = _figure(8, 3.6)
+    axes = figure.subplots()
+    scale = 100 if history.metric.endswith("accuracy") else 1
+    for status, color in ((Status.COMPLETED, "tab:blue"), (Status.STOPPED, "tab:gray")):
+        evaluations = [e for e in history.evaluations if e.status is status]
+        axes.scatter(
+            [e.index + 1 for e in evaluations],
+            [scale * e.value for e in evaluations],
+            s=18,
+            color=color,
+            label=status.value,
+        )
+    running, best = [], (0, -math.inf)
+    for evaluation in history.evaluations:
+        if math.isfinite(evaluation.value):
+            best = max(best, evaluation.rank)
+        running.append(scale * best[1])
+    axes.step(
+        range(1, len(running) + 1), running, where="post", color="tab:orange", label="best so far"
+    )
+    axes.set_xlabel("evaluation")
+    _finish(axes, history.metric)
+    return _png(figure)
+
+
+def flatness_figure(history: History, space: SearchSpace, best: Evaluation) -> bytes:
+    """Draw every evaluation's accuracy against its neighborhood's; empty if none has any."""
+    ended = [e for e in history.evaluations if e.status in (Status.COMPLETED, Status.STOPPED)]
+    values = ((e.index, space.from_string(e.notation), e.value) for e in ended)
+    neighborhoods = collected(space, values)
+    flat = {e.index: f for e in ended if (f := neighborhoods[e.index]) is not None}
+    if not flat:
+        return b""
+    figure = _figure(8, 3.6)
+    axes = figure.subplots()
+    _scatter(axes, list(flat.values()), "tab:blue", "evaluated")
+    if best.index in flat:
+        _scatter(axes, [flat[best.index]], "tab:orange", "chosen")
+    axes.set_xlabel("mean of the neighbors below it, in percentage points")
+    _finish(axes, history.metric)
+    return _png(figure)
+
+
+def curves_figure(curves: pd.DataFrame, ensemble: Mapping[str, Any]) -> bytes:
+    """Draw what ensembles are worth and cost against the number of members, for every rule.
+
+    Args:
+        curves: as `Ensemble.curves`.
+        ensemble: as `ensemble.json`; it is marked.
+    """
+    figure = _figure(9, 6.4)
+    for axes, (column, label, scale) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+        for rule, points in curves.groupby("rule", sort=False):
+            values = scale * points[column]
+            axes.plot(points["members"], values, marker=".", label=str(rule))
+        everything = scale * ensemble["unpruned"][column]
+        axes.axhline(everything, color="black", lw=0.8, ls="--", label="all candidates")
+        chosen = ensemble["metrics"]
+        axes.scatter(
+            [chosen["members"]], [scale * chosen[column]], marker="*", s=120, color="black",
+            zorder=3, label="the ensemble",
+        )  # fmt: skip
+        axes.set_xlabel("members")
+        axes.set_ylabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize="small")
+    return _png(figure)
+
+
+def diversity_figure(diversity: pd.DataFrame, kept: Iterable[int]) -> bytes:
+    """Draw disagreement and VI of every pair as heat maps, the kept members first.
+
+    Args:
+        diversity: as `Ensemble.diversity`.
+        kept: the evaluations that are members of the ensemble.
+    """
+    chosen = list(kept)
+    everything = set(diversity["first"]) | set(diversity["second"])
+    names = (chosen + sorted(everything - set(chosen)))[:_MAX_SHOWN]
+    figure = _figure(9, 4.4)
+    pairs = diversity.set_index(["first", "second"])
+    titles = {"disagreement": "disagreement", "vi": "variation of information"}
+    for axes, (measure, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        values = pairs[measure].to_dict()
+        grid = [[values.get((min(a, b), max(a, b)), 0.0) for b in names] for a in names]
+        image = axes.imshow(grid, cmap="viridis")
+        figure.colorbar(image, ax=axes, shrink=0.8)
+        if len(chosen) < len(names):
+            axes.axhline(len(chosen) - 0.5, color="white", lw=1)
+            axes.axvline(len(chosen) - 0.5, color="white", lw=1)
+        ticks = range(len(names))
+        axes.set_xticks(ticks, [f"#{name}" for name in names], rotation=90, fontsize="x-small")
+        axes.set_yticks(ticks, [f"#{name}" for name in names], fontsize="x-small")
+        axes.set_title(title, fontsize="medium")
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """Return an empty figure, in inches, that needs no display."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _scatter(axes: Axes, flat: list[Flatness], color: str, label: str) -> None:
+    axes.scatter(
+        [100 * f.drop for f in flat],
+        [100 * f.own for f in flat],
+        s=[12 + 2 * f.neighbors for f in flat],
+        color=color,
+        label=label,
+        alpha=0.7,
+    )
+
+
+def _finish(axes: Axes, metric: str) -> None:
+    """Name the axis of values, and add the legend."""
+    name = metric.replace("_", " ")
+    axes.set_ylabel(f"{name} in %" if name.endswith("accuracy") else name)
+    axes.legend(loc="lower right", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=130)
+    return buffer.getvalue()
