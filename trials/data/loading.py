@@ -229,6 +229,8 @@ def _prepared(source: Source, seed: int) -> Data:
     augmentation = Augmentation(crop, usual if source.flip is None else source.flip, source.cutout)
     if crop >= min(height, width):
         raise DataError(f"crop={crop} is no less than the size of the images, {height}x{width}.")
+    if source.cutout > min(height, width):
+        raise DataError(f"cutout={source.cutout} is larger than the images, {height}x{width}.")
     digest.update(f"{class_names} {augmentation}".encode())
     store = Store(found.images, labels, mean, std, augmentation)
     return Data(

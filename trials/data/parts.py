@@ -1,7 +1,7 @@
 """The parts of a data set, and the images that they share: from stored pixels to batches."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -117,6 +117,11 @@ class Part:
         """Channels, height and width of an image."""
         height, width, channels = self.store.images.shape[-3:]
         return channels, height, width
+
+    def with_cutout(self, side: int) -> "Part":
+        """Return the same images, augmented by cutting out squares of `side` pixels; 0: none."""
+        augmentation = replace(self.store.augmentation, cutout=side)
+        return Part(replace(self.store, augmentation=augmentation), self.indices)
 
     def batches(
         self,
