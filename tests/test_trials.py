@@ -174,7 +174,7 @@ class TestAuxiliaryHead:
             space, space.genotype("DARTS_V2"), digits, 2, 0, CPU
         )
 
-    @pytest.mark.parametrize(("weight", "smoothing"), [(0.4, 0.0), (1.5, 0.1)])
+    @pytest.mark.parametrize(("weight", "smoothing"), [(None, 0.0), (1.5, 0.1)])
     def test_its_loss_is_added_with_its_weight(self, digits, weight, smoothing):
         trained = self.trial(digits, auxiliary_weight=weight, label_smoothing=smoothing)
         images, labels = next(iter(digits.train.batches(32, CPU)))
@@ -186,7 +186,7 @@ class TestAuxiliaryHead:
             nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
             for logits in (main, head)
         ]
-        torch.testing.assert_close(loss, expected[0] + weight * expected[1])
+        torch.testing.assert_close(loss, expected[0] + (weight or 0.4) * expected[1])
 
     def test_it_learns_only_by_its_weight(self, digits):
         for weight, learns in ((0.4, True), (0.0, False)):

@@ -28,6 +28,7 @@ from trials.trial import (
 )
 
 _EVALUATION_BATCH = 512
+_AUXILIARY_WEIGHT = 0.4
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,10 @@ class Train(Evaluator):
         gradient_clip: largest L2 norm of the gradient; 0 leaves it as it is.
         auxiliary_weight: of the loss of an auxiliary head, added to the main loss; without
             effect on a network that has none (see `search_spaces.modules.HasAuxiliaryHead`).
+            None: 0.4, as in the papers.
         drop_path: probability of dropping a path at the end of the training; it rises linearly
-            from 0 over all steps. For networks that drop paths only (`HasDropPath`).
+            from 0 over all steps. For networks that drop paths only (`HasDropPath`). None: as
+            the network has it.
         cutout: side of the square that is set to the mean at a random place of each training
             image, in pixels; None: as the data have it.
     """
@@ -60,8 +63,9 @@ class Train(Evaluator):
     weight_decay: NonNegativeFloat = 5e-4
     label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     gradient_clip: Annotated[float, Ge(0)] = 5.0
-    auxiliary_weight: NonNegativeFloat = 0.4
-    drop_path: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    # None is not spelled out in a run's arguments, which older runs are found by
+    auxiliary_weight: NonNegativeFloat | None = None
+    drop_path: Annotated[float, Interval(ge=0, lt=1)] | None = None
     cutout: NonNegativeInt | None = None
 
     def check(self, space: SearchSpace, data: Data) -> None:
@@ -75,16 +79,16 @@ class Train(Evaluator):
             raise InvalidArgument(
                 f"evaluate: cutout={self.cutout} is larger than the images, {height}x{width}."
             )
-        if self.drop_path:
+        if self.drop_path is not None:
             self.dropping(_network(space, space.sample(np.random.default_rng(0)), data, seed=0))
 
     def dropping(self, network: nn.Module) -> HasDropPath | None:
-        """Return the network if it is to drop paths; None if it is not.
+        """Return the network if its drop path is to be set, else None.
 
         Raises:
-            InvalidArgument: when it is to, and cannot.
+            InvalidArgument: when it has none.
         """
-        if not self.drop_path:
+        if self.drop_path is None:
             return None
         if isinstance(network, HasDropPath):
             return network
@@ -190,7 +194,7 @@ class TrainingTrial(Trial):
             progress = step / (self.epochs * self.steps)
             self.update.set_learning_rate(cosine(self.recipe.learning_rate, 0.0, progress))
             if self.dropping is not None:
-                self.dropping.drop_path = self.recipe.drop_path * progress
+                self.dropping.drop_path = (self.recipe.drop_path or 0.0) * progress
             loss.add(self._train_step(images, labels))
         return loss.mean()
 
@@ -202,8 +206,9 @@ class TrainingTrial(Trial):
         loss = self._cross_entropy(self.network(images), labels)
         network = self.network
         if isinstance(network, HasAuxiliaryHead) and network.auxiliary_logits is not None:
+            weight = self.recipe.auxiliary_weight
             auxiliary = self._cross_entropy(network.auxiliary_logits, labels)
-            loss = loss + self.recipe.auxiliary_weight * auxiliary
+            loss = loss + (_AUXILIARY_WEIGHT if weight is None else weight) * auxiliary
         return loss
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from raynas.searchers import SEARCHERS, GrowingSearcher, Searcher
 from search_spaces import Architecture, SearchSpace
 from search_spaces.naming import construct
 from trials.proxies import PROXIES
-from trials.tables.table import Benchmark, Roles, read_benchmark
+from trials.tables.benchmark import Benchmark, Roles, read_benchmark
 from trials.trial import derived_seed
 
 Floats = NDArray[np.float64]
