@@ -107,7 +107,7 @@ class Train(Evaluator):
         seed: int,
         device: torch.device,
     ) -> "TrainingTrial":
-        """Train on the training part, judge on the validation part."""
+        """Return a trial that trains on the training part and is judged on the validation part."""
         network = _network(space, arch, data, seed)
         return TrainingTrial(self, network, data.train, data.validation, epochs, seed, device)
 
@@ -120,7 +120,7 @@ class Train(Evaluator):
         seed: int,
         device: torch.device,
     ) -> "TrainingTrial":
-        """Train on training and validation part together; `val_` metrics are of the test part."""
+        """Return a trial that trains on training and validation part; `val_` is of the test part."""
         network = _network(space, arch, data, seed)
         return TrainingTrial(
             self, network, data.train_and_validation, data.test, epochs, seed, device

@@ -21,7 +21,7 @@ Stem = Literal["cifar", "tiny_imagenet", "imagenet"]
 
 @dataclass(frozen=True)
 class Skeleton:
-    """How cells are stacked; the options of a `CellSpace`, which documents them."""
+    """The way cells are stacked; the options of a `CellSpace`, which documents them."""
 
     channels: int
     cells: int

@@ -31,7 +31,7 @@ _GUESS_FROM = 20  # rows that tell of which space a table is
 
 @dataclass(frozen=True)
 class Roles:
-    """What the columns of a table are; empty where there is none.
+    """The columns of a table by their roles; empty where there is none.
 
     Attributes:
         architecture: the column of architectures, in the notation of the space.
@@ -72,7 +72,7 @@ class Benchmark:
     roles: Roles
 
     def row(self, arch: Architecture) -> int:
-        """The row of an architecture, or of one that computes the same function.
+        """Return the row of an architecture, or of one that computes the same function.
 
         Raises:
             InvalidArchitecture: when the table has neither.
@@ -91,7 +91,7 @@ class Benchmark:
 
     @cached_property
     def finals(self) -> Floats:
-        """Of each row the metric after its last epoch; minus infinity where it failed."""
+        """The metric of each row after its last epoch; minus infinity where it failed."""
         last = np.array([curve[-1] for curve in self.curves])
         return np.where(np.isnan(last), -np.inf, last)
 
@@ -142,7 +142,7 @@ def read_benchmark(
 
 
 def space_of(texts: list[str]) -> SearchSpace:
-    """The built-in space in whose notation these are, or one made from their tokens."""
+    """Find the built-in space in whose notation these are, or make one from their tokens."""
     for name in search_spaces.names():
         space = search_spaces.get(name)
         try:
@@ -162,20 +162,20 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _completed(roles: Roles, path: Path | None, frame: pd.DataFrame) -> Roles:
-    """The roles given, and where they are silent those of the YAML file beside the table."""
+    """Complete the roles, where they are silent, from the YAML file beside the table."""
     beside = {} if path is None else _read_roles(path.with_suffix(".yaml"))
-    given = {key: value or beside.get(key, "") for key, value in asdict(roles).items()}
+    columns = {key: value or beside.get(key, "") for key, value in asdict(roles).items()}
     for role in ("architecture", "metric"):
-        if not given[role]:
+        if not columns[role]:
             raise InvalidArgument(
                 f"{role}: say which column of the table that is."
                 f" Columns: {', '.join(map(str, frame))}."
             )
-    return Roles(**given)
+    return Roles(**columns)
 
 
 def _read_roles(path: Path) -> dict[str, str]:
-    """The roles in a YAML file, if it is there."""
+    """Read the roles in a YAML file, if it is there."""
     if not path.is_file():
         return {}
     try:
@@ -218,7 +218,7 @@ def _rows(space: SearchSpace, texts: list[str]) -> dict[Architecture, int]:
 
 
 def _covers(space: SearchSpace, rows: Mapping[Architecture, int]) -> bool:
-    """Whether every architecture of the space, or an equal one, is in the table."""
+    """Tell whether every architecture of the space, or an equal one, is in the table."""
     if len(rows) == space.size:
         return True
     forms = {space.canonical(arch) for arch in rows}
@@ -228,7 +228,7 @@ def _covers(space: SearchSpace, rows: Mapping[Architecture, int]) -> bool:
 
 
 def _curve(metric: str, row: int, value: Any) -> Floats:
-    """The values of one architecture; NaN where it has none."""
+    """Return the values of one architecture; NaN where it has none."""
     try:
         missing = value is None or value is pd.NA
         curve = np.atleast_1d(np.asarray(np.nan if missing else value, dtype=np.float64))
@@ -243,7 +243,7 @@ def _curve(metric: str, row: int, value: Any) -> Floats:
 
 
 def _column(frame: pd.DataFrame, role: str, expression: str) -> "pd.Series[Any]":
-    """The values of a column, or of an expression of columns."""
+    """Return the values of a column, or of an expression of columns."""
     if expression in frame:
         return frame[expression]
     try:

@@ -25,12 +25,12 @@ class TablePart(SearchSpace):
 
     @property
     def name(self) -> str:
-        """Of the whole space."""
+        """The name of the whole space."""
         return self.whole.name
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """Of the whole space."""
+        """The decisions of the whole space."""
         return self.whole.decisions
 
     @property
@@ -42,15 +42,15 @@ class TablePart(SearchSpace):
         return iter(self.archs)
 
     def is_valid(self, arch: Architecture) -> bool:
-        """Whether the table has it, or one that computes the same function."""
+        """Tell whether the table has it, or one that computes the same function."""
         return self.whole.is_valid(arch) and self.whole.canonical(arch) in self._forms
 
     def sample(self, rng: np.random.Generator) -> Architecture:
-        """One of the rows."""
+        """Draw one of the rows."""
         return self.archs[int(rng.integers(len(self.archs)))]
 
     def mutate(self, arch: Architecture, rng: np.random.Generator) -> Architecture:
-        """A mutation that the table has; one of the rows, where it has none."""
+        """Draw a mutation that the table has; one of the rows, where it has none."""
         for _ in range(_MUTATIONS):
             child = self.whole.mutate(arch, rng)
             if self.is_valid(child):
@@ -59,30 +59,30 @@ class TablePart(SearchSpace):
         return near[int(rng.integers(len(near)))] if near else self.sample(rng)
 
     def canonical(self, arch: Architecture) -> Architecture:
-        """As in the whole space."""
+        """Ask the whole space."""
         return self.whole.canonical(arch)
 
     def to_string(self, arch: Architecture) -> str:
-        """As in the whole space."""
+        """Write as the whole space does."""
         return self.whole.to_string(arch)
 
     def from_string(self, text: str) -> Architecture:
-        """As in the whole space."""
+        """Read as the whole space does."""
         return self.whole.from_string(text)
 
     def build(self, arch: Architecture, *shape: Any, **shapes: Any) -> nn.Module:
-        """As in the whole space."""
+        """Build as the whole space does."""
         return self.whole.build(arch, *shape, **shapes)
 
     @property
     def counts_fast(self) -> bool:
-        """As in the whole space."""
+        """True where the whole space counts fast."""
         return self.whole.counts_fast
 
     def counts(self, arch: Architecture, *shape: Any, **shapes: Any) -> Counts:
-        """As in the whole space."""
+        """Count as the whole space does."""
         return self.whole.counts(arch, *shape, **shapes)
 
     def cell_graphs(self, arch: Architecture) -> Any:
-        """As in the whole space."""
+        """Ask the whole space."""
         return self.whole.cell_graphs(arch)

@@ -41,7 +41,7 @@ class Table(Estimator):
     def open(
         self, space: SearchSpace, data: Data, seed: int, device: torch.device
     ) -> Callable[[Architecture], dict[str, float]]:
-        """A function that looks architectures up."""
+        """Return a function that looks architectures up."""
         benchmark = self.benchmark(space)
 
         def look_up(arch: Architecture) -> dict[str, float]:
@@ -55,10 +55,10 @@ class Table(Estimator):
         return look_up
 
     def benchmark(self, space: SearchSpace | None = None) -> Benchmark:
-        """The table, read and checked."""
+        """Read and check the table."""
         options = asdict(self)
         return read_benchmark(options.pop("file"), Roles(**options), space)
 
     def restricted(self, space: SearchSpace) -> SearchSpace:
-        """The part of the space that the table covers."""
+        """Return the part of the space that the table covers."""
         return self.benchmark(space).space
