@@ -120,7 +120,7 @@ class Train(Evaluator):
         seed: int,
         device: torch.device,
     ) -> "TrainingTrial":
-        """Return a trial that trains on training and validation part; `val_` is of the test part."""
+        """Return a trial that trains on both parts; its `val_` metrics are of the test part."""
         network = _network(space, arch, data, seed)
         return TrainingTrial(
             self, network, data.train_and_validation, data.test, epochs, seed, device

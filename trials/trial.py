@@ -101,9 +101,9 @@ class AnyEvaluator(ABC):
         seed: int,
         device: torch.device,
     ) -> "Trial | None":
-        """Return a trial that trains on training and validation part, and is judged on the test part.
+        """Return a trial that trains on training and validation part together.
 
-        Its `val_` metrics are of the test part.
+        It is judged on the test part, of which its `val_` metrics are.
 
         Returns:
             The trial; None (the default): `Train()` with its defaults is good enough.
