@@ -33,7 +33,7 @@ from raynas.searchers import SEARCHERS, RandomSearch, Searcher
 from raynas.searchers.neighborhood import na_rs
 from search_spaces import Architecture
 from search_spaces.naming import construct
-from trials.tables.table import Benchmark, Roles, read_benchmark
+from trials.tables.benchmark import Benchmark, Roles, read_benchmark
 
 CENTERS = (50, 100, 200, 1000)
 EVALUATIONS = (100, 500, 1000)

@@ -21,7 +21,7 @@ import raynas
 from raynas.benchmarking.simulation import Simulation
 from raynas.schedulers import Asha
 from raynas.searchers import RandomSearch
-from trials.tables.table import Roles, read_benchmark
+from trials.tables.benchmark import Roles, read_benchmark
 
 TARGETS = {"evolution": 10.0, "asha_stopping": 60.0, "asha_promotion": 60.0}
 OWN = Path(str(resources.files("trials") / "tables" / "digits-nb201.parquet"))

@@ -1,11 +1,36 @@
-"""The operations that networks of the search spaces are made of.
+"""The operations that networks of the search spaces are made of, and what trainers may set.
 
 Every operation maps `batch x in_channels x height x width` to
 `batch x out_channels x height/stride x width/stride`.
 """
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor, nn
+
+
+@runtime_checkable
+class HasAuxiliaryHead(Protocol):
+    """A network whose training may have a second classifier; any module with this attribute.
+
+    Attributes:
+        auxiliary_logits: the second classifier's logits of the last batch in training,
+            `batch x num_classes`, which the trainer adds to the loss; None where there are none.
+    """
+
+    auxiliary_logits: Tensor | None
+
+
+@runtime_checkable
+class HasDropPath(Protocol):
+    """A network that drops paths in training (Larsson et al.: FractalNet, ICLR 2017).
+
+    Attributes:
+        drop_path: probability of dropping a path for an image; set by the trainer.
+    """
+
+    drop_path: float
 
 
 class ConvBN(nn.Sequential):

@@ -18,7 +18,7 @@ from raynas.benchmarking.simulation import Simulation
 from raynas.errors import InvalidArgument
 from raynas.schedulers import Asha
 from raynas.searchers import Evolution, RandomSearch
-from trials.tables.table import Roles, read_benchmark
+from trials.tables.benchmark import Roles, read_benchmark
 
 TABLES = Path(__file__).parents[2] / "shared" / "data"
 NB201 = TABLES / "nb201.parquet"

@@ -33,7 +33,7 @@ from raynas.searchers.neighborhood import na_rs
 from raynas.understanding.flatness import Neighborhoods, collected
 from search_spaces.naming import construct
 from search_spaces.neighbors import draw_neighbors
-from trials.tables.table import Roles, read_benchmark
+from trials.tables.benchmark import Roles, read_benchmark
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SPACE = search_spaces.get("nasbench201")

@@ -10,8 +10,8 @@ import yaml
 
 import search_spaces
 from search_spaces.errors import InvalidArchitecture, InvalidArgument, RaynasError, UnknownName
+from trials.tables.benchmark import Roles, read_benchmark
 from trials.tables.nats_bench import convert
-from trials.tables.table import Roles, read_benchmark
 
 MICRO = search_spaces.get("micro64")
 

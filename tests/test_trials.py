@@ -128,6 +128,9 @@ def test_counts_of_the_network_that_was_trained(space, digits):
         ("train:batch_size=0", "batch_size='0'"),
         ("train:learning_rate=-1", "learning_rate='-1'"),
         ("train:momentum=1", "momentum='1'"),
+        ("train:drop_path=1", "drop_path='1'"),
+        ("train:cutout=-1", "cutout='-1'"),
+        ("train:auxiliary_weight=-1", "auxiliary_weight='-1'"),
         ("train:lerning_rate=1", "Did you mean 'learning_rate'"),
     ],
 )
@@ -146,6 +149,154 @@ def test_deployed_model_normalizes_by_itself(space, digits):
     )
     with torch.no_grad():
         torch.testing.assert_close(model(raw), trained.network(normalized), atol=1e-4, rtol=1e-4)
+
+
+CELLS = "darts:channels=4,cells=3,auxiliary=true"
+PAPER = Train(batch_size=32, drop_path=0.3, cutout=3)
+
+
+class TestTrainAsThePapersRetrain(TrialSuite):
+    """With auxiliary head, drop path and cutout."""
+
+    @pytest.fixture
+    def evaluator(self):
+        return PAPER
+
+    @pytest.fixture
+    def space(self):
+        return search_spaces.get(CELLS)
+
+
+class TestAuxiliaryHead:
+    def trial(self, digits, space=CELLS, **options):
+        space = search_spaces.get(space)
+        return Train(batch_size=32, **options).trial(
+            space, space.genotype("DARTS_V2"), digits, 2, 0, CPU
+        )
+
+    @pytest.mark.parametrize(("weight", "smoothing"), [(None, 0.0), (1.5, 0.1)])
+    def test_its_loss_is_added_with_its_weight(self, digits, weight, smoothing):
+        trained = self.trial(digits, auxiliary_weight=weight, label_smoothing=smoothing)
+        images, labels = next(iter(digits.train.batches(32, CPU)))
+        loss = trained._loss(images, labels)
+        main = trained.network(images)
+        head = trained.network.auxiliary_logits
+        assert not torch.allclose(main, head)
+        expected = [
+            nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+            for logits in (main, head)
+        ]
+        torch.testing.assert_close(loss, expected[0] + (weight or 0.4) * expected[1])
+
+    def test_it_learns_only_by_its_weight(self, digits):
+        for weight, learns in ((0.4, True), (0.0, False)):
+            trained = self.trial(digits, auxiliary_weight=weight)
+            images, labels = next(iter(digits.train.batches(32, CPU)))
+            trained._loss(images, labels).backward()
+            gradients = [p.grad.any().item() for p in trained.network.head.parameters()]
+            assert all(gradients) == any(gradients) == learns
+
+    def test_a_network_without_one_is_trained_as_before(self, digits):
+        plain = CELLS.replace("auxiliary=true", "auxiliary=false")
+        metrics = [
+            self.trial(digits, plain, auxiliary_weight=weight).step() for weight in (0.4, 0.0)
+        ]
+        assert metrics[0]["train_loss"] == metrics[1]["train_loss"]
+        assert metrics[0]["val_loss"] == metrics[1]["val_loss"]
+
+    def test_its_logits_are_not_kept_after_an_epoch(self, digits):
+        trained = self.trial(digits)
+        trained.step()
+        assert trained.network.auxiliary_logits is None
+
+
+class Recording(nn.Module):
+    """A linear classifier that writes down the drop path it is run with."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop_path = 0.0
+        self.linear = nn.Linear(64, 10)
+        self.seen = []
+
+    def forward(self, x):
+        if self.training:
+            self.seen.append(self.drop_path)
+        return self.linear(x.flatten(1))
+
+
+class TestDropPath:
+    def test_it_rises_linearly_over_all_steps(self, digits):
+        recipe, network = Train(batch_size=128, drop_path=0.2), Recording()
+        trained = TrainingTrial(recipe, network, digits.train, digits.validation, 3, 0, CPU)
+        for _ in range(3):
+            trained.step()
+        steps = 3 * (len(digits.train) // 128)
+        np.testing.assert_allclose(network.seen, 0.2 * np.arange(steps) / steps, rtol=1e-12)
+
+    def test_what_a_network_drops_by_itself_is_left_alone(self, digits):
+        network = Recording()
+        network.drop_path = 0.1
+        TrainingTrial(Train(), network, digits.train, digits.validation, 1, 0, CPU).step()
+        assert set(network.seen) == {0.1}
+
+    def test_it_is_off_when_judged(self, digits):
+        space = search_spaces.get(CELLS)
+        trained = PAPER.trial(space, space.genotype("DARTS_V2"), digits, 2, 0, CPU)
+        trained.step()
+        metrics = trained.step()
+        assert trained.network.drop_path > 0.1
+        assert metrics["val_loss"] == evaluate(trained.network, digits.validation, CPU)[0]
+        trained.network.drop_path = 0.0
+        assert metrics["val_loss"] == evaluate(trained.network, digits.validation, CPU)[0]
+
+    def test_a_space_without_it_is_refused_before_anything_starts(self, space, digits):
+        recipe = Train(drop_path=0.2)
+        with pytest.raises(InvalidArgument, match=r"drop_path=0.2: .* drop no paths"):
+            recipe.check(space, digits)
+        with pytest.raises(InvalidArgument, match=r"drop_path=0.2: .* drop no paths"):
+            trial(space, digits, recipe)
+        recipe.check(search_spaces.get(CELLS), digits)
+        Train().check(space, digits)
+
+
+class TestCutout:
+    @pytest.fixture
+    def photos(self):
+        """Images without a pixel at the mean, so that a zero is one that was cut out."""
+        pixels = np.where(np.arange(8) % 2, 250, 20)[None, None, :, None]
+        images = np.broadcast_to(pixels, (64, 8, 8, 3)).astype(np.uint8)
+        return load((images, np.arange(64) % 2), crop=0)
+
+    def cut(self, part, seed):
+        images, _ = next(iter(part.batches(len(part), CPU, seed=seed, augment=True)))
+        return images == 0
+
+    def test_a_square_of_each_image_is_zero(self, space, photos):
+        train = trial(space, photos, Train(cutout=3)).train
+        zero = self.cut(train, seed=1)
+        assert len(train) == len(photos.train)
+        rows, columns = zero.any(3).sum(2), zero.any(2).sum(2)  # images x channels
+        assert torch.equal(zero.sum((2, 3)), rows * columns)  # a rectangle
+        assert (rows == rows[:, :1]).all()  # the same in all channels
+        assert set(rows.unique().tolist()) == set(columns.unique().tolist()) == {2, 3}
+        assert (zero.sum((2, 3)) == 9).any()
+        assert len({tuple(image.flatten().tolist()) for image in zero}) > 10  # places vary
+        assert torch.equal(zero, self.cut(train, seed=1))
+        assert not torch.equal(zero, self.cut(train, seed=2))
+
+    def test_without_it_the_data_decide(self, space, photos):
+        assert not self.cut(trial(space, photos).train, seed=1).any()
+        cutting = load((photos.train.store.images, photos.train.store.labels), crop=0, cutout=2)
+        assert self.cut(trial(space, cutting).train, seed=1).any()
+        assert not self.cut(trial(space, cutting, Train(cutout=0)).train, seed=1).any()
+
+    def test_one_that_is_larger_than_the_images_is_refused(self, space, digits):
+        Train(cutout=8).check(space, digits)
+        with pytest.raises(InvalidArgument, match="cutout=9 is larger than the images, 8x8"):
+            Train(cutout=9).check(space, digits)
+        with pytest.raises(InvalidArgument, match="cutout=9 is larger than the images, 8x8"):
+            load("digits:cutout=9")
 
 
 def test_no_two_roles_share_a_seed():

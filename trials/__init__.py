@@ -1,4 +1,4 @@
-"""What one trial does with one architecture: data, training, evaluation. Plain PyTorch."""
+"""The work of one trial on one architecture: data, training, evaluation. Plain PyTorch."""
 
 from collections.abc import Callable
 

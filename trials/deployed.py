@@ -32,7 +32,7 @@ class ImageClassifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images `batch x channels x height x width`, float32, 0..1, to `batch x classes`."""
+        """Map images `batch x channels x height x width`, float32, 0..1, to `batch x classes`."""
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
 
@@ -62,13 +62,13 @@ class Committee(nn.Module):
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalized images to logarithms of probabilities, `batch x classes`."""
+        """Map normalized images to logarithms of probabilities, `batch x classes`."""
         logits = torch.stack([network(images) for network in self.networks])
         return combine(logits, self.kind, self.weights, self.temperature)
 
 
 def combine(logits: Tensor, kind: Kind, weights: Tensor, temperature: float = 1.0) -> Tensor:
-    """What members say together, as logarithms of probabilities, `images x classes`.
+    """Combine members to one prediction: logarithms of probabilities, `images x classes`.
 
     `average`: the weighted mean of their probabilities. `vote` and `weighted-vote`: the weighted
     shares of their votes, one more vote being divided as the average is, which decides ties.
@@ -94,7 +94,7 @@ def combine(logits: Tensor, kind: Kind, weights: Tensor, temperature: float = 1.
 
 
 def counted(votes: Tensor, shares: Tensor, members: int) -> Tensor:
-    """Shares of votes and one more vote, divided as `shares` are, which overrules no majority.
+    """Add to shares of votes one more vote, divided as `shares` are, which overrules no majority.
 
     Args:
         votes: the weighted shares of the votes, `images x classes`.

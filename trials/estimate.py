@@ -1,4 +1,4 @@
-"""What came of one cheap evaluation: metrics, or the reason why there are none."""
+"""The result of one cheap evaluation: metrics, or the reason why there are none."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from search_spaces import Architecture
 
 @dataclass(frozen=True)
 class Estimate:
-    """What came of one architecture: metrics, or the reason why there are none."""
+    """The result of one architecture: metrics, or the reason why there are none."""
 
     architecture: Architecture
     metrics: dict[str, float] | None
@@ -16,7 +16,7 @@ class Estimate:
 
 
 def estimated(estimate: Callable[[Architecture], dict[str, float]], arch: Architecture) -> Estimate:
-    """Return what a function says of an architecture, or the reason why it says nothing."""
+    """Return the metrics by a function of an architecture, or the reason why there are none."""
     try:
         return Estimate(arch, estimate(arch))
     except Exception as error:  # whatever the network raises

@@ -91,7 +91,7 @@ class TrainingStep:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that the step updates, group by group."""
+        """The parameters that the step updates, group by group."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def set_learning_rate(self, rate: float) -> None:

@@ -5,14 +5,17 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from annotated_types import Ge, Interval
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces import Architecture, SearchSpace
 from search_spaces.counting import count_macs, count_params
+from search_spaces.errors import InvalidArgument
+from search_spaces.modules import HasAuxiliaryHead, HasDropPath
 from trials.data import Data, Part
 from trials.optimization import RunningLoss, TrainingStep, cosine
 from trials.trial import (
@@ -25,6 +28,7 @@ from trials.trial import (
 )
 
 _EVALUATION_BATCH = 512
+_AUXILIARY_WEIGHT = 0.4
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,9 @@ class Train(Evaluator):
     """Trains every architecture from scratch.
 
     SGD with Nesterov momentum, the learning rate falling to 0 on a cosine over all steps;
-    channels-last; mixed precision on a GPU (bfloat16, or float16 with loss scaling).
+    channels-last; mixed precision on a GPU (bfloat16, or float16 with loss scaling). With
+    auxiliary head, drop path and cutout it is the retraining of DARTS (Liu et al., ICLR 2019,
+    section 3.2 and its code), but for Nesterov's correction.
 
     Args:
         batch_size: images of one step.
@@ -41,6 +47,14 @@ class Train(Evaluator):
         weight_decay: L2 penalty on all parameters.
         label_smoothing: probability that the target spreads over all classes.
         gradient_clip: largest L2 norm of the gradient; 0 leaves it as it is.
+        auxiliary_weight: of the loss of an auxiliary head, added to the main loss; without
+            effect on a network that has none (see `search_spaces.modules.HasAuxiliaryHead`).
+            None: 0.4, as in the papers.
+        drop_path: probability of dropping a path at the end of the training; it rises linearly
+            from 0 over all steps. For networks that drop paths only (`HasDropPath`). None: as
+            the network has it.
+        cutout: side of the square that is set to the mean at a random place of each training
+            image, in pixels; None: as the data have it.
     """
 
     batch_size: PositiveInt = 64
@@ -49,6 +63,40 @@ class Train(Evaluator):
     weight_decay: NonNegativeFloat = 5e-4
     label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     gradient_clip: Annotated[float, Ge(0)] = 5.0
+    # None is not spelled out in a run's arguments, which older runs are found by
+    auxiliary_weight: NonNegativeFloat | None = None
+    drop_path: Annotated[float, Interval(ge=0, lt=1)] | None = None
+    cutout: NonNegativeInt | None = None
+
+    def check(self, space: SearchSpace, data: Data) -> None:
+        """Refuse a cutout larger than the images, and drop path where networks have none.
+
+        Raises:
+            InvalidArgument: saying which.
+        """
+        _, height, width = data.input_shape
+        if (self.cutout or 0) > min(height, width):
+            raise InvalidArgument(
+                f"evaluate: cutout={self.cutout} is larger than the images, {height}x{width}."
+            )
+        if self.drop_path is not None:
+            self.dropping(_network(space, space.sample(np.random.default_rng(0)), data, seed=0))
+
+    def dropping(self, network: nn.Module) -> HasDropPath | None:
+        """Return the network if its drop path is to be set, else None.
+
+        Raises:
+            InvalidArgument: when it has none.
+        """
+        if self.drop_path is None:
+            return None
+        if isinstance(network, HasDropPath):
+            return network
+        raise InvalidArgument(
+            f"evaluate: drop_path={self.drop_path}: the networks of this space drop no paths (they"
+            " have no attribute `drop_path`). Leave it out, or choose darts, nasnet, amoebanet,"
+            " pnas or enas."
+        )
 
     def trial(
         self,
@@ -59,7 +107,7 @@ class Train(Evaluator):
         seed: int,
         device: torch.device,
     ) -> "TrainingTrial":
-        """Train on the training part, judge on the validation part."""
+        """Return a trial that trains on the training part and is judged on the validation part."""
         network = _network(space, arch, data, seed)
         return TrainingTrial(self, network, data.train, data.validation, epochs, seed, device)
 
@@ -72,7 +120,7 @@ class Train(Evaluator):
         seed: int,
         device: torch.device,
     ) -> "TrainingTrial":
-        """Train on training and validation part together; `val_` metrics are of the test part."""
+        """Return a trial that trains on both parts; its `val_` metrics are of the test part."""
         network = _network(space, arch, data, seed)
         return TrainingTrial(
             self, network, data.train_and_validation, data.test, epochs, seed, device
@@ -92,13 +140,15 @@ class TrainingTrial(Trial):
         seed: int,
         device: torch.device,
     ):
-        self.recipe, self.train, self.validation = recipe, train, validation
+        self.recipe, self.validation = recipe, validation
+        self.train = train if recipe.cutout is None else train.with_cutout(recipe.cutout)
         self.epochs, self.seed, self.device = epochs, seed, device
         self.counts = {
             "params": count_params(network),
             "macs": count_macs(network, train.input_shape),
         }
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.dropping = recipe.dropping(self.network)
         self.batch_size = min(recipe.batch_size, len(train))
         self.steps = max(1, len(train) // self.batch_size)
         optimizer = torch.optim.SGD(
@@ -115,7 +165,7 @@ class TrainingTrial(Trial):
         self.validation_logits: Tensor | None = None
 
     def step(self) -> dict[str, float]:
-        """One epoch of training, one pass over the validation part."""
+        """Train for one epoch, then judge on the validation part."""
         start = time.perf_counter()
         train_loss = self._train_epoch()
         self.seconds += time.perf_counter() - start
@@ -134,7 +184,7 @@ class TrainingTrial(Trial):
         }
 
     def _train_epoch(self) -> float:
-        """Train for one epoch; the mean loss of its steps."""
+        """Train for one epoch; return the mean loss of its steps."""
         seed = derived_seed(self.seed, self.epoch)
         torch.manual_seed(seed)
         self.network.train()
@@ -143,6 +193,8 @@ class TrainingTrial(Trial):
         for step, (images, labels) in enumerate(batches, start=self.epoch * self.steps):
             progress = step / (self.epochs * self.steps)
             self.update.set_learning_rate(cosine(self.recipe.learning_rate, 0.0, progress))
+            if self.dropping is not None:
+                self.dropping.drop_path = (self.recipe.drop_path or 0.0) * progress
             loss.add(self._train_step(images, labels))
         return loss.mean()
 
@@ -150,11 +202,21 @@ class TrainingTrial(Trial):
         return self.update([lambda: self._loss(images, labels)])
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Compute the loss of a batch, with that of the auxiliary head where there is one."""
+        loss = self._cross_entropy(self.network(images), labels)
+        network = self.network
+        if isinstance(network, HasAuxiliaryHead) and network.auxiliary_logits is not None:
+            weight = self.recipe.auxiliary_weight
+            auxiliary = self._cross_entropy(network.auxiliary_logits, labels)
+            loss = loss + (_AUXILIARY_WEIGHT if weight is None else weight) * auxiliary
+        return loss
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         smoothing = self.recipe.label_smoothing
-        return functional.cross_entropy(self.network(images), labels, label_smoothing=smoothing)
+        return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, their logits, optimizer and loss scale, epochs done, seconds spent."""
+        """Return weights, their logits, optimizer and loss scale, epochs done, seconds spent."""
         return {
             WEIGHTS: self.network.state_dict(),
             VALIDATION_LOGITS: self.validation_logits,
@@ -172,12 +234,12 @@ class TrainingTrial(Trial):
 
 
 def evaluate(network: nn.Module, part: Part, device: torch.device) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy (0..1) of a network on a part of the data."""
+    """Return mean cross-entropy and accuracy (0..1) of a network on a part of the data."""
     return loss_and_accuracy(*predict(network, part, device))
 
 
 def predict(network: nn.Module, part: Part, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(logits `images x classes`, labels `images`) of a part of the data, in its order."""
+    """Return logits (`images x classes`) and labels of a part of the data, in its order."""
     network.eval()
     with torch.inference_mode():
         batches = [
@@ -188,12 +250,12 @@ def predict(network: nn.Module, part: Part, device: torch.device) -> tuple[Tenso
 
 
 def loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy (0..1) of `images x classes` logits."""
+    """Return mean cross-entropy and accuracy (0..1) of `images x classes` logits."""
     loss = functional.cross_entropy(logits, labels)
     return float(loss), float((logits.argmax(1) == labels).double().mean())
 
 
 def _network(space: SearchSpace, arch: Architecture, data: Data, seed: int) -> nn.Module:
-    """The network of `arch` with the initial weights that belong to `seed`."""
+    """Build the network of `arch` with the initial weights that belong to `seed`."""
     torch.manual_seed(seed)
     return space.build(arch, data.input_shape, data.num_classes)

@@ -69,7 +69,7 @@ class Trial(ABC):
 
 
 class AnyEvaluator(ABC):
-    """What every way of evaluating says of itself; see `Evaluator` and `Estimator`."""
+    """A way of evaluating, as far as all have it in common; see `Evaluator` and `Estimator`."""
 
     #: the driver of `raynas.drivers` that carries out a search with this
     driver: ClassVar[str]
@@ -101,7 +101,9 @@ class AnyEvaluator(ABC):
         seed: int,
         device: torch.device,
     ) -> "Trial | None":
-        """Train on training and validation part together; `val_` metrics are of the test part.
+        """Return a trial that trains on training and validation part together.
+
+        It is judged on the test part, of which its `val_` metrics are.
 
         Returns:
             The trial; None (the default): `Train()` with its defaults is good enough.
@@ -140,7 +142,7 @@ class Estimator(AnyEvaluator):
     def open(
         self, space: SearchSpace, data: Data, seed: int, device: torch.device
     ) -> Callable[[Architecture], dict[str, float]]:
-        """Get ready; a function from architectures to metrics, `metric_name` among them."""
+        """Get ready; return a function from architectures to metrics, `metric_name` among them."""
 
 
 class Role(IntEnum):

@@ -16,7 +16,7 @@ from raynas.schedulers import SCHEDULERS, Scheduler
 from raynas.searchers import SEARCHERS, Searcher
 from search_spaces import SearchSpace
 from search_spaces.naming import construct
-from trials.tables.table import Benchmark, Roles, read_benchmark
+from trials.tables.benchmark import Benchmark, Roles, read_benchmark
 
 Floats = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from raynas.benchmarking.simulation import Simulation
 from raynas.schedulers import Scheduler
 from raynas.searchers import Searcher
 from search_spaces import Architecture
-from trials.tables.table import Benchmark
+from trials.tables.benchmark import Benchmark
 from trials.trial import derived_seed
 
 _CHUNK = 10  # runs that a process does at a time

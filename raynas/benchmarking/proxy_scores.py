@@ -11,7 +11,7 @@ from raynas.errors import InvalidArchitecture, InvalidArgument
 from raynas.searchers import Searcher
 from search_spaces import Architecture
 from trials.proxies import PROXIES
-from trials.tables.table import Benchmark
+from trials.tables.benchmark import Benchmark
 
 
 def proxy_scores(

@@ -16,7 +16,7 @@ from raynas.schedulers import Fifo, Scheduler
 from raynas.search.search import Search
 from raynas.searchers import Searcher
 from search_spaces import Architecture
-from trials.tables.table import Benchmark
+from trials.tables.benchmark import Benchmark
 
 #: (proxy, architecture) to score
 Scores = Callable[[str, Architecture], float]

@@ -21,7 +21,7 @@ Stem = Literal["cifar", "tiny_imagenet", "imagenet"]
 
 @dataclass(frozen=True)
 class Skeleton:
-    """How cells are stacked; the options of a `CellSpace`, which documents them."""
+    """The way cells are stacked; the options of a `CellSpace`, which documents them."""
 
     channels: int
     cells: int
@@ -139,6 +139,8 @@ class CellModule(nn.Module):
 class CellNetwork(nn.Module):
     """A stem, cells, global average pooling, a linear layer; images to logits.
 
+    It is a `HasAuxiliaryHead` and a `HasDropPath` of `search_spaces.modules`.
+
     Attributes:
         drop_path: probability of dropping an edge for an image in training; 0 at first, for
             the trainer to raise.
@@ -179,8 +181,9 @@ class CellNetwork(nn.Module):
         for name, cell in self.cells.items():
             k = int(name)
             outputs[k] = cell((outputs.get(k - 2), outputs.get(k - 1)), self.drop_path)
-        if self.training and self.head is not None:
-            self.auxiliary_logits = self.head(outputs[self.head_cell])
+        if self.head is not None:
+            value = outputs[self.head_cell]
+            self.auxiliary_logits = self.head(value) if self.training else None
         logits: Tensor = self.classifier(outputs[k])
         return logits
 

@@ -42,7 +42,8 @@ class CellSpace(SearchSpace, ABC):
             stem "imagenet" needs 2 at least.
         cells: number of cells (20).
         auxiliary: whether training has a second classifier on the second reduction cell, whose
-            logits are the network's attribute `auxiliary_logits`; counted in `params` only.
+            logits are the network's attribute `auxiliary_logits`; counted in `params` only, and
+            no part of a supernet.
         stem: one 3x3 convolution ("cifar"), the same with stride 2 ("tiny_imagenet"), or three
             of stride 2 ("imagenet").
         dead_edges: also build what cannot influence the output.

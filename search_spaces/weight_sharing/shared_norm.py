@@ -21,7 +21,7 @@ _SMALL = 4096  # numbers of a child that are normalized faster together than one
 
 @dataclass
 class Normalization:
-    """How the batch normalization of a supernet works at present, outside of training.
+    """The way the batch normalization of a supernet works at present, outside of training.
 
     Attributes:
         statistics: "batch": those of the images at hand; "recomputed": those of the first

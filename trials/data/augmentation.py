@@ -30,7 +30,7 @@ class Augmentation:
     cutout: int = 0
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """The random numbers for `count` images: `count x 5` int64 on the CPU.
+        """Draw the random numbers for `count` images: `count x 5` int64 on the CPU.
 
         The columns are the top and left edge of the crop in the padded image (0..2 `crop`),
         whether to mirror (0 or 1), and row and column of the center of the cutout.
@@ -40,7 +40,7 @@ class Augmentation:
         return torch.stack(columns, dim=1)
 
     def crop_and_flip(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Padded, cropped and mirrored images, `batch x height x width x channels` of any type.
+        """Pad, crop and mirror images, `batch x height x width x channels` of any type.
 
         Args:
             images: contiguous, in the same layout.
@@ -66,10 +66,11 @@ class Augmentation:
         return rows.index_select(0, chosen.flatten()).view(batch, height, width, channels)
 
     def cut_out(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Normalized images (`batch x height x width x channels`) with squares set to 0, in place.
+        """Set a square of each normalized image to 0, in place; return the images.
 
         Args:
-            images: normalized, so that 0 is the mean of the data.
+            images: `batch x height x width x channels`, normalized, so that 0 is the mean of
+                the data.
             draws: as in `crop_and_flip`.
         """
         if not self.cutout:
@@ -81,6 +82,10 @@ class Augmentation:
 
 
 def _covered(center: Tensor, length: int, side: int) -> Tensor:
-    """Which of `length` positions a segment of `side` around each center covers: batch x length."""
+    """Tell which of `length` positions a segment of `side` around each center covers.
+
+    Returns:
+        `batch x length`.
+    """
     offset = torch.arange(length, device=center.device) - center[:, None] + side // 2
     return (offset >= 0) & (offset < side)

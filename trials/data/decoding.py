@@ -26,11 +26,11 @@ class Files:
         return len(self.paths)
 
     def open(self, index: int) -> Image.Image:
-        """The image, of which only the header is read so far."""
+        """Return the image, of which only the header is read so far."""
         return Image.open(self.paths[index])
 
     def name(self, index: int) -> str:
-        """Where the image is, for error messages."""
+        """Tell where the image is, for error messages."""
         return self.paths[index]
 
 
@@ -45,11 +45,11 @@ class Rows:
         return len(self.column)
 
     def open(self, index: int) -> Image.Image:
-        """The image, of which only the header is read so far."""
+        """Return the image, of which only the header is read so far."""
         return Image.open(io.BytesIO(self.column[index].as_py()))
 
     def name(self, index: int) -> str:
-        """Where the image is, for error messages."""
+        """Tell where the image is, for error messages."""
         for path, rows in self.files:
             if index < rows:
                 return f"{path}, row {index}"
@@ -133,7 +133,7 @@ def read_encoded(
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """An image in a mode that scales smoothly: palettes and bitmaps do not."""
+    """Return an image in a mode that scales smoothly: palettes and bitmaps do not."""
     return image.convert({"P": "RGB", "1": "L"}[image.mode]) if image.mode in "P1" else image
 
 

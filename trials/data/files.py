@@ -67,16 +67,16 @@ class Folder(LargeSource):
         for number, names in enumerate([("",)] if whole else _PARTS):
             folder = next((root / name for name in names if (root / name).is_dir()), None)
             if folder is not None:
-                found = list(_labeled_files(folder, classes))
-                paths += [path for path, _ in found]
-                labels += [label for _, label in found]
-                sizes[number] = len(found)
+                labeled = list(_labeled_files(folder, classes))
+                paths += [path for path, _ in labeled]
+                labels += [label for _, label in labeled]
+                sizes[number] = len(labeled)
         images = read_encoded(Files(paths), self.size, self.limit_bytes, self.workers)
         return Collection(images, np.array(labels), (sizes[0], sizes[1], sizes[2]), classes)
 
 
 def _class_folders(folder: Path) -> list[str]:
-    """The sorted names of the class folders in `folder`."""
+    """Return the sorted names of the class folders in `folder`."""
     classes = _folders(folder)
     if not classes:
         raise DataError(f"{folder} has no class folders; put images into {folder}/CLASS/.")
@@ -84,14 +84,14 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _folders(folder: Path) -> list[str]:
-    """The sorted names of the folders in `folder`, hidden ones apart."""
+    """Return the sorted names of the folders in `folder`, hidden ones apart."""
     return sorted(
         path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
     )
 
 
 def _labeled_files(folder: Path, classes: list[str]) -> Iterator[tuple[str, int]]:
-    """(path, class number) of the images below `folder`, in the order of their names."""
+    """Yield (path, class number) of the images below `folder`, in the order of their names."""
     for name in _class_folders(folder):
         if name not in classes:
             raise DataError(
@@ -142,19 +142,19 @@ class Parquet(LargeSource):
         files = [path and path.expanduser() for path in (self.path, self.validation, self.test)]
         tables = [None if path is None else self._table(path) for path in files]
         train, validation, test = (0 if table is None else len(table) for table in tables)
-        given = [(str(path), t) for path, t in zip(files, tables, strict=True) if t is not None]
-        chunks = [chunk for _, table in given for chunk in table.column(self.image).chunks]
+        parts = [(str(path), t) for path, t in zip(files, tables, strict=True) if t is not None]
+        chunks = [chunk for _, table in parts for chunk in table.column(self.image).chunks]
         rows = Rows(
             pa.chunked_array(chunks, pa.large_binary()),
-            tuple((path, len(table)) for path, table in given),
+            tuple((path, len(table)) for path, table in parts),
         )
         images = read_encoded(rows, self.size, self.limit_bytes, self.workers)
-        labels = np.concatenate([table.column(self.label).to_numpy() for _, table in given])
-        names = _huggingface_classes(given[0][1], self.label)
+        labels = np.concatenate([table.column(self.label).to_numpy() for _, table in parts])
+        names = _huggingface_classes(parts[0][1], self.label)
         return Collection(images, labels, (train, validation, test), names)
 
     def _table(self, path: Path) -> pa.Table:
-        """Image and label column of one file, checked; images as `large_binary`."""
+        """Return image and label column of one file, checked; images as `large_binary`."""
         try:
             schema = pq.read_schema(path)
             missing = {self.image, self.label} - set(schema.names)
@@ -184,7 +184,7 @@ class Parquet(LargeSource):
 
 
 def _huggingface_classes(table: pa.Table, label: str) -> Sequence[str]:
-    """The class names that Hugging Face's `datasets` keeps in a file's metadata, if any."""
+    """Return the class names that Hugging Face's `datasets` keeps in metadata, if any."""
     try:
         feature = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         for key in ("info", "features", label):

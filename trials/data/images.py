@@ -45,7 +45,7 @@ class Streamed(Dataset[Pixels]):
 
     @abstractmethod
     def blocks(self) -> Iterator[Pixels]:
-        """All images in order, in blocks of images x height x width x channels.
+        """Yield all images in order, in blocks of images x height x width x channels.
 
         Raises:
             DataError: at the end, when images were unreadable: how many, and the first.
@@ -53,7 +53,7 @@ class Streamed(Dataset[Pixels]):
 
 
 def blocks(images: Pixels | Streamed) -> Iterator[Pixels]:
-    """All images in order, `images x height x width x channels` at a time."""
+    """Yield all images in order, `images x height x width x channels` at a time."""
     if isinstance(images, Streamed):
         yield from images.blocks()
     else:
@@ -98,7 +98,7 @@ def survey(
 
 
 def batch_array(images: Any) -> Pixels:
-    """A user's images as one contiguous array N x H x W x C of uint8 or float32.
+    """Return a user's images as one contiguous array N x H x W x C of uint8 or float32.
 
     Args:
         images: array or tensor, N x H x W, N x H x W x C or N x C x H x W; the channels are
@@ -120,7 +120,7 @@ def batch_array(images: Any) -> Pixels:
 
 
 def number_array(values: Any) -> npt.NDArray[Any]:
-    """An array, tensor or nested list as an array.
+    """Return an array, tensor or nested list as an array.
 
     Raises:
         DataError: for lists of different lengths, or a tensor of a type that NumPy lacks.
@@ -134,7 +134,7 @@ def number_array(values: Any) -> npt.NDArray[Any]:
 
 
 def channels_last(array: Pixels, is_tensor: bool) -> Pixels:
-    """A batch N x H x W, N x H x W x C or N x C x H x W as N x H x W x C.
+    """Return a batch N x H x W, N x H x W x C or N x C x H x W as N x H x W x C.
 
     Where the second and the last axis are equally long, tensors have their channels in the
     second and arrays in the last.
@@ -147,7 +147,7 @@ def channels_last(array: Pixels, is_tensor: bool) -> Pixels:
 
 
 def as_pixels(array: Pixels) -> Pixels:
-    """Numbers N x H x W x C as uint8 or float32; see `batch_array`."""
+    """Return numbers N x H x W x C as uint8 or float32; see `batch_array`."""
     low, high = float(array.min()), float(array.max())
     if not np.isfinite(low + high):
         bad = int((~np.isfinite(array)).any(axis=(1, 2, 3)).sum())
@@ -157,7 +157,7 @@ def as_pixels(array: Pixels) -> Pixels:
 
 
 def pixel_type(dtype: np.dtype[Any], low: float, high: float) -> tuple[np.dtype[Any], int]:
-    """How a user's numbers between `low` and `high` are kept: as which type, times what."""
+    """Choose the type and factor with which a user's numbers from `low` to `high` are kept."""
     if dtype.kind == "f" and low >= 0 and high <= 1:
         return np.dtype(np.uint8), 255
     if dtype.kind in "iub" and low >= 0 and high <= 255:
@@ -166,17 +166,17 @@ def pixel_type(dtype: np.dtype[Any], low: float, high: float) -> tuple[np.dtype[
 
 
 def quantized(array: Pixels, scale: int) -> Pixels:
-    """Floats times `scale`, rounded to uint8."""
+    """Multiply floats by `scale` and round them to uint8."""
     return np.rint(array * np.float32(scale)).astype(np.uint8)
 
 
 def is_gray(image: Image.Image) -> bool:
-    """Whether an opened image (its pixels need not be read yet) has one channel of intensity."""
+    """Tell whether an opened image has one channel of intensity; its pixels are not read."""
     return image.mode in _GRAY_MODES or image.mode.startswith("I;")
 
 
 def pixels(image: Image.Image, channels: int) -> Pixels:
-    """An opened image as height x width x `channels` (1 or 3) uint8; alpha is dropped."""
+    """Return an opened image as height x width x `channels` (1 or 3) uint8, without alpha."""
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip rather than scale
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
@@ -198,7 +198,7 @@ def check_one_size(shapes: Sequence[tuple[int, ...]], remedy: str = "pass size=3
 
 
 def image_array(image: Any) -> Pixels:
-    """A Pillow image, array or tensor as height x width x channels numbers of its own type."""
+    """Return a Pillow image, array or tensor as height x width x channels, its type kept."""
     if isinstance(image, Image.Image):
         return pixels(image, 1 if is_gray(image) else 3)
     array = number_array(image)

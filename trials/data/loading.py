@@ -51,12 +51,12 @@ _SOURCES: dict[str, type[Source]] = {
 
 
 def names() -> list[str]:
-    """The names that `load` knows."""
+    """List the names that `load` knows."""
     return list(_SOURCES)
 
 
 def absolute(source: str) -> str:
-    """A name with arguments, or a path, written so that it means the same in every folder."""
+    """Write a name with arguments, or a path, so that it means the same in every folder."""
     name, positional, options = parse(source)
     if name not in _SOURCES:
         return str(Path(source).expanduser().absolute())
@@ -121,14 +121,14 @@ class Data:
 
     @property
     def unit(self) -> str:
-        """What the numbers of an image are before they are normalized, in words."""
+        """The unit of the numbers of an image before they are normalized, in words."""
         if self.train.store.unit == 255:
             return "0..1"
         return "in the units of the training images"
 
     @property
     def augmentation(self) -> Augmentation:
-        """How `Part.batches` augments."""
+        """The augmentation of `Part.batches`."""
         return self.train.store.augmentation
 
     def free(self) -> None:
@@ -171,17 +171,17 @@ def _kind(source: Any) -> str:
 
 
 def _source(source: Any, options: dict[str, Any]) -> Source:
-    """What `source` denotes; see `load`."""
+    """Return the source that `source` denotes; see `load`."""
     if isinstance(source, Source):
         if type(source) in _SOURCES.values():
-            given = {f.name: getattr(source, f.name) for f in fields(source) if f.init}
-            converted("data", type(source).__name__, type(source), given)
+            values = {f.name: getattr(source, f.name) for f in fields(source) if f.init}
+            converted("data", type(source).__name__, type(source), values)
         return source
     if isinstance(source, (str, os.PathLike)):
         name = parse(source)[0] if isinstance(source, str) else ""
         if isinstance(source, str) and name in _SOURCES:
-            given = {key: value for key, value in options.items() if value is not None}
-            extra = spell("", given).removeprefix(":")
+            stated = {key: value for key, value in options.items() if value is not None}
+            extra = spell("", stated).removeprefix(":")
             separator = "," if ":" in source else ":"
             return construct("data", source + (extra and separator + extra), _SOURCES)
         return _path_source(Path(source).expanduser(), options)
@@ -202,7 +202,7 @@ def _source(source: Any, options: dict[str, Any]) -> Source:
 
 
 def _path_source(path: Path, options: dict[str, Any]) -> Source:
-    """The folder or Parquet file at `path`."""
+    """Return the folder or Parquet file at `path`."""
     if path.is_dir():
         return Folder(path, **converted("data", "folder", Folder, options))
     if path.suffix == ".parquet":
@@ -211,26 +211,28 @@ def _path_source(path: Path, options: dict[str, Any]) -> Source:
         raise DataError("it is neither a folder of class folders nor a .parquet file.")
     if len(path.parts) > 1:
         raise DataError("there is no such folder or file.")
-    known = suggestion(str(path).partition(":")[0], _SOURCES)
-    raise UnknownName(f"data={str(path)!r} is neither a known name nor a path. {known}")
+    hint = suggestion(str(path).partition(":")[0], _SOURCES)
+    raise UnknownName(f"data={str(path)!r} is neither a known name nor a path. {hint}")
 
 
 def _prepared(source: Source, seed: int) -> Data:
-    """The data set of a source: checked, divided, measured."""
-    found = source.read()
-    labels, class_names = _checked(found)
-    train, validation, test = _divided(found, labels, class_names, source, seed)
-    mean, std, digest = survey(found.images, train)
+    """Read, check, divide and measure the data set of a source."""
+    collection = source.read()
+    labels, class_names = _checked(collection)
+    train, validation, test = _divided(collection, labels, class_names, source, seed)
+    mean, std, digest = survey(collection.images, train)
     for array in (labels, train, validation, test):
         digest.update(array.tobytes())
-    height, width, channels = found.images.shape[-3:]
+    height, width, channels = collection.images.shape[-3:]
     crop = height // 8 if source.crop is None else source.crop
     usual = channels != 1 if source.flips is None else source.flips
     augmentation = Augmentation(crop, usual if source.flip is None else source.flip, source.cutout)
     if crop >= min(height, width):
         raise DataError(f"crop={crop} is no less than the size of the images, {height}x{width}.")
+    if source.cutout > min(height, width):
+        raise DataError(f"cutout={source.cutout} is larger than the images, {height}x{width}.")
     digest.update(f"{class_names} {augmentation}".encode())
-    store = Store(found.images, labels, mean, std, augmentation)
+    store = Store(collection.images, labels, mean, std, augmentation)
     return Data(
         name=source.name,
         class_names=class_names,
@@ -241,22 +243,26 @@ def _prepared(source: Source, seed: int) -> Data:
     )
 
 
-def _checked(found: Collection) -> tuple[Indices, tuple[str, ...]]:
-    """Labels as int64, and the class names, or a `DataError` for labels that are not 0..n-1."""
-    if found.labels.dtype.kind not in "iu":
-        raise DataError(f"labels are {found.labels.dtype}; give integers 0..n-1.")
-    labels = np.ascontiguousarray(found.labels, np.int64)
-    given = np.unique(labels[: found.sizes[0]])
+def _checked(collection: Collection) -> tuple[Indices, tuple[str, ...]]:
+    """Return labels as int64, and the class names.
+
+    Raises:
+        DataError: for labels that are not 0..n-1.
+    """
+    if collection.labels.dtype.kind not in "iu":
+        raise DataError(f"labels are {collection.labels.dtype}; give integers 0..n-1.")
+    labels = np.ascontiguousarray(collection.labels, np.int64)
+    numbers = np.unique(labels[: collection.sizes[0]])
     if labels.min() < 0:
         where = int(labels.argmin())
         raise DataError(f"label {labels[where]} of image {where} is negative; number from 0.")
-    if len(given) == 1:
-        raise DataError(f"all training images are of one class, {given[0]}; give at least two.")
-    classes = len(given)
-    if given[-1] != classes - 1:
-        absent = next(k for k in range(given[-1]) if k not in given)
+    if len(numbers) == 1:
+        raise DataError(f"all training images are of one class, {numbers[0]}; give at least two.")
+    classes = len(numbers)
+    if numbers[-1] != classes - 1:
+        absent = next(k for k in range(numbers[-1]) if k not in numbers)
         raise DataError(
-            f"labels are not 0..n-1: the largest is {given[-1]}, but no training image has "
+            f"labels are not 0..n-1: the largest is {numbers[-1]}, but no training image has "
             f"{absent}; number the {classes} classes without gaps."
         )
     if labels.max() >= classes:
@@ -264,15 +270,15 @@ def _checked(found: Collection) -> tuple[Indices, tuple[str, ...]]:
             f"label {labels.max()} is among the validation or test images, but not among the "
             f"training images, which have 0..{classes - 1}; move some there or drop the class."
         )
-    names = found.class_names if len(found.class_names) == classes else range(classes)
+    names = collection.class_names if len(collection.class_names) == classes else range(classes)
     return labels, tuple(str(name) for name in names)
 
 
 def _divided(
-    found: Collection, labels: Indices, class_names: Sequence[str], source: Source, seed: int
+    collection: Collection, labels: Indices, class_names: Sequence[str], source: Source, seed: int
 ) -> list[Indices]:
-    """Sorted image numbers of the training, validation and test part, every class in each."""
-    train, validation, test = np.split(np.arange(len(labels)), np.cumsum(found.sizes)[:-1])
+    """Divide the images into training, validation and test part: sorted numbers, all classes."""
+    train, validation, test = np.split(np.arange(len(labels)), np.cumsum(collection.sizes)[:-1])
     counts = np.bincount(labels[train])
     needed = 1 + (not len(validation)) + (not len(test))
     if counts.min() < needed:
@@ -295,10 +301,10 @@ def _divided(
 def _drawn(
     indices: Indices, labels: Indices, fraction: float, seed: list[int], leave: int
 ) -> Indices:
-    """Draw a `fraction` of every class, rounded; at least one image, at most all but `leave`.
+    """Draw a random `fraction` of every class, rounded; at least one, at most all but `leave`.
 
-    scikit-learn's `StratifiedShuffleSplit` rounds over all classes together, so that a small one
-    may go without, and its draws differ: runs that were recorded could not be continued.
+    Not by scikit-learn, whose `StratifiedShuffleSplit` draws other parts and can leave a class
+    out: a run folder is continued only with the division that its fingerprint is of.
     """
     rng = np.random.default_rng(seed)
     drawn = []

@@ -149,7 +149,7 @@ class Wrapped(Streamed):
 
 
 def _labeled_image(dataset: Dataset[Any], index: int) -> tuple[Pixels, int]:
-    """One item of a data set, checked: height x width x channels numbers, class number."""
+    """Check one item of a data set; return its image (height x width x channels) and class."""
     try:
         image, label = dataset[index]
         array, number = image_array(image), operator.index(label)
@@ -163,7 +163,7 @@ def _labeled_image(dataset: Dataset[Any], index: int) -> tuple[Pixels, int]:
 
 
 def _common_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, int, int]:
-    """Height, width and channels of all images: gray ones count as RGB among RGB ones."""
+    """Return height, width and channels of all images: gray ones count as RGB among RGB ones."""
     check_one_size([shape[:2] for shape in shapes], "add a Resize to its transforms")
     channels = {shape[2] for shape in shapes}
     if len(channels - {1}) > 1:

@@ -1,7 +1,7 @@
 """The parts of a data set, and the images that they share: from stored pixels to batches."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class Store:
         return 255.0 if self.images.dtype == np.uint8 else 1.0
 
     def read(self, order: Indices, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-        """Batches of the images numbered `order`, NHWC as stored, on the device."""
+        """Yield batches of the images numbered `order`, NHWC as stored, on the device."""
         starts = range(0, len(order), batch_size)
         chunks = [order[start : start + batch_size] for start in starts]
         if isinstance(self.images, Streamed):
@@ -63,7 +63,7 @@ class Store:
     def scale_and_shift(
         self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """What turns stored values x into (x / unit - mean) / std, as x * scale + shift.
+        """Return scale and shift, by which stored x become (x / unit - mean) / std.
 
         Returns:
             Two tensors with one number for each of a row's `width * channels` numbers, so that
@@ -118,6 +118,11 @@ class Part:
         height, width, channels = self.store.images.shape[-3:]
         return channels, height, width
 
+    def with_cutout(self, side: int) -> "Part":
+        """Return the same images, augmented by cutting out squares of `side` pixels; 0: none."""
+        augmentation = replace(self.store.augmentation, cutout=side)
+        return Part(replace(self.store, augmentation=augmentation), self.indices)
+
     def batches(
         self,
         batch_size: int,
@@ -125,7 +130,7 @@ class Part:
         seed: int | None = None,
         augment: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of (normalized images, labels).
+        """Iterate over one epoch of (normalized images, labels).
 
         Args:
             batch_size: images of a batch.
@@ -158,7 +163,7 @@ class Part:
     def raw(
         self, batch_size: int, device: torch.device | str = "cpu"
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images in order, as an exported model takes them, and labels.
+        """Iterate over all images in order, as an exported model takes them, and labels.
 
         Like `batches`, but the images are in 0..1 (or in the user's own units where those were
         floats beyond 0..1), not normalized.

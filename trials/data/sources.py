@@ -24,7 +24,7 @@ _DOWNLOAD_TIMEOUT = 5.0  # seconds without an answer
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """What a source holds: training images first, then those of validation, then of test.
+    """The images of a source: those of training first, then those of validation, then of test.
 
     Attributes:
         images: N x height x width x channels.
@@ -85,7 +85,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self) -> Collection:
-        """All images and labels.
+        """Read all images and labels.
 
         Raises:
             DataError: for what cannot be read or used.
@@ -189,7 +189,7 @@ class FashionMNIST(TorchvisionSet):
 
     @property
     def name(self) -> str:
-        """As it is spelled where names are given."""
+        """The name as it is spelled where data is asked for."""
         return "fashion_mnist"
 
 

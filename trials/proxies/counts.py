@@ -7,12 +7,12 @@ from trials.proxies.preserving import untouched
 
 
 def params(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> float:
-    """Number of trainable parameters; images and labels are not used."""
+    """Count the trainable parameters; images and labels are not used."""
     return float(count_params(network))
 
 
 def macs(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> float:
-    """Multiply-accumulate operations of one image; only the shape of the images counts.
+    """Count the multiply-accumulate operations of one image; only the shape of the images counts.
 
     Args:
         network: maps `batch x ...` to logits; left as it was found.

@@ -20,7 +20,7 @@ _LAYERS = {functional.conv1d, functional.conv2d, functional.conv3d, functional.l
 
 
 def score(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> float:
-    """Sum over the channels c of (1 / 2N) sum_n (sum_ij a_ncij g_ncij)^2; higher is better.
+    """Compute sum over channels c of (1 / 2N) sum_n (sum_ij a_ncij g_ncij)^2; higher is better.
 
     a is the output of a convolution or a linear layer, g the gradient there of the mean
     cross-entropy, N the number of images, i and j the position in the image.

@@ -10,7 +10,7 @@ from trials.proxies.gradients import labelled, loss_gradients, rankable
 
 
 def score(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> float:
-    """Sum over the layers of |dL/dW|_2, L the mean cross-entropy; higher is better.
+    """Compute the sum over the layers of |dL/dW|_2, L the mean cross-entropy; higher is better.
 
     Args:
         network: maps images to logits; left as it was found.

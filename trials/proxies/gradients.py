@@ -1,4 +1,4 @@
-"""What the proxies that look at gradients share."""
+"""Labels, weights and gradients, for the proxies that look at gradients."""
 
 import math
 
@@ -11,7 +11,7 @@ from trials.proxies.preserving import untouched
 
 
 def labelled(proxy: str, images: Tensor, labels: Tensor | None) -> Tensor:
-    """The labels.
+    """Return the labels.
 
     Raises:
         InvalidArgument: where there are none, or not one for each image.
@@ -27,7 +27,7 @@ def labelled(proxy: str, images: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def weights(network: nn.Module) -> list[Tensor]:
-    """Trainable parameters of two or more dimensions: those of convolutions and linear layers.
+    """List the trainable parameters of two or more dimensions: of convolutions, linear layers.
 
     Biases and normalization are left out, as in Abdelfattah et al.: Zero-Cost Proxies for
     Lightweight NAS (ICLR 2021).
@@ -35,14 +35,14 @@ def weights(network: nn.Module) -> list[Tensor]:
     Raises:
         InvalidArgument: for a network that has none.
     """
-    found: list[Tensor] = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    if not found:
+    parameters: list[Tensor] = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    if not parameters:
         raise InvalidArgument(f"{type(network).__name__} has no trainable weights to score.")
-    return found
+    return parameters
 
 
 def loss_gradients(network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor | None]:
-    """Gradients of the mean cross-entropy at the `weights`, in training mode.
+    """Compute the gradients of the mean cross-entropy at the `weights`, in training mode.
 
     Args:
         network: maps images to logits; left as it was found.
@@ -60,6 +60,6 @@ def loss_gradients(network: nn.Module, images: Tensor, labels: Tensor) -> list[T
 
 
 def rankable(value: Tensor | float) -> float:
-    """The value; -inf, which ranks last, for one that is not finite."""
+    """Return the value; -inf, which ranks last, for one that is not finite."""
     number = float(value)
     return number if math.isfinite(number) else -math.inf

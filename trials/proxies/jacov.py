@@ -14,7 +14,7 @@ _K = 1e-5  # the paper's k
 
 
 def score(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> float:
-    """-sum_i (log(v_i + k) + 1 / (v_i + k)), k = 1e-5; higher is better.
+    """Compute -sum_i (log(v_i + k) + 1 / (v_i + k)), k = 1e-5; higher is better.
 
     v are the eigenvalues of the correlation matrix of the rows of J, where row n is the gradient
     of the sum of all logits with respect to image n.

@@ -19,7 +19,7 @@ def _avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    """Average pooling as a depthwise convolution, which is vectorized: up to 6 times as fast.
+    """Pool by the mean as a depthwise convolution, which is vectorized: up to 6 times as fast.
 
     The arguments are those of `torch.nn.functional.avg_pool2d`; another layout than channels-last
     goes the usual way.

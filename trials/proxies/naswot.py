@@ -26,7 +26,7 @@ _WORDS = 512  # of 64 units each; x 128 images they fit into a core's second-lev
 
 
 def score(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> float:
-    """The logarithm of |det K|; higher is better, scores of equally large batches compare.
+    """Compute ln |det K|; higher is better, scores of equally large batches compare.
 
     Rectifiers are ReLU, ReLU6, leaky, randomized and parametric ReLU, and clamp, hardtanh and
     threshold at 0, as a module, as a function or in place; a unit is on where its input is
@@ -56,7 +56,7 @@ def score(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> f
 
 
 def hamming(codes: Tensor) -> NDArray[np.int64]:
-    """In how many units the codes of each pair of images differ.
+    """Count the units in which the codes of each pair of images differ.
 
     Args:
         codes: `images x units` bool, or `images x bytes` uint8 of 8 units each.
@@ -86,7 +86,7 @@ def hamming(codes: Tensor) -> NDArray[np.int64]:
 
 
 def log_determinant(kernel: NDArray[np.int64]) -> float:
-    """Of |det K|, for a symmetric, positive semidefinite K; -inf where it is singular."""
+    """Compute ln |det K| of a symmetric, positive semidefinite K; -inf where it is singular."""
     factor, failed = torch.linalg.cholesky_ex(torch.from_numpy(kernel.astype(np.float64)))
     pivots = factor.diagonal().square()
     rounding = len(kernel) * float(kernel.diagonal().max()) * torch.finfo(torch.float64).eps

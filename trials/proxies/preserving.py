@@ -13,7 +13,7 @@ from search_spaces.errors import InvalidArgument
 
 @contextmanager
 def untouched(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """In here the network may be run, and its modules be given other attributes.
+    """Let the network be run, and its modules be given other attributes, within this context.
 
     Afterwards it is as it was found: attributes (training flags among them), registered
     parameters, buffers and hooks, contents of buffers. PyTorch's generators, of the CPU and of
@@ -40,10 +40,10 @@ def untouched(network: nn.Module, device: torch.device) -> Iterator[None]:
                 torch.cuda.default_generators[device.index or 0].manual_seed(0)
             yield
     finally:
-        for current, found, tables in attributes:
+        for current, before, tables in attributes:
             current.clear()
-            current.update(found)
-            for name, table in found.items():  # in place: handles of hooks refer to the tables
+            current.update(before)
+            for name, table in before.items():  # in place: handles of hooks refer to the tables
                 if isinstance(table, dict) and (table or name in tables):
                     table.clear()
                     table.update(tables.get(name, {}))
@@ -62,5 +62,5 @@ def _check(network: nn.Module, modules: list[nn.Module]) -> None:
 
 
 def _tables(attributes: dict[str, Any]) -> dict[str, dict[Any, Any]]:
-    """Copies of the dicts among a module's attributes: parameters, hooks...; without empty ones."""
+    """Copy the dicts among a module's attributes: parameters, hooks...; without empty ones."""
     return {k: v.copy() for k, v in attributes.items() if isinstance(v, dict) and v}

@@ -29,7 +29,7 @@ def _always(args: Arguments, kwargs: Mapping[str, Any]) -> bool:
 
 
 def _from_zero(args: Arguments, kwargs: Mapping[str, Any]) -> bool:
-    """Whether the lower bound of hardtanh, clamp, clamp_min and threshold is 0."""
+    """Tell whether the lower bound of hardtanh, clamp, clamp_min and threshold is 0."""
     bound = args[1] if len(args) > 1 else kwargs.get("min", kwargs.get("min_val", -1))
     return isinstance(bound, (int, float)) and bound == 0
 
@@ -58,7 +58,7 @@ _RECTIFIERS: dict[Any, Callable[[Arguments, Mapping[str, Any]], bool]] = {
 
 @dataclass
 class Layer:
-    """What one tensor tells, and the rectifiers that are applied to it.
+    """The codes of one tensor, and the rectifiers that are applied to it.
 
     Attributes:
         codes: `images x units`, true where a unit is on; on the CPU packed, 8 units in a byte.
@@ -74,7 +74,7 @@ class Layer:
 
 
 def live_layers(network: nn.Module, images: Tensor) -> list[tuple[Layer, int]]:
-    """The layers of codes of a network in training mode, each with its number of rectifiers.
+    """Find the layers of codes of a network in training mode, and the rectifiers of each.
 
     One forward pass without gradients, in which every operation is seen. It yields the codes
     at all rectifiers; then the operations are followed back from the output, and what does not
@@ -110,7 +110,7 @@ def live_layers(network: nn.Module, images: Tensor) -> list[tuple[Layer, int]]:
 def _recorded(
     network: nn.Module, images: Tensor, memory_format: torch.memory_format
 ) -> tuple["_Recorder", Any]:
-    """One forward pass in training mode, seen by a recorder, and what it gave."""
+    """Run one forward pass in training mode; return its recorder and its output."""
     fits = images.ndim == 4 or memory_format is torch.contiguous_format
     images = images.detach().clone(memory_format=memory_format if fits else torch.contiguous_format)
     recorder = _Recorder(images)
@@ -163,7 +163,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
     def _layer(self, x: Tensor) -> Layer:
-        """The layer of this tensor: that of the last rectifier when it had the same input.
+        """Return the layer of this tensor: that of the last rectifier when it had the same input.
 
         Cells often rectify one tensor on several edges; the codes are taken once.
         """
@@ -178,19 +178,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return layer
 
     def ancestors(self, output: Any) -> set[int]:
-        """The operations that take part in `output`, by number."""
+        """Return the operations that take part in `output`, by number."""
         origins = (self.origin.get(_storage(tensor)) for tensor in _tensors((output,)))
         todo = [origin for origin in origins if origin is not None]
-        found = set(todo)
+        numbers = set(todo)
         while todo:
-            new = self.parents[todo.pop()] - found
-            found |= new
+            new = self.parents[todo.pop()] - numbers
+            numbers |= new
             todo += new
-        return found
+        return numbers
 
 
 def _coded(x: Tensor, batch: int) -> Layer:
-    """Codes of what is about to be rectified: `batch x ...` or `(batch * parts) x ...`."""
+    """Return the codes of a tensor before it is rectified: `batch` or `batch * parts` rows."""
     if x.ndim == 0 or len(x) % batch:
         raise InvalidArgument(
             f"a rectifier is applied to a tensor of shape {tuple(x.shape)}, whose first dimension "
@@ -207,16 +207,16 @@ def _coded(x: Tensor, batch: int) -> Layer:
 
 
 def _tensors(*groups: Iterable[Any]) -> list[Tensor]:
-    """The tensors in groups of values, also in nested lists, tuples and dicts."""
-    found: list[Tensor] = []
+    """List the tensors in groups of values, also in nested lists, tuples and dicts."""
+    tensors: list[Tensor] = []
     for value in itertools.chain(*groups):
         if isinstance(value, Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, (list, tuple)):
-            found += _tensors(value)
+            tensors += _tensors(value)
         elif isinstance(value, dict):
-            found += _tensors(value.values())
-    return found
+            tensors += _tensors(value.values())
+    return tensors
 
 
 def _storage(tensor: Tensor) -> int:
@@ -225,7 +225,7 @@ def _storage(tensor: Tensor) -> int:
 
 @cache
 def _written(func: Any) -> tuple[int, ...]:
-    """Positions of the arguments that an operator writes into."""
+    """Return the positions of the arguments that an operator writes into."""
     arguments = func._schema.arguments
     return tuple(i for i, a in enumerate(arguments) if a.alias_info and a.alias_info.is_write)
 

@@ -55,7 +55,7 @@ class Scorer:
             )
 
     def score(self, arch: Architecture) -> float:
-        """The score of an architecture; what its network raises goes through."""
+        """Score an architecture; what its network raises goes through."""
         shape, classes = self.data.input_shape, self.data.num_classes
         if self.proxy == "params":
             return float(self.space.params(arch, shape, classes))
@@ -99,6 +99,6 @@ class Proxy(Estimator):
     def open(
         self, space: SearchSpace, data: Data, seed: int, device: torch.device
     ) -> Callable[[Architecture], dict[str, float]]:
-        """A function that scores architectures; see `Scorer`."""
+        """Return a function that scores architectures; see `Scorer`."""
         scorer = Scorer(space, data, self.proxy, self.batch_size, seed, str(device))
         return lambda arch: {self.proxy: scorer.score(arch)}

@@ -11,7 +11,7 @@ from trials.proxies.gradients import labelled, loss_gradients, rankable, weights
 
 
 def score(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> float:
-    """Sum over the weights w of |w dL/dw|, L the mean cross-entropy; higher is better.
+    """Compute the sum over the weights w of |w dL/dw|, L the mean cross-entropy; higher is better.
 
     Args:
         network: maps images to logits; left as it was found.

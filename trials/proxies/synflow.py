@@ -19,7 +19,7 @@ from trials.proxies.preserving import untouched
 
 
 def score(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> float:
-    """The logarithm of sum_theta |theta dR/dtheta|, R the sum of the logits of an image of ones.
+    """Compute ln sum_theta |theta dR/dtheta|, R the sum of the logits of an image of ones.
 
     All parameters are replaced by their absolute values and batch normalization by the identity;
     the sum goes over the weights. We report its logarithm, for it grows exponentially with depth.

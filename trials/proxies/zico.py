@@ -12,7 +12,7 @@ from trials.proxies.gradients import labelled, loss_gradients, rankable
 
 
 def score(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> float:
-    """Sum over the layers l of ln sum_(w in l) E|g_w| / std|g_w|; higher is better.
+    """Compute the sum over the layers l of ln sum_(w in l) E|g_w| / std|g_w|; higher is better.
 
     g_w is the gradient of the mean cross-entropy at the weight w; mean and standard deviation go
     over two mini-batches, the halves of the images. Weights whose |g_w| does not vary are left
@@ -48,7 +48,7 @@ def score(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> f
 
 
 def _layer(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of mean over standard deviation of the pairs (a, b), two tensors of one shape."""
+    """Sum up mean over standard deviation of the pairs (a, b), two tensors of one shape."""
     mean, std = (a + b).double() / 2, (a - b).abs().double() / 2
     varies = std > 0
     return (mean[varies] / std[varies]).sum()

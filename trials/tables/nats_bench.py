@@ -44,13 +44,13 @@ def convert(source: str | Path, to: str | Path, space: str = "") -> Path:
     source, to = Path(source).expanduser(), Path(to)
     if not source.exists():
         raise InvalidArgument(f"source={str(source)!r} does not exist.")
-    found = [name for name in ("tss", "sss") if name in (space or source.name)]
-    if len(found) != 1:
+    spaces = [name for name in ("tss", "sss") if name in (space or source.name)]
+    if len(spaces) != 1:
         raise InvalidArgument(f"space={space!r}: say tss (topology) or sss (size).")
-    api = nats_bench.create(str(source), found[0], fast_mode=source.is_dir(), verbose=False)
+    api = nats_bench.create(str(source), spaces[0], fast_mode=source.is_dir(), verbose=False)
     frame = pd.DataFrame(list(_rows(api)))
     frame.to_parquet(to, compression="zstd")
-    to.with_suffix(".yaml").write_text(yaml.safe_dump(_roles(frame, found[0]), sort_keys=False))
+    to.with_suffix(".yaml").write_text(yaml.safe_dump(_roles(frame, spaces[0]), sort_keys=False))
     return to
 
 
@@ -68,7 +68,7 @@ def _rows(api: Any) -> Iterator[dict[str, Any]]:
 
 
 def _results(api: Any, index: int, dataset: str, prefix: str, schedule: str) -> dict[str, float]:
-    """Accuracies in percent and seconds of training after a whole schedule."""
+    """Return accuracies in percent and seconds of training after a whole schedule."""
     options = {"hp": schedule, "is_random": False}
     last = api.get_more_info(index, dataset, **options)
     searched = last
@@ -83,14 +83,14 @@ def _results(api: Any, index: int, dataset: str, prefix: str, schedule: str) -> 
 
 
 def _seconds(info: dict[str, Any]) -> float | None:
-    """Of training and one pass over the validation part, as the benchmark's own searches pay."""
+    """Return the seconds of training and one validation, as the benchmark's searches pay."""
     if info.get("train-all-time") is None:
         return None
     return float(info["train-all-time"]) + float(info.get("valid-per-time") or 0)
 
 
 def _roles(frame: pd.DataFrame, space: str) -> dict[str, str]:
-    """Search by 12 epochs on CIFAR-10, report the longest schedule, as the paper does."""
+    """Return the paper's roles: search by 12 epochs on CIFAR-10, report the longest schedule."""
     tests = [c for c in map(str, frame) if c.startswith("cifar10_test_")]
     roles = {
         "architecture": "architecture",
@@ -106,7 +106,7 @@ def _roles(frame: pd.DataFrame, space: str) -> dict[str, str]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="NATS-Bench files to a table.")
     parser.add_argument("source", help="folder or file of NATS-Bench")
     parser.add_argument("--to", required=True, help="the Parquet file")

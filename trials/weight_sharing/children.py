@@ -62,7 +62,7 @@ class Children:
             )
 
     def too_large(self, what: str) -> InvalidArgument:
-        """The error for what needs all architectures of a space that has too many."""
+        """Return the error for what needs all architectures of a space that has too many."""
         return InvalidArgument(
             f"{what} goes through all architectures, of which {self.space.name} has"
             f" {self.space.size:.1e}; that works up to {_MAX_LISTED:,}."
@@ -92,16 +92,16 @@ class Children:
         return {arch: numbers[key] for arch, key in zip(self.listed, keys, strict=True)}
 
     def __len__(self) -> int:
-        """The number of groups."""
+        """Return the number of groups."""
         return max(self._group_of.values()) + 1 if self.listed else self.groups
 
     def form(self, arch: Architecture) -> Architecture:
-        """The child that stands for an architecture."""
+        """Return the child that stands for an architecture."""
         self.space.check(arch)
         return self.space.canonical(arch) if self.canonical else arch
 
     def group_of(self, arch: Architecture) -> int:
-        """The group of an architecture."""
+        """Return the group of an architecture."""
         form = self.form(arch)
         if self.listed:
             return self._group_of[form]
@@ -113,11 +113,11 @@ class Children:
         return index * self.groups // self.space.size
 
     def members(self, group: int) -> list[Architecture]:
-        """The children of a group; empty where they are not listed."""
+        """Return the children of a group; empty where they are not listed."""
         return self._members[group] if self.listed else []
 
     def draw(self, group: int, rng: np.random.Generator) -> Architecture:
-        """A child of a group, drawn uniformly."""
+        """Draw a child of a group, uniformly."""
         members = self.members(group)
         if members:
             return members[int(rng.integers(len(members)))]
@@ -138,7 +138,7 @@ class Children:
         return members
 
     def some(self, group: int, count: int, seed: int) -> list[Architecture]:
-        """Different children of a group, in order; all where there are no more than `count`."""
+        """Draw different children of a group, in order; all if no more than `count`."""
         members = self.members(group)
         rng = np.random.default_rng(derived_seed(seed))
         if members:
@@ -170,7 +170,7 @@ class Order:
             raise self.children.too_large(f"sampling={self.sampling!r}")
 
     def epoch(self, epoch: int, steps: int) -> Iterator[list[Architecture]]:
-        """The paths of each step of an epoch; several in a step of `fair`."""
+        """Yield the paths of each step of an epoch; several in a step of `fair`."""
         rng = np.random.default_rng(derived_seed(self.seed, epoch))
         decks = [_deck(len(decision.choices), rng) for decision in self.children.space.decisions]
         for step in range(epoch * steps, (epoch + 1) * steps):
@@ -198,7 +198,7 @@ class Order:
         return {}
 
     def _round(self, decks: Sequence[Iterator[int]]) -> list[Architecture]:
-        """As many paths as the largest decision has choices.
+        """Draw as many paths as the largest decision has choices.
 
         Where all decisions have as many, each choice exactly once (strict fairness); the choices
         of a smaller one are dealt on and on, so that none is ever ahead of another by two.
@@ -217,6 +217,6 @@ class Order:
 
 
 def _deck(size: int, rng: np.random.Generator) -> Iterator[int]:
-    """All choices in a random order, then in another one, and so on."""
+    """Deal all choices in a random order, then in another one, and so on."""
     while True:
         yield from rng.permutation(size).tolist()

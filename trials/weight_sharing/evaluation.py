@@ -42,7 +42,7 @@ def evaluate_children(
     way: Way | None = None,
     memory: int = _MEMORY,
 ) -> list[tuple[float, float]]:
-    """Mean cross-entropy and accuracy (0..1) of each architecture with the shared weights.
+    """Return mean cross-entropy and accuracy (0..1) of each architecture with the shared weights.
 
     The accuracy is NaN where the loss is not finite.
 
@@ -77,18 +77,18 @@ def evaluate_children(
                 for form, row in zip(some, sums, strict=True):
                     totals[form] = totals[form] + row
             count += len(labels)
-    found = {form: (total / count).tolist() for form, total in totals.items()}
+    results = {form: (total / count).tolist() for form, total in totals.items()}
     return [
         (loss, accuracy if math.isfinite(loss) else math.nan)
-        for loss, accuracy in map(found.__getitem__, archs)
+        for loss, accuracy in map(results.__getitem__, archs)
     ]
 
 
 def _judged(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sums of cross-entropy and of right answers: `children x images x classes` to `x 2`."""
-    wanted = labels.expand(len(logits), -1)
-    losses = functional.cross_entropy(logits.transpose(1, 2), wanted, reduction="none").sum(1)
-    correct = (logits.argmax(2) == wanted).sum(1)
+    """Sum up cross-entropy and right answers: `children x images x classes` to `x 2`."""
+    targets = labels.expand(len(logits), -1)
+    losses = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").sum(1)
+    correct = (logits.argmax(2) == targets).sum(1)
     return torch.stack([losses, correct], 1).double().cpu()
 
 
@@ -99,7 +99,7 @@ _Run = Callable[[Tensor], Iterator[tuple[Architecture, Tensor]]]
 def _scheduled(
     supernet: Supernet, forms: Sequence[Architecture], x: Tensor, way: Way | None, memory: int
 ) -> _Run:
-    """How some architectures are computed on batches like `x`."""
+    """Plan how some architectures are computed on batches like `x`."""
     if not isinstance(supernet, GraphSupernet) or way == "one by one" or len(forms) == 1:
         return lambda images: ((form, supernet(images, form)) for form in forms)
     sizes, plan = Sizes.of(supernet, x), Plan.of(supernet, forms)
@@ -157,7 +157,7 @@ def _tree(supernet: GraphSupernet, plan: Plan, x: Tensor) -> Iterator[tuple[Arch
 def _grouped(
     supernet: GraphSupernet, plan: Plan, x: Tensor
 ) -> Iterator[tuple[Architecture, Tensor]]:
-    """Step by step; the calls of one module are one."""
+    """Compute step by step; the calls of one module are one."""
     values = _Values(plan, x)
     for (_, module), numbers in plan.groups().items():
         calls = [plan.calls[i] for i in numbers]

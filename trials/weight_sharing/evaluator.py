@@ -30,7 +30,7 @@ class WeightSharing(Recipe, Estimator):
     def open(
         self, space: SearchSpace, data: Data, seed: int, device: torch.device
     ) -> Callable[[Architecture], dict[str, float]]:
-        """Train the supernet here and now; a function from architectures to metrics."""
+        """Train the supernet here and now; return a function from architectures to metrics."""
         weights = SharedWeights(self, space, data, seed, device)
         weights.train()
         return lambda arch: weights.evaluate([arch])[0]

@@ -5,9 +5,11 @@ Zhang et al.: Deeper Insights into Weight Sharing in NAS (arXiv 2001.01431), fin
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import islice
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from search_spaces import Architecture
 from trials.data.parts import Part
@@ -54,19 +56,24 @@ def fine_tuned(
     try:
         with private.of(arch) if private else nullcontext():
             torch.manual_seed(seed)
-            done = 0
-            while done < batches:
-                epoch_seed = derived_seed(seed, done)
-                for images, labels in train.batches(
-                    batch_size, step.device, seed=epoch_seed, augment=True
-                ):
-                    supernet.train()
-                    alone(images, labels, [arch])
-                    done += 1
-                    if done == batches or (every and done % every == 0):
-                        yield judge()
-                    if done == batches:
-                        break
+            endless = _mini_batches(train, batch_size, step.device, seed)
+            for done, (images, labels) in enumerate(islice(endless, batches), start=1):
+                supernet.train()
+                alone(images, labels, [arch])
+                if done == batches or (every and done % every == 0):
+                    yield judge()
     finally:
         supernet.load_state_dict(before)
         step.update.forget_gradients()
+
+
+def _mini_batches(
+    train: Part, batch_size: int, device: torch.device, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield mini-batches of augmented images and labels, epoch after epoch without end."""
+    done = 0
+    while True:
+        epoch_seed = derived_seed(seed, done)
+        for batch in train.batches(batch_size, device, seed=epoch_seed, augment=True):
+            yield batch
+            done += 1

@@ -15,7 +15,7 @@ _KEPT = 1 << 30  # bytes of images that are kept; more are read anew each time
 
 @dataclass(frozen=True)
 class Images:
-    """What children are judged on: batches of validation images, on the device.
+    """The images that children are judged on: batches of validation images, on the device.
 
     Args:
         batches: (images, labels), again and again; all of about the same size.
@@ -35,7 +35,7 @@ class Images:
         most: int | None = None,
         calibration: Tensor | None = None,
     ) -> "Images":
-        """The images of a part in an order drawn once, in batches of about equal size.
+        """Return the images of a part in an order drawn once, in batches of about equal size.
 
         Args:
             part: which; where images are stored class by class, statistics of a batch would

@@ -55,12 +55,12 @@ class Judge:
 
     @cached_property
     def images(self) -> Images:
-        """Return all images of the validation part."""
+        """All images of the validation part."""
         return self._images(None)
 
     @cached_property
     def ranked_images(self) -> Images:
-        """Return the images of all kinds of rankings, so that these differ by the weights alone."""
+        """The images of all kinds of rankings, so that these differ by the weights alone."""
         most = self.recipe.ranked_images
         return self.images if most is None else self._images(most)
 

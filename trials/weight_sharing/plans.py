@@ -23,7 +23,7 @@ Way = Literal["one by one", "tree", "grouped"]
 
 @dataclass(frozen=True)
 class _Machine:
-    """What a call costs: seconds for each kernel it starts, and for its work."""
+    """The cost of a call: seconds for each kernel it starts, and for its work."""
 
     start: float
     macs_per_second: float
@@ -37,7 +37,7 @@ _COPIES = 3  # what it costs to put values one behind the other: read, write, re
 
 @dataclass(frozen=True)
 class Plan:
-    """What some children compute together.
+    """The calls by which some children are computed together.
 
     Args:
         calls: by number, in an order in which they can be computed.
@@ -49,23 +49,23 @@ class Plan:
 
     @classmethod
     def of(cls, supernet: GraphSupernet, forms: Sequence[Architecture]) -> "Plan":
-        known: dict[Call, int] = {}
-        outputs = {form: supernet.calls(form, known)[1] for form in forms}
-        return cls(needed(known, outputs.values()), outputs)
+        numbers: dict[Call, int] = {}
+        outputs = {form: supernet.calls(form, numbers)[1] for form in forms}
+        return cls(needed(numbers, outputs.values()), outputs)
 
     def by_step(self) -> "Plan":
-        """The same with the calls step by step, instead of child by child."""
+        """Return the same plan with the calls step by step, instead of child by child."""
         return Plan(dict(sorted(self.calls.items(), key=_stage)), self.outputs)
 
     def uses(self) -> Counter[int]:
-        """How often the value of each call is read, logits included."""
+        """Count how often the value of each call is read, logits included."""
         uses = Counter(self.outputs.values())
         for call in self.calls.values():
             uses.update(call.inputs)
         return uses
 
     def groups(self) -> dict[tuple[int, str], list[int]]:
-        """The calls that can be one, in an order in which they can be computed."""
+        """Group the calls that can be one, in an order in which they can be computed."""
         groups: dict[tuple[int, str], list[int]] = defaultdict(list)
         for i, call in self.calls.items():
             groups[call.step, call.module].append(i)
@@ -73,24 +73,24 @@ class Plan:
 
 
 def _stage(item: tuple[int, Call]) -> tuple[int, int]:
-    """By step; in a step zeros first, then modules, then the sum of several modules' values."""
+    """Order by step; in a step zeros first, then modules, then the sums of their values."""
     call = item[1]
     return call.step, {"zeros": 0, "": 2}.get(call.module, 1)
 
 
 class Sizes:
-    """What the steps of a supernet keep and do on a batch, measured on its first image."""
+    """Bytes and operations of the steps of a supernet on a batch, measured on its first image."""
 
-    _known: ClassVar[WeakKeyDictionary[GraphSupernet, dict[Any, "Sizes"]]] = WeakKeyDictionary()
+    _measured: ClassVar[WeakKeyDictionary[GraphSupernet, dict[Any, "Sizes"]]] = WeakKeyDictionary()
 
     @classmethod
     def of(cls, supernet: GraphSupernet, x: Tensor) -> "Sizes":
-        """Measured once for each shape of a batch."""
-        known = cls._known.setdefault(supernet, {})
+        """Measure once for each shape of a batch."""
+        sizes = cls._measured.setdefault(supernet, {})
         key = (x.shape, x.dtype, x.device)
-        if key not in known:
-            known[key] = cls(supernet, x)
-        return known[key]
+        if key not in sizes:
+            sizes[key] = cls(supernet, x)
+        return sizes[key]
 
     def __init__(self, supernet: GraphSupernet, x: Tensor):
         self.machine = _MACHINES.get(x.device.type, _MACHINES["cuda"])
@@ -121,16 +121,16 @@ class Sizes:
         return hook
 
     def of_calls(self, plan: Plan) -> dict[int, int]:
-        """Bytes of the value of each call."""
+        """Return the bytes of the value of each call."""
         sizes = {-1: self._image_bytes}
         for i, call in sorted(plan.calls.items()):
-            given = [sizes[j] for j in call.inputs]
-            joined = sum(given) if call.join == "cat" else max(given)
+            inputs = [sizes[j] for j in call.inputs]
+            joined = sum(inputs) if call.join == "cat" else max(inputs)
             sizes[i] = self._step_bytes[call.step] if self._is_module(call) else joined
         return sizes
 
     def inside(self, plan: Plan) -> dict[int, int]:
-        """Bytes that a call's module keeps while it runs: those of its normalized values."""
+        """Return the bytes that a call's module keeps while it runs: of its normalized values."""
         return {i: self._normalized[call.module] for i, call in plan.calls.items()}
 
     @staticmethod
@@ -138,7 +138,7 @@ class Sizes:
         return call.module not in ("", "zeros")
 
     def cost(self, plan: Plan, sizes: Mapping[int, int], way: Way) -> float:
-        """Seconds, roughly."""
+        """Estimate the seconds, roughly."""
         machine = self.machine
         calls = plan.calls.values()
         work = sum(self._macs[call.module] for call in calls) / machine.macs_per_second
@@ -170,7 +170,7 @@ class Schedule:
         way: Way,
         memory: int,
     ) -> "Schedule":
-        """Plans for some children, each of which keeps within the memory if it can."""
+        """Plan some children, each plan within the memory if that can be."""
         plan = plan.by_step() if way == "grouped" else plan
         forms = list(plan.outputs)
         size, inside = sizes.of_calls(plan), sizes.inside(plan)
@@ -188,7 +188,7 @@ class Schedule:
 
 
 def _peak(plan: Plan, sizes: Mapping[int, int], way: Way, inside: Mapping[int, int]) -> int:
-    """Bytes that are kept at the most, those inside of modules too.
+    """Return the bytes that are kept at the most, those inside of modules too.
 
     Values that come out of one call together are parts of one block, which is kept until the
     last of them has been used.
@@ -201,7 +201,7 @@ def _peak(plan: Plan, sizes: Mapping[int, int], way: Way, inside: Mapping[int, i
     logits = Counter(plan.outputs.values())
 
     def used(i: int, times: int) -> int:
-        """Bytes that become free when a value has been read."""
+        """Return the bytes that become free when a value has been read."""
         uses[i] -= times
         if i < 0 or uses[i]:
             return 0

@@ -40,7 +40,7 @@ class Rankings:
 
     @cached_property
     def probes(self) -> list[Architecture]:
-        """Return this group's share of the children that are ranked."""
+        """This group's share of the children that are ranked."""
         share = -(-self.recipe.probes // len(self.children))
         return self.children.some(self.group, share, derived_seed(0, Role.PROBES, self.group))
 

@@ -19,7 +19,7 @@ _MAX_PRIVATE = 10_000  # children with weights of their own
 
 @dataclass(frozen=True)
 class Recipe:
-    """How supernets are trained and their children judged.
+    """The way supernets are trained and their children judged.
 
     SGD with momentum; the learning rate falls on a cosine over all steps; every mini-batch
     trains one path (with `fair`, one path for each choice).

@@ -1,4 +1,4 @@
-"""What is drawn from the seed of a supernet's training."""
+"""The roles in which numbers are drawn from the seed of a supernet's training."""
 
 from enum import IntEnum
 

@@ -49,7 +49,7 @@ class SharedWeights:
 
     @property
     def trained(self) -> bool:
-        """Whether all epochs are done."""
+        """True when all epochs are done."""
         return all(training.epoch >= self.recipe.epochs for training in self.trainings)
 
     def train(self) -> None:
@@ -59,7 +59,7 @@ class SharedWeights:
                 training.train_epoch()
 
     def evaluate(self, archs: Sequence[Architecture]) -> list[dict[str, float]]:
-        """`val_accuracy` (0..1), `val_loss` and, where they are cheap, `params` and `macs`.
+        """Return `val_accuracy` (0..1), `val_loss`; `params` and `macs` where they are cheap.
 
         Raises:
             InvalidArgument: when there are no architectures.

@@ -69,7 +69,7 @@ class SupernetTraining:
 
     @property
     def rankings(self) -> list[Row]:
-        """Return (kind, offset from the end, architecture, accuracy) of the probes."""
+        """(kind, offset from the end, architecture, accuracy) of the probes."""
         return self.ranking.rows
 
     def train_epoch(self) -> dict[str, float]:
