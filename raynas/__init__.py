@@ -6,8 +6,9 @@ result.best.architecture, result.best.metrics, result.best.model()
 Everything here is imported when it is first asked for: `import raynas` needs no torch and no Ray.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from search_spaces.naming import importer
 
 if TYPE_CHECKING:
     from raynas.benchmarking.bench import bench
@@ -132,13 +133,7 @@ _MODULES = {
 }
 
 if not TYPE_CHECKING:  # with it, type checkers would take any name for one of this package
-
-    def __getattr__(name: str) -> Any:
-        """Import what is in `__all__`, when it is first asked for."""
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
-        return value
+    __getattr__ = importer(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

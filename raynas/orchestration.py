@@ -18,7 +18,8 @@ from raynas.cluster import connected, resources
 from raynas.config.config import check_known
 from raynas.config.continuation import check_folder, check_named
 from raynas.config.resolve import Plan, resolve
-from raynas.drivers import DRIVERS, Session
+from raynas.drivers import DRIVERS
+from raynas.drivers.session import Session
 from raynas.ensemble.members import ValidationLogits
 from raynas.ensemble.saep import SAEP
 from raynas.record import events
@@ -140,7 +141,7 @@ def _session(plan: Plan) -> Iterator[Session]:
     """
     config = plan.config
     share = resources(config.cpus_per_trial, config.gpus_per_trial, config.max_concurrent)
-    lookup("evaluate: driver", plan.evaluator.driver, DRIVERS).check(plan, share)
+    lookup("evaluate: driver", plan.evaluator.driver, DRIVERS)().check(plan, share)
     with Journal(plan.folder.path) as journal:
         search = Search(
             plan.space, plan.searcher, plan.scheduler, config.samples, plan.epochs, config.seed,

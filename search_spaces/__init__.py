@@ -3,10 +3,9 @@
 Everything here is imported when it is first asked for: names and errors need no torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from search_spaces.naming import Table, construct, spell
+from search_spaces.naming import Table, construct, importer, spell
 
 if TYPE_CHECKING:
     from search_spaces.architecture import Architecture, Decision
@@ -64,13 +63,7 @@ _MODULES = {
 }
 
 if not TYPE_CHECKING:  # with it, type checkers would take any name for one of this package
-
-    def __getattr__(name: str) -> Any:
-        """Import what is in `__all__`, when it is first asked for."""
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
-        return value
+    __getattr__ = importer(__name__, _MODULES)
 
 
 def names() -> list[str]:

@@ -7,6 +7,7 @@ and of what type they are, so a table of names needs no second description.
 
 import difflib
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, TypeVar, cast, get_type_hints
@@ -39,6 +40,24 @@ class Table(Mapping[str, T_co]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+def importer(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a package that imports its names when they are first asked for.
+
+    Args:
+        package: its `__name__`.
+        modules: {name: the module that has it}.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(modules[name]), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return __getattr__
 
 
 def parse(text: str) -> tuple[str, list[str], dict[str, str]]:

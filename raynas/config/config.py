@@ -2,7 +2,7 @@
 
 Every field is a flag and a YAML key; where an object was given it holds a name with arguments.
 What the arguments stand for is made by `resolve`. Imports nothing heavy: the command line reads
-its flags here.
+its flags here, and tells of wrong names and values.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,14 +13,31 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from search_spaces.errors import InvalidArgument
-from search_spaces.naming import suggestion
+from raynas.ensemble import ENSEMBLES
+from raynas.errors import InvalidArgument
+from raynas.schedulers import SCHEDULERS
+from raynas.searchers import SEARCHERS
+from search_spaces import SPACES
+from search_spaces.naming import lookup, parse, suggestion
+from trials import EVALUATORS
 
 #: what may differ when a run is continued
 CHANGEABLE = (
     "samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "storage_path", "name",
     "resume", "ensemble",
 )  # fmt: skip
+
+#: `ensemble`: none, also where the run folder names one
+NO_ENSEMBLE = "none"
+
+#: what the names in arguments stand for; those of data sets may be paths too
+TABLES: dict[str, Mapping[str, Any]] = {
+    "space": SPACES,
+    "search": SEARCHERS,
+    "evaluate": EVALUATORS,
+    "scheduler": SCHEDULERS,
+    "ensemble": ENSEMBLES,
+}
 
 
 class Config(BaseModel):
@@ -40,7 +57,7 @@ class Config(BaseModel):
     samples: Annotated[int, Field(ge=1)] = Field(32, description="architectures to evaluate")
     epochs: Annotated[int, Field(ge=1)] = Field(4, description="epochs of a full evaluation")
     retrain_epochs: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="epochs of the best architecture's final training; default: epochs"
+        None, description="epochs of the best architecture's retraining; default: epochs"
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="all randomness derives from it")
     cpus_per_trial: Annotated[float, Field(ge=1e-4)] = Field(
@@ -72,6 +89,20 @@ def check_known(arguments: Iterable[Any]) -> None:
         if key not in Config.model_fields:
             known = suggestion(str(key), Config.model_fields)
             raise InvalidArgument(f"There is no argument {key!r}. {known}")
+
+
+def check_names(
+    arguments: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]] = TABLES
+) -> None:
+    """Refuse names that stand for nothing, before what they stand for is imported.
+
+    Raises:
+        UnknownName: naming the argument, the value and the closest match.
+    """
+    for key, table in tables.items():
+        text = arguments.get(key)
+        if isinstance(text, str) and (key, text) != ("ensemble", NO_ENSEMBLE):
+            lookup(key, parse(text)[0], table)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -4,14 +4,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import search_spaces
-from raynas.config.config import CHANGEABLE
-from raynas.config.resolve import ENSEMBLES, Plan
+from raynas.config.config import CHANGEABLE, TABLES
+from raynas.config.resolve import Plan
 from raynas.errors import ConfigurationMismatch, InvalidArgument, StorageError
-from raynas.schedulers import SCHEDULERS
-from raynas.searchers import SEARCHERS
 from search_spaces.naming import parse
-from trials import EVALUATORS
 from trials import data as trial_data
 
 
@@ -65,14 +61,7 @@ def check_named(arguments: Mapping[str, Any]) -> None:
     Raises:
         InvalidArgument: naming the argument, and how to continue such a run.
     """
-    tables: dict[str, Iterable[str]] = {
-        "space": search_spaces.SPACES,
-        "search": SEARCHERS,
-        "evaluate": EVALUATORS,
-        "scheduler": SCHEDULERS,
-        "ensemble": ENSEMBLES,
-        "data": trial_data.names(),
-    }
+    tables: dict[str, Iterable[str]] = {**TABLES, "data": trial_data.names()}
     for key, names in tables.items():
         text = str(arguments.get(key) or next(iter(names)))
         other = parse(text)[0] not in names and not (key == "data" and Path(text).is_absolute())

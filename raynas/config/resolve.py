@@ -11,8 +11,9 @@ from ray import cloudpickle
 
 import search_spaces
 from raynas.config.compatibility import check_ensemble, check_searcher
-from raynas.config.config import CHANGEABLE, Config, check_known, validated
+from raynas.config.config import CHANGEABLE, NO_ENSEMBLE, Config, check_known, validated
 from raynas.config.description import described, kind_of, options_of, table_name
+from raynas.ensemble import ENSEMBLES
 from raynas.ensemble.saep import SAEP
 from raynas.errors import InvalidArgument
 from raynas.record.folder import RunFolder
@@ -26,9 +27,6 @@ from trials.data import Data
 from trials.trial import AnyEvaluator
 
 T = TypeVar("T")
-
-_NO_ENSEMBLE = "none"  # also where the run folder names one
-ENSEMBLES: dict[str, Callable[..., SAEP]] = {"saep": SAEP}
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
 
 def _ensemble(values: Mapping[str, Any]) -> SAEP | None:
     """Return the ensemble that the arguments ask for, if they do."""
-    if values["ensemble"] in (None, _NO_ENSEMBLE):
+    if values["ensemble"] in (None, NO_ENSEMBLE):
         return None
     return _object("ensemble", values, SAEP, ENSEMBLES)
 

@@ -1,15 +1,16 @@
 """Drivers: how a search is carried out, one way a file. An evaluator names its driver."""
 
-from raynas.drivers.batches import Batches
-from raynas.drivers.driver import Driver
-from raynas.drivers.session import Session
-from raynas.drivers.supernet import Supernet
-from raynas.drivers.tune_trials import TuneTrials
+from typing import TYPE_CHECKING
 
-__all__ = ["DRIVERS", "Driver", "Session"]
+from search_spaces.naming import Table
 
-DRIVERS: dict[str, Driver] = {
-    "trials": TuneTrials(),
-    "batches": Batches(),
-    "supernet": Supernet(),
-}
+if TYPE_CHECKING:  # a worker needs none of them
+    from raynas.drivers.driver import Driver
+
+DRIVERS: "Table[type[Driver]]" = Table(
+    {
+        "trials": "raynas.drivers.tune_trials:TuneTrials",
+        "batches": "raynas.drivers.batches:Batches",
+        "supernet": "raynas.drivers.supernet:Supernet",
+    }
+)

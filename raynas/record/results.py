@@ -3,19 +3,19 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from torch import nn
 
 import search_spaces
 from raynas.errors import StorageError, UnknownName
 from raynas.record.folder import RunFolder, read_json
 from raynas.record.history import History
 from raynas.record.journal import read_events
-from raynas.record.models import ExportedModel, load_weights
 from raynas.record.table import trials_table
-from trials.deployed import ImageClassifier
+
+if TYPE_CHECKING:  # it takes long to import, and only a model needs it
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Best:
     metrics: dict[str, Any]
     folder: Path
 
-    def model(self) -> nn.Module:
+    def model(self) -> "nn.Module":
         """Return the trained network, in evaluation mode, on the CPU.
 
         It takes images, `batch x channels x height x width`, float32, and gives logits, `batch x
@@ -44,6 +44,9 @@ class Best:
         Raises:
             StorageError: when it has not been retrained yet.
         """
+        from raynas.record.models import ExportedModel, load_weights  # with torch
+        from trials.deployed import ImageClassifier
+
         if not (self.folder / "metrics.json").exists():  # it is written last
             raise StorageError(
                 f"{self.folder} holds no model yet: the run is not finished. Continue it with"
@@ -116,12 +119,14 @@ class Ensemble:
         """Return `disagreement` and `vi` of every pair of candidates, `first` and `second`."""
         return pd.read_parquet(self.folder / "diversity.parquet")
 
-    def model(self) -> nn.Module:
+    def model(self) -> "nn.Module":
         """Return all members as one network, in evaluation mode, on the CPU.
 
         It takes images as `Best.model` does and gives logarithms of probabilities, `batch x
         classes`. It is the exported program, which cannot be trained further.
         """
+        from raynas.record.models import ExportedModel  # with torch
+
         return ExportedModel(self.folder)
 
 

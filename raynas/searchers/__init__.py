@@ -1,17 +1,24 @@
-"""Search algorithms, one a file, all through the contract of `searcher.py`."""
+"""Search algorithms, one a file, all through the contract of `searcher.py`.
+
+Everything here is imported when it is first asked for: names need no torch and no SciPy.
+"""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from raynas.searchers.adanet import AdaNet
-from raynas.searchers.area import Area
-from raynas.searchers.auto import Auto
-from raynas.searchers.evolution import Evolution
-from raynas.searchers.growing import GrowingSearcher
-from raynas.searchers.local_search import LocalSearch
-from raynas.searchers.naswot import Naswot
-from raynas.searchers.neighborhood import NeighborhoodAware, na_rs
-from raynas.searchers.random_search import RandomSearch
-from raynas.searchers.searcher import HeldOut, Scoring, Searcher
+from search_spaces.naming import Table, importer
+
+if TYPE_CHECKING:
+    from raynas.searchers.adanet import AdaNet
+    from raynas.searchers.area import Area
+    from raynas.searchers.auto import Auto
+    from raynas.searchers.evolution import Evolution
+    from raynas.searchers.growing import GrowingSearcher
+    from raynas.searchers.local_search import LocalSearch
+    from raynas.searchers.naswot import Naswot
+    from raynas.searchers.neighborhood import NeighborhoodAware
+    from raynas.searchers.random_search import RandomSearch
+    from raynas.searchers.searcher import HeldOut, Scoring, Searcher
 
 __all__ = [
     "SEARCHERS",
@@ -29,14 +36,34 @@ __all__ = [
     "Searcher",
 ]
 
-SEARCHERS: dict[str, Callable[..., Searcher]] = {
-    "adanet": AdaNet,
-    "area": Area,
-    "auto": Auto,
-    "evolution": Evolution,
-    "local": LocalSearch,
-    "naswot": Naswot,
-    "random": RandomSearch,
-    "na-rs": na_rs,
-    "neighborhood": NeighborhoodAware,
+SEARCHERS: "Table[Callable[..., Searcher]]" = Table(
+    {
+        "adanet": "raynas.searchers.adanet:AdaNet",
+        "area": "raynas.searchers.area:Area",
+        "auto": "raynas.searchers.auto:Auto",
+        "evolution": "raynas.searchers.evolution:Evolution",
+        "local": "raynas.searchers.local_search:LocalSearch",
+        "naswot": "raynas.searchers.naswot:Naswot",
+        "random": "raynas.searchers.random_search:RandomSearch",
+        "na-rs": "raynas.searchers.neighborhood:na_rs",
+        "neighborhood": "raynas.searchers.neighborhood:NeighborhoodAware",
+    }
+)
+
+_MODULES = {
+    "AdaNet": "raynas.searchers.adanet",
+    "Area": "raynas.searchers.area",
+    "Auto": "raynas.searchers.auto",
+    "Evolution": "raynas.searchers.evolution",
+    "GrowingSearcher": "raynas.searchers.growing",
+    "HeldOut": "raynas.searchers.searcher",
+    "LocalSearch": "raynas.searchers.local_search",
+    "Naswot": "raynas.searchers.naswot",
+    "NeighborhoodAware": "raynas.searchers.neighborhood",
+    "RandomSearch": "raynas.searchers.random_search",
+    "Scoring": "raynas.searchers.searcher",
+    "Searcher": "raynas.searchers.searcher",
 }
+
+if not TYPE_CHECKING:  # with it, type checkers would take any name for one of this package
+    __getattr__ = importer(__name__, _MODULES)

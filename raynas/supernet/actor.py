@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 
@@ -277,6 +275,9 @@ def _load(training: SupernetTraining, folder: RunFolder) -> None:
 
 
 def _write_rankings(weights: SharedWeights, path: Path) -> None:
+    import pyarrow as pa  # takes long, and most supernets have no probes
+    import pyarrow.parquet as pq
+
     names = ("kind", "offset", "architecture", "accuracy")
     columns = map(list, zip(*weights.rankings, strict=True))
     table = pa.table(dict(zip(names, columns, strict=True)))

@@ -20,34 +20,26 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from search_spaces.errors import InvalidArgument, UnknownName
-from search_spaces.naming import construct, converted, parse, spell, suggestion
+from search_spaces.naming import Table, construct, converted, parse, spell, suggestion
 from trials.data.augmentation import Augmentation
-from trials.data.files import Folder, Parquet
 from trials.data.images import survey
 from trials.data.objects import Arrays, TorchDataset
 from trials.data.parts import Indices, Part, Store
-from trials.data.sources import (
-    CIFAR10,
-    CIFAR100,
-    MNIST,
-    SVHN,
-    Collection,
-    Digits,
-    FashionMNIST,
-    Source,
-)
+from trials.data.sources import Collection, Source
 from trials.errors import DataError
 
-_SOURCES: dict[str, type[Source]] = {
-    "digits": Digits,
-    "mnist": MNIST,
-    "fashion_mnist": FashionMNIST,
-    "cifar10": CIFAR10,
-    "cifar100": CIFAR100,
-    "svhn": SVHN,
-    "folder": Folder,
-    "parquet": Parquet,
-}
+_SOURCES: Table[type[Source]] = Table(
+    {
+        "digits": "trials.data.sources:Digits",
+        "mnist": "trials.data.sources:MNIST",
+        "fashion_mnist": "trials.data.sources:FashionMNIST",
+        "cifar10": "trials.data.sources:CIFAR10",
+        "cifar100": "trials.data.sources:CIFAR100",
+        "svhn": "trials.data.sources:SVHN",
+        "folder": "trials.data.files:Folder",
+        "parquet": "trials.data.files:Parquet",
+    }
+)
 
 
 def names() -> list[str]:
@@ -203,6 +195,8 @@ def _source(source: Any, options: dict[str, Any]) -> Source:
 
 def _path_source(path: Path, options: dict[str, Any]) -> Source:
     """Return the folder or Parquet file at `path`."""
+    from trials.data.files import Folder, Parquet  # with pyarrow, which no trial needs
+
     if path.is_dir():
         return Folder(path, **converted("data", "folder", Folder, options))
     if path.suffix == ".parquet":

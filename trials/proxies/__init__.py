@@ -10,21 +10,23 @@ and gives -inf for a network that cannot be ranked.
 
 from collections.abc import Callable
 
-from trials.proxies import counts, fisher, grad_norm, jacov, naswot, snip, synflow, zico
+from search_spaces.naming import Table
 
-__all__ = ["PROXIES", "Score", "fisher", "grad_norm", "jacov", "naswot", "snip", "synflow", "zico"]
+__all__ = ["PROXIES", "Score"]
 
 #: (network, images, labels) to a number
 Score = Callable[..., float]
 
-PROXIES: dict[str, Score] = {
-    "naswot": naswot.score,
-    "synflow": synflow.score,
-    "snip": snip.score,
-    "grad_norm": grad_norm.score,
-    "fisher": fisher.score,
-    "jacov": jacov.score,
-    "zico": zico.score,
-    "params": counts.params,
-    "macs": counts.macs,
-}
+PROXIES: Table[Score] = Table(
+    {
+        "naswot": "trials.proxies.naswot:score",
+        "synflow": "trials.proxies.synflow:score",
+        "snip": "trials.proxies.snip:score",
+        "grad_norm": "trials.proxies.grad_norm:score",
+        "fisher": "trials.proxies.fisher:score",
+        "jacov": "trials.proxies.jacov:score",
+        "zico": "trials.proxies.zico:score",
+        "params": "trials.proxies.counts:params",
+        "macs": "trials.proxies.counts:macs",
+    }
+)

@@ -1,0 +1,24 @@
+"""The verb `export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import raynas
+
+
+def export(
+    path: Annotated[Path, typer.Argument(help="run folder")],
+    to: Annotated[Path, typer.Option(help="folder to write to")] = Path(),
+    format: Annotated[
+        str, typer.Option(help="pt2, onnx or safetensors, or several: pt2,onnx")
+    ] = "pt2",
+) -> None:
+    """Write the trained best architecture in a form that loads without raynas."""
+    best = raynas.load(path).best
+
+    from raynas.record.models import export_again  # with torch
+
+    for written in export_again(best.model(), best.folder, to, format.split(",")):
+        print(written)
