@@ -21,7 +21,7 @@ one backward pass of the training batch serves both: both gradients are those at
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from annotated_types import Ge
 
@@ -54,6 +54,10 @@ class MiLeNAS(Rule):
     def __post_init__(self) -> None:
         """Refuse a negative lambda, and what does not go together."""
         check_lambda(self.lambda_)
+        if self.order not in get_args(Order):
+            raise InvalidArgument(
+                f"order={self.order!r} is not one of {', '.join(get_args(Order))}."
+            )
         if self.second_order and self.order == "simultaneous":
             raise InvalidArgument(
                 "order='simultaneous' is of the first order: it looks no step ahead. Choose"

@@ -16,7 +16,7 @@ different ones. Without neighbors this is DARTS of the first order.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
 from annotated_types import Interval
@@ -53,6 +53,10 @@ class NADarts(Rule):
         """Refuse numbers out of range."""
         if self.neighbors < 0:
             raise InvalidArgument(f"neighbors={self.neighbors} is negative.")
+        if self.aggregate not in get_args(Aggregate):
+            raise InvalidArgument(
+                f"aggregate={self.aggregate!r} is not one of {', '.join(get_args(Aggregate))}."
+            )
         if not 0 < self.distance <= 1:
             raise InvalidArgument(f"distance={self.distance} is not above 0 and at most 1.")
 
@@ -84,7 +88,8 @@ class NADarts(Rule):
         if self.neighbors:
             order = torch.randperm(len(places), generator=problem.generator)
             for i in order[: self.neighbors].tolist():
-                yield neighbor(problem.mixture, *places[i], distance=self.distance)
+                edge, operation = places[i]
+                yield neighbor(problem.mixture, edge, operation, self.distance)
 
 
 def neighbor(mixture: Tensors, edge: int, operation: int, distance: float) -> Tensors:

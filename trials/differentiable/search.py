@@ -89,6 +89,7 @@ class GradientSearch(Trial, Problem):
         self.records: dict[Size, Record] = {}
         self.stopped = False
         self.seconds = 0.0
+        self.begin_epoch()
 
     def _steps(self) -> tuple[TrainingStep, TrainingStep]:
         """Make the steps of w and of a, each with an optimizer of its own; only w is clipped."""
@@ -166,22 +167,24 @@ class GradientSearch(Trial, Problem):
         self.epoch += 1
         return metrics | self._derive(accuracy) | {"train_seconds": self.seconds}
 
-    def _train_epoch(self) -> dict[str, float]:
-        """Train w and a for one epoch; the loss and accuracy of w's passes."""
+    def begin_epoch(self) -> None:
+        """Make ready for the steps of the present epoch; all that is drawn depends on it alone."""
         self.generator = torch.Generator().manual_seed(self._seed(Role.RULE))
         torch.manual_seed(self._seed(Role.TRAIN_BATCHES))  # of dropout, say
         self.supernet.train()
         self._loss = RunningLoss(self.device, "the search network's loss", self.epoch + 1)
         self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
+
+    def _train_epoch(self) -> dict[str, float]:
+        """Train w and a for one epoch; the loss and accuracy of w's passes."""
+        self.begin_epoch()
         images = 0
         for step, (train, validation) in enumerate(self._batches()):
             self.weights.set_learning_rate(self._learning_rate(step))
             self.rule.step(self, train, validation)
             images += len(train[1])
-        return {
-            "train_loss": self._loss.mean(),
-            "train_accuracy": float(self._correct) / images,
-        }
+        accuracy = float(self._correct) / images
+        return {"train_loss": self._loss.mean(), "train_accuracy": accuracy}
 
     def _batches(self) -> Iterator[tuple[Batch, Batch]]:
         """Yield pairs of mini-batches, one of each half, until w's half is used up."""
