@@ -4,11 +4,11 @@ Liu, Simonyan, Yang: DARTS (ICLR 2019), section 2. An architecture keeps two edg
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.cells.cell import Cell
@@ -19,7 +19,7 @@ from search_spaces.cells.space import CELLS, CellSpace
 from search_spaces.errors import InvalidArchitecture
 from search_spaces.modules import GlobalPoolClassifier
 from search_spaces.weight_sharing.space import WeightSharingSpace
-from search_spaces.weight_sharing.supernet import GraphSupernet
+from search_spaces.weight_sharing.supernet import GraphSupernet, Mixture
 
 
 @dataclass(frozen=True)
@@ -134,3 +134,27 @@ class CellSupernet(GraphSupernet):
                 for edge in self._edges()
             ]
         return tuple(selected)
+
+    def derive(self, mixture: Mixture) -> Architecture:
+        """Take two edges of each node, by the rule of DARTS (section 2.4); "none" is left out.
+
+        Every edge has its strongest operation, and a node the two edges where that is strongest.
+        Where a node may read another twice (PNAS, `replacement`), the two strongest operations
+        may lie on one edge; so an architecture with one operation twice there is never derived.
+        Of equally strong ones the first is taken, in the order of edges, then of choices.
+        """
+        slots = iter(self.check(mixture))
+        cells = [Cell(tuple(self._strongest_edges(slots)), tuple(self.nodes)) for _ in CELLS]
+        return self.cells.from_genotype(Genotype(*cells))
+
+    def _strongest_edges(self, slots: Iterator[Tensor]) -> Iterator[tuple[str, int]]:
+        """Yield (operation, source), two for each node of a cell."""
+        most = 1 if self.cells.distinct else 2  # operations of an edge
+        for node in self.nodes:
+            edges: list[tuple[float, str, int]] = []
+            for source in range(node):
+                weighed = zip(next(slots).tolist(), self.choices, strict=True)
+                choices = [(w, name, source) for w, name in weighed if name != "none"]
+                edges += sorted(choices, key=lambda choice: -choice[0])[:most]
+            best = sorted(edges, key=lambda edge: -edge[0])[:2]
+            yield from ((name, source) for _, name, source in best)

@@ -11,7 +11,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.custom.choices import Block, Constructor, constructing
 from search_spaces.errors import InvalidArgument
 from search_spaces.space import SearchSpace
-from search_spaces.weight_sharing.supernet import Mixture, Supernet
+from search_spaces.weight_sharing.supernet import Mixture, Supernet, strongest
 
 _MAX_NETWORKS = 64  # of a supernet, one for each combination of integers
 
@@ -85,13 +85,30 @@ class ChoiceSupernet(Supernet):
         paths = {slot.name: slot.choices.index(config[slot.name]) for slot in self.slots}
         return self._run(number, x, paths)
 
-    def mixed(self, x: Tensor, mixture: Mixture) -> Tensor:
-        """Run all choices of every block; only where there is no IntegerChoice."""
+    def check(self, mixture: Mixture) -> Mixture:
+        """Return `mixture` itself, where it fits and there is no IntegerChoice."""
+        super().check(mixture)
         if len(self.networks) > 1:
             raise InvalidArgument(
                 f"mixture: {', '.join(self._integers)} cannot be mixed; use LayerChoice instead of"
                 " IntegerChoice."
             )
+        return mixture
+
+    def derive(self, mixture: Mixture) -> Architecture:
+        """Take the strongest choice of each block.
+
+        Those of an InputChoice are combinations of its inputs, of which each has its own weight.
+        """
+        best = {
+            slot.name: slot.choices[strongest(weights)]
+            for slot, weights in zip(self.slots, self.check(mixture), strict=True)
+        }
+        only = {d.name: d.choices[0] for d in self.space.decisions}  # of a size, which is not mixed
+        return self.space.from_config(only | best)
+
+    def mixed(self, x: Tensor, mixture: Mixture) -> Tensor:
+        """Run all choices of every block; only where there is no IntegerChoice."""
         paths = {slot.name: w for slot, w in zip(self.slots, mixture, strict=True)}
         return self._run(0, x, paths)
 

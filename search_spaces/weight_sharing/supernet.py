@@ -60,14 +60,34 @@ class Supernet(nn.Module, ABC):
             return self.child(x, self.space.check(path))
         if not isinstance(path, Sequence) or not all(isinstance(w, Tensor) for w in path):
             raise InvalidArgument(f"path={path!r:.80} is neither an Architecture nor a mixture.")
-        shapes = [tuple(weights.shape) for weights in path]
+        return self.mixed(x, self.check(path))
+
+    def check(self, mixture: Mixture) -> Mixture:
+        """Return `mixture` itself.
+
+        Raises:
+            InvalidArgument: when it does not fit the slots.
+        """
+        shapes = [tuple(weights.shape) for weights in mixture]
         if shapes != [(len(slot.choices),) for slot in self.slots]:
             expected = ", ".join(f"{slot.name} {len(slot.choices)}" for slot in self.slots)
             raise InvalidArgument(
                 f"mixture: weights of shapes {shapes}; give one 1-D tensor for each slot:"
                 f" {expected}."
             )
-        return self.mixed(x, path)
+        return mixture
+
+    def derive(self, mixture: Mixture) -> Architecture:
+        """Return the architecture that a mixture comes down to; the inverse of a path.
+
+        Default: the strongest choice of each slot, where the slots are the space's decisions
+        ("none" too, where a space has it among its choices). Of equally strong ones it is the
+        first.
+
+        Raises:
+            InvalidArgument: for a mixture that does not fit the slots.
+        """
+        return self.space.architecture([strongest(weights) for weights in self.check(mixture)])
 
     @abstractmethod
     def child(self, x: Tensor, arch: Architecture) -> Tensor:
@@ -102,6 +122,12 @@ class Supernet(nn.Module, ABC):
             if part is not None:
                 setattr(module, name, self._with_shared_norms(part, affine, replaced))
         return module
+
+
+def strongest(weights: Tensor) -> int:
+    """Return the index of the largest of some weights, the first of equal ones."""
+    values: list[float] = weights.tolist()
+    return values.index(max(values))
 
 
 class Path(nn.Module):
