@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+import torch
 from PIL import Image
 
 import raynas
@@ -23,6 +24,9 @@ SMALL = {
 
 #: No test joins a cluster that runs on the machine, or one that Ray's notes still name.
 os.environ["RAY_ADDRESS"] = "local"
+
+# Other tests run beside on the second core, and threads that wait for each other spin.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

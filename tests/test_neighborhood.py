@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conformance import SearcherSuite
 from journal_lines import read_events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -30,6 +29,7 @@ from raynas.search.search import Search
 from raynas.searchers import SEARCHERS, Area
 from raynas.searchers.centers import AGGREGATES
 from raynas.searchers.neighborhood import na_rs
+from raynas.testing import SearcherSuite
 from raynas.understanding.flatness import Neighborhoods, collected
 from search_spaces.naming import construct
 from search_spaces.neighbors import draw_neighbors
@@ -52,22 +52,12 @@ def nb201(data):
     return Neighbors(read_benchmark(shared("nb201.parquet"), roles))
 
 
-class TestNARS(SearcherSuite):
-    @pytest.fixture
-    def searcher(self):
-        return na_rs
-
-
 class TestAllNeighbors(SearcherSuite):
-    @pytest.fixture
-    def searcher(self):
-        return lambda: NeighborhoodAware(Evolution(5, 3), neighbors=3, racing=False)
+    part = NeighborhoodAware(Evolution(5, 3), neighbors=3, racing=False)
 
 
 class TestAroundLocalSearch(SearcherSuite):
-    @pytest.fixture
-    def searcher(self):
-        return lambda: NeighborhoodAware(LocalSearch(), neighbors=3, aggregate="worst")
+    part = NeighborhoodAware(LocalSearch(), neighbors=3, aggregate="worst")
 
 
 class TestNeighbors:

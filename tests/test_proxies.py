@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conformance import ProxySuite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import search_spaces
+from raynas.testing import ProxySuite
 from search_spaces.counting import count_params
 from search_spaces.errors import InvalidArgument, UnknownName
 from trials import proxies

@@ -36,6 +36,7 @@ from raynas.ensemble.information import (
 )
 from raynas.ensemble.rules import PAP, RULES, contributions, removal_order
 from raynas.ensemble.saep import SAEP
+from raynas.testing import RuleSuite
 from trials.deployed import Committee
 
 X, Y, Z, LABELS = ([int(c) for c in text] for text in ("001101", "011100", "001001", "001111"))
@@ -190,6 +191,12 @@ class TestMeasures:
             tdac(X, Y, LABELS, alpha)
 
 
+class TestEveryRule(RuleSuite):
+    @pytest.fixture(params=RULES)
+    def rule(self, request):
+        return RULES[request.param]
+
+
 class TestRules:
     def rule(self, name, predictions, labels, seed=0, alpha=0.5):
         rng, rules = np.random.default_rng(seed), {**RULES, "pap-literal": LiteralPAP}
@@ -199,13 +206,6 @@ class TestRules:
     def test_prune_nothing_of_two(self, name):
         rule = self.rule(name, [X, Z], LABELS)
         assert all(rule.keep([0, 1]) == [0, 1] for _ in range(50))
-
-    @pytest.mark.parametrize("name", RULES)
-    def test_removal_order_has_every_member_once(self, name):
-        logits, labels = made_up()
-        order = removal_order(name, logits, labels, seed=3)
-        assert sorted(order) == list(range(8))
-        assert order == removal_order(name, logits, labels, seed=3)
 
     def test_prs_drops_one_half_of_the_time(self):
         rule = self.rule("prs", [X, Y, Z, LABELS], LABELS)

@@ -8,6 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raynas import Asha, Fifo
+from raynas.schedulers import SCHEDULERS
+from raynas.testing import SchedulerSuite
+from search_spaces.naming import construct
+
+
+class TestSchedulers(SchedulerSuite):
+    @pytest.fixture(
+        params=[*SCHEDULERS, "asha:reduction=2", "asha:reduction=3,variant=promotion,grace=2"]
+    )
+    def scheduler(self, request):
+        return lambda: construct("scheduler", request.param, SCHEDULERS)
 
 
 def started(epochs, **options):

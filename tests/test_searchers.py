@@ -5,26 +5,36 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conformance import SearcherSuite
 
 import search_spaces
 from raynas import Area, Auto, Evolution, LocalSearch, Naswot, NeighborhoodAware, RandomSearch
 from raynas.errors import UnknownName
 from raynas.searchers import SEARCHERS
+from raynas.testing import SearcherSuite
 from search_spaces import Architecture
+from search_spaces.naming import construct
+
+#: with which options they run, where the defaults would only draw at random for long
+SMALL = {
+    "evolution": "evolution:population=5,sample=3",
+    "area": "area:population=5,candidates=10",
+    "naswot": "naswot:candidates=30",
+    "auto": "auto:initial=3,candidates=10",
+}
 
 
-class TestRandomSearch(SearcherSuite):
-    @pytest.fixture
-    def searcher(self):
-        return RandomSearch
+class TestSearchers(SearcherSuite):
+    @pytest.fixture(params=SEARCHERS)
+    def searcher(self, request):
+        return lambda: construct("search", SMALL.get(request.param, request.param), SEARCHERS)
+
+    @pytest.fixture(autouse=True)
+    def of_one(self, request, monkeypatch):
+        if "naswot" in request.node.callspec.params["searcher"]:
+            monkeypatch.setattr(type(self), "most", 1)
 
 
-class TestEvolution(SearcherSuite):
-    @pytest.fixture
-    def searcher(self):
-        return lambda: Evolution(population=5, sample=3)
-
+class TestEvolution:
     def start(self, **options):
         evolution = Evolution(**options)
         evolution.start(search_spaces.get("nasbench201"), 0)
@@ -94,11 +104,7 @@ class TestEvolution(SearcherSuite):
         assert np.mean(values[-50:]) > np.mean(values[:10]) + 0.3
 
 
-class TestArea(SearcherSuite):
-    @pytest.fixture
-    def searcher(self):
-        return lambda: Area(population=5, candidates=10)
-
+class TestArea:
     def test_the_better_half_of_the_candidates_begins(self):
         area = Area(population=4, candidates=8)
         area.start(search_spaces.get("nasbench201"), 0)
@@ -117,13 +123,7 @@ class TestArea(SearcherSuite):
             Evolution(warm_start="nasw0t")
 
 
-class TestNaswot(SearcherSuite):
-    most = 1
-
-    @pytest.fixture
-    def searcher(self):
-        return lambda: Naswot(candidates=30)
-
+class TestNaswot:
     def test_the_best_score_wins_and_nothing_else_is_evaluated(self):
         naswot = Naswot(candidates=30)
         naswot.start(search_spaces.get("nasbench201"), 0)
@@ -139,11 +139,7 @@ class TestNaswot(SearcherSuite):
         assert naswot.ask() is None
 
 
-class TestLocalSearch(SearcherSuite):
-    @pytest.fixture
-    def searcher(self):
-        return LocalSearch
-
+class TestLocalSearch:
     def start(self):
         local = LocalSearch()
         local.start(search_spaces.get("nasbench201"), 0)
@@ -184,11 +180,7 @@ class TestLocalSearch(SearcherSuite):
         assert local.space.distance(starts[1], local.ask()) == 1  # the better start
 
 
-class TestAuto(SearcherSuite):
-    @pytest.fixture
-    def searcher(self):
-        return lambda: Auto(initial=3, candidates=10)
-
+class TestAuto:
     def test_asks_for_everything_once_only(self):
         space = search_spaces.get("micro64")
         auto = Auto()

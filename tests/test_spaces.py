@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conformance import SpaceSuite
 from torch import nn
 
 import search_spaces
+from raynas.testing import SpaceSuite
 from search_spaces import (
     InputChoice,
     IntegerChoice,
@@ -24,8 +24,6 @@ from search_spaces import (
 )
 from search_spaces.counting import Counts, count_macs, count_params
 from search_spaces.errors import InvalidArchitecture, InvalidArgument, RaynasError, UnknownName
-
-torch.set_num_threads(1)
 
 SMALL = {
     "nasbench101": "nasbench101:channels=12,modules=1",
@@ -48,6 +46,10 @@ SMALL = {
     "dense": "dense:units=8",
     "convolutional": "convolutional:channels=4,units=8",
 }
+
+
+def test_every_space_is_among_them():
+    assert {text.partition(":")[0] for text in SMALL.values()} == set(search_spaces.names())
 
 
 class TestBuiltIn(SpaceSuite):

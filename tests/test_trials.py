@@ -5,11 +5,11 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from conformance import TrialSuite
 from torch import nn
 
 import search_spaces
-from raynas import InvalidArgument, Train
+from raynas import Evaluator, InvalidArgument, Train
+from raynas.testing import TrialSuite
 from search_spaces.naming import construct
 from trials import EVALUATORS, Diverged
 from trials.data import load
@@ -33,10 +33,10 @@ def space():
     return search_spaces.get("nasbench201:channels=4,cells=1")
 
 
-class TestTrain(TrialSuite):
-    @pytest.fixture
-    def evaluator(self):
-        return Train()
+class TestEvaluators(TrialSuite):
+    @pytest.fixture(params=[n for n, kind in EVALUATORS.items() if issubclass(kind, Evaluator)])
+    def evaluator(self, request):
+        return EVALUATORS[request.param]()
 
 
 def trial(space, data, recipe=None, epochs=4, seed=0):

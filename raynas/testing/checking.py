@@ -1,0 +1,100 @@
+"""One line for all suites: `check(part)` runs the ones that are for a part of this type."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from raynas.drivers import Driver
+from raynas.ensemble.rules import Rule
+from raynas.errors import InvalidArgument
+from raynas.schedulers import Scheduler
+from raynas.searchers import Searcher
+from search_spaces import SearchSpace, WeightSharingSpace
+from trials.trial import Estimator, Evaluator
+
+#: suites by the type of what they test
+_SUITES: list[tuple[type, str, str]] = [
+    (Searcher, "searchers", "SearcherSuite"),
+    (SearchSpace, "spaces", "SpaceSuite"),
+    (WeightSharingSpace, "supernets", "SupernetSuite"),
+    (Evaluator, "trials", "TrialSuite"),
+    (Estimator, "estimators", "EstimatorSuite"),
+    (Scheduler, "schedulers", "SchedulerSuite"),
+    (Rule, "pruning", "RuleSuite"),
+    (Driver, "drivers", "DriverSuite"),
+]
+
+#: What pytest collects: the classes of the check that is running.
+_FILE = "from raynas.testing.checking import running\n\nglobals().update(running[-1].classes())\n"
+
+running: list["_Check"] = []
+
+
+def check(part: Any, suite: type | None = None, **options: Any) -> None:
+    """Run the suites that a part must pass; pytest prints what they find.
+
+    Args:
+        part: a searcher, scheduler or pruning rule (the class, or an object that is as it was
+            made), a search space, an evaluator or a driver (objects).
+        suite: for a part whose type does not tell, such as the function of a proxy.
+        options: attributes of the suite, `check(MySearcher, most=1)`.
+
+    Raises:
+        InvalidArgument: when no suite is for such a part.
+        AssertionError: when tests fail; says which.
+    """
+    checked = _Check(part, suite, options)
+    running.append(checked)
+    try:
+        with TemporaryDirectory() as folder:
+            (Path(folder) / "pytest.ini").write_text("[pytest]\n")
+            file = Path(folder) / "test_part.py"
+            file.write_text(_FILE)
+            code = pytest.main(
+                ["-q", "--tb=short", "--import-mode=importlib", "-p", "no:cacheprovider",
+                 "-p", "no:timeout", "--rootdir", folder, str(file)],
+                plugins=[checked],
+            )  # fmt: skip
+    finally:
+        running.pop()
+    if code != pytest.ExitCode.OK:
+        raise AssertionError(
+            f"{part!r} fails {len(checked.failed)} of {checked.tests} tests:"
+            f" {', '.join(checked.failed) or pytest.ExitCode(code).name}."
+        )
+
+
+class _Check:
+    """A part under test, and a plugin of pytest that counts."""
+
+    def __init__(self, part: Any, suite: type | None, options: dict[str, Any]):
+        self.part, self.suite, self.options = part, suite, options
+        self.failed: list[str] = []
+        self.tests = 0
+        kind = part if isinstance(part, type) else type(part)
+        self.suites = [(room, name) for base, room, name in _SUITES if issubclass(kind, base)]
+        if suite is None and not self.suites:
+            bases = ", ".join(base.__name__ for base, _, _ in _SUITES)
+            raise InvalidArgument(
+                f"part={part!r:.80} is of none of the types {bases}: say which suite is to be"
+                " run, check(part, suite=ProxySuite)."
+            )
+
+    def classes(self) -> Iterator[tuple[str, type]]:
+        """Yield (name, class) of the tests; imports the suites, which pytest rewrites."""
+        suites = [self.suite] if self.suite else [
+            getattr(import_module(f"raynas.testing.{room}"), name) for room, name in self.suites
+        ]  # fmt: skip
+        for base in suites:
+            name = f"Test{base.__name__.removesuffix('Suite')}"
+            yield name, type(name, (base,), {"part": self.part, **self.options})
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count a test, and note that it failed."""
+        self.tests += report.when == "call"
+        if report.failed:
+            self.failed.append(report.nodeid.rpartition("::")[2])
