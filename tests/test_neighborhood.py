@@ -288,7 +288,8 @@ class TestSearch:
         search = simulation.search
         merits = search.searcher.merits()
         best = max(merits, key=merits.get)
-        assert search.space.canonical(best) == search.space.canonical(search.best.architecture)
+        found = search.architectures[search.best.index]
+        assert search.space.canonical(best) == search.space.canonical(found)
         assert search.ranked[0] is search.best
         assert simulation.incumbents[-1][2] == search.best.index
         assert len(search.ranked) == 120
