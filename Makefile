@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test slow lint types layers check benchmarks clean
+.PHONY: demo test slow science lint types layers check benchmarks clean
 
 $(BIN)/raynas: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,11 +15,43 @@ demo: $(BIN)/raynas          ## search on the embedded digits, about two minutes
 	$(BIN)/raynas run --space nasbench201:channels=8,cells=1 --data digits \
 	    --search evolution --scheduler asha --samples 24 --epochs 8 --name demo
 
-test: $(BIN)/raynas          ## the default tests
-	$(BIN)/pytest -q -m "not slow"
+# Two processes; one of them has all tests that need a cluster (tests/conftest.py).
+PYTEST := $(BIN)/pytest -q --numprocesses 2 --dist loadgroup
 
-slow: $(BIN)/raynas          ## the science checks and long runs
-	$(BIN)/pytest -q -m slow || test $$? -eq 5   # 5: no test carries the mark
+test: $(BIN)/raynas          ## the default tests
+	$(PYTEST) -m "not slow"
+
+slow: $(BIN)/raynas          ## long runs
+	$(PYTEST) -m slow || test $$? -eq 5   # 5: no test carries the mark
+
+# A folder of published tables: nb201, nasbench_macro, nats_sss, spikenas_cifar10, and of images:
+# cifar10-train, all .parquet.
+TABLES  ?= tables
+IMAGES  := parquet:$(TABLES)/cifar10-train.parquet
+NB201   := --table $(TABLES)/nb201.parquet
+RESULTS := build/science
+FLAT    := $(BIN)/python -m benchmarks.neighborhood
+C10     := --metric c10_valid_12 --report c10_test_200
+
+science: $(BIN)/raynas       ## the tables of the docs, measured again; hours
+	@test -e $(TABLES)/nb201.parquet || { echo "say where the tables are: make science TABLES=FOLDER"; exit 1; }
+	mkdir -p $(RESULTS)
+	$(BIN)/python -m benchmarks.proxies $(NB201) --images $(IMAGES) --scores $(RESULTS)/scores.parquet
+	$(BIN)/python -m benchmarks.auto $(NB201)
+	$(BIN)/python -m benchmarks.auto $(NB201) --cells
+	for table in "nasbench_macro mean_acc" "nats_sss c10_valid_90"; do set -- $$table; \
+	    for queries in 20 40 80 150 300; do \
+	        $(BIN)/raynas bench --table $(TABLES)/$$1.parquet --architecture arch --metric $$2 \
+	            --search auto,evolution,local --queries $$queries --runs 50 || exit; \
+	    done; \
+	done
+	$(FLAT) $(NB201) $(C10)
+	$(FLAT) $(NB201) --metric c100_valid_12 --report c100_test_200
+	$(FLAT) $(NB201) $(C10) --only racing --other local --runs 200
+	$(BIN)/python -m benchmarks.adanet
+	$(BIN)/python -m benchmarks.ensemble digits $(RESULTS)/ensembles --samples 24 --epochs 12 --seeds 5
+	$(BIN)/python -m benchmarks.weight_sharing micro64 --images $(IMAGES) --results $(RESULTS)/micro64.parquet
+	$(BIN)/python -m benchmarks.weight_sharing nasbench201 --images $(IMAGES) $(NB201)
 
 lint: $(BIN)/raynas
 	$(BIN)/ruff check .

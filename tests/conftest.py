@@ -29,6 +29,14 @@ os.environ["RAY_ADDRESS"] = "local"
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep what needs a cluster in one process: one cluster serves all tests of a session."""
+    for item in items:
+        if "local_ray" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def local_ray():
     """One Ray with two CPUs for all tests of the process."""

@@ -20,7 +20,6 @@ from test_faults import kill_at
 
 import raynas
 import search_spaces
-from benchmarks.adanet import Trained
 from raynas import AdaNet, Fifo, InvalidArgument
 from raynas.ensemble.combination import mixture_weights
 from raynas.ensemble.members import ValidationLogits
@@ -719,35 +718,6 @@ def test_refused_before_anything_starts(tmp_path, changes, remedy):
     with pytest.raises(InvalidArgument, match=remedy):
         raynas.run(**{**GROWING, "storage_path": tmp_path, "name": "run", **changes})
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def ensembles(one_thread):
-    """{rule: members and test accuracy} of five seeds."""
-    seeds = [Trained("dense", seed) for seed in range(5)]
-    return {
-        rule: [trained.ensemble(AdaNet(rule)) for trained in seeds]
-        for rule in ("none", "prs", "pap", "pie")
-    }
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("rule", ["prs", "pap", "pie"])
-def test_pruned_ensembles_of_digits_are_smaller(ensembles, rule):
-    assert [members for members, _ in ensembles["none"]] == [11] * 5
-    assert all(2 <= members <= 11 for members, _ in ensembles[rule])
-    assert any(members < 11 for members, _ in ensembles[rule])
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("rule", ["prs", "pap", "pie"])
-def test_pruned_ensembles_of_digits_are_as_accurate(ensembles, rule):
-    pruned, unpruned = (
-        np.mean([accuracy for _, accuracy in ensembles[name]]) for name in (rule, "none")
-    )
-    assert abs(pruned - unpruned) < 0.01
 
 
 @pytest.mark.slow  # the command is started four times

@@ -281,8 +281,8 @@ def claimed_of_auto(data, of="classes"):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("data", "column"), [("CIFAR-10", "c10"), ("CIFAR-100", "c100")])
 def test_auto_needs_as_many_evaluations_as_the_docs_say(data, column):
-    """50 of their 200 runs: as many are below each quantile as chance allows, once in 500."""
-    claimed, runs = claimed_of_auto(data), 50
+    """20 of their 200 runs: as many are below each quantile as chance allows, once in 500."""
+    claimed, runs = claimed_of_auto(data), 20
     frame = raynas.bench(
         NB201, "arch", "auto", f"{column}_valid_200", report=f"{column}_test_200",
         queries=100, runs=runs, jobs=2,
@@ -295,23 +295,3 @@ def test_auto_needs_as_many_evaluations_as_the_docs_say(data, column):
     cut = queries.clip(upper=100)
     assert cut.mean() == pytest.approx(claimed["mean"], abs=3 * cut.std() / math.sqrt(runs))
     assert frame["report"].mean() == pytest.approx(claimed["test accuracy"], abs=0.02)
-
-
-@real
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    ("file", "metric"), [("nasbench_macro", "mean_acc"), ("nats_sss", "c10_valid_90")]
-)
-def test_auto_is_best_at_every_budget_on_spaces_it_was_not_made_on(file, metric):
-    others = "evolution,evolution:population=30,sample=10,local"
-    for queries in (20, 40, 80, 150, 300):
-        means = {}
-        for search, runs in (("auto", 20), (others, 200)):
-            frame = raynas.bench(
-                TABLES / f"{file}.parquet", "arch", search, metric,
-                queries=queries, runs=runs, jobs=2,
-            )  # fmt: skip
-            means |= frame.groupby("search")["report"].mean().to_dict()
-        # 1e-4 of a percent point: where all have found the best, all are equal
-        assert means["auto"] >= max(means.values()) - 1e-4, (queries, means)

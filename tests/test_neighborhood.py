@@ -278,7 +278,8 @@ class TestSearch:
         search = simulation.search
         merits = search.searcher.merits()
         best = max(merits, key=merits.get)
-        assert search.space.canonical(best) == search.space.canonical(search.best.architecture)
+        found = search.architectures[search.best.index]
+        assert search.space.canonical(best) == search.space.canonical(found)
         assert search.ranked[0] is search.best
         assert simulation.incumbents[-1][2] == search.best.index
         assert len(search.ranked) == 120
@@ -438,33 +439,26 @@ def test_rank_correlation_gain_on_nasbench201(data):
     assert found["seconds"] < 20
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_na_rs_on_nasbench201():
-    """Within three standard errors of 100 runs here, and of 500 that were computed elsewhere.
+    """Within three standard errors of 40 runs here, and of 500 that were computed elsewhere.
 
     Those are from the same public tables; the paper's own results are not known to us.
     """
-    computed = {50: (93.40, 0.59), 100: (93.65, 0.45), 200: (93.84, 0.34), 1000: (94.08, 0.22)}
-    runs = np.array([of_centers(nb201("c10").table, list(computed), seed) for seed in range(100)])
+    computed = {50: (93.40, 0.59), 100: (93.65, 0.45)}
+    runs = np.array([of_centers(nb201("c10").table, list(computed), seed) for seed in range(40)])
     for i, (mean, std) in enumerate(computed.values()):
-        assert runs[:, i].mean() == pytest.approx(mean, abs=3 * std * (1 / 100 + 1 / 500) ** 0.5)
+        assert runs[:, i].mean() == pytest.approx(mean, abs=3 * std * (1 / 40 + 1 / 500) ** 0.5)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("data", ["c10", "c100"])
-def test_racing_is_no_worse_than_random_search_and_flatter(data):
-    """The issue's comparison, with 60 runs instead of 500 (docs/neighborhood.md has those)."""
-    counts = (100, 500, 1000)
+def test_racing_is_no_worse_than_random_search_and_flatter():
+    """The comparison of docs/neighborhood.md, with 40 runs instead of 500."""
     ours, other = (
-        np.array([of_evaluations(nb201(data), searcher, counts, seed) for seed in range(60)])
+        np.array([of_evaluations(nb201("c10"), searcher, (100,), seed) for seed in range(40)])
         for searcher in (na_rs(), RandomSearch())
     )
-    for i in range(len(counts)):
-        report = compared(ours[:, i, 0], other[:, i, 0], "")
-        assert report["difference"] > -2 * report["standard_error"]
-        assert compared(ours[:, i, 1], other[:, i, 1], "")["difference"] < 0
+    report, drop = (compared(ours[:, 0, i], other[:, 0, i], "") for i in range(2))
+    assert report["difference"] > -2 * report["standard_error"]
+    assert drop["difference"] < 0
 
 
 CIFAR10 = [

@@ -6,12 +6,10 @@ import pickle
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kendalltau
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -602,19 +600,3 @@ class TestScorer:
 
         with pytest.raises(MemoryError, match="too large"):
             Scorer(Broken(), data).score(arch)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3000)
-def test_rank_correlation_on_nasbench201():
-    """Kendall's tau-b with CIFAR-10's test accuracy after 200 epochs; published: .574."""
-    table, images = TABLES / "nb201.parquet", TABLES / "cifar10-train.parquet"
-    if not (table.exists() and images.exists()):
-        pytest.skip("nb201.parquet or cifar10-train.parquet is not here")
-    rows = pq.read_table(table, columns=["arch", "c10_test_200"]).to_pydict()
-    chosen = np.random.default_rng(0).choice(len(rows["arch"]), 300, replace=False)
-    space = search_spaces.get("nasbench201")
-    scorer = Scorer(space, load(f"parquet:{images}"))
-    scores = [scorer.score(space.from_string(rows["arch"][i])) for i in chosen]
-    tau = kendalltau(scores, [rows["c10_test_200"][i] for i in chosen]).statistic
-    assert 0.45 < tau < 0.70
