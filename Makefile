@@ -34,7 +34,7 @@ layers: $(BIN)/raynas
 check: lint types layers test
 
 benchmarks: $(BIN)/raynas
-	for name in data naswot orchestration saep simulate spaces supernet; do $(BIN)/python -m benchmarks.$$name; done
+	for name in data naswot orchestration saep simulate spaces startup supernet; do $(BIN)/python -m benchmarks.$$name; done
 
 clean:
 	rm -rf $(VENV) build *.egg-info
