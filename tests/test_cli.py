@@ -1,9 +1,11 @@
 """The command line: the verbs on a finished run, and one clear line for every mistake."""
 
+import inspect
 import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,9 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+import raynas
 from raynas.cli import app, main
+from raynas.cli.flags import read_flags
 from raynas.config.config import Config
 
 
@@ -190,3 +194,62 @@ def test_every_argument_is_a_flag():
         env={"COLUMNS": "200", "PATH": "/usr/bin"},
     ).stdout  # fmt: skip
     assert all("--" + name.replace("_", "-") in text for name in Config.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("flags", "called", "without"),
+    [
+        (read_flags("raynas.ensemble.saep:SAEP"), raynas.SAEP, set()),
+        (read_flags("raynas.benchmarking.bench:bench"), raynas.bench, set()),
+        (read_flags("raynas.drivers.scoring:score", without=("path",)), raynas.score, {"path"}),
+    ],
+)
+def test_flags_are_what_is_called(flags, called, without):
+    parameters = inspect.signature(called).parameters
+    assert {f.argument: f.default for f in flags} == {
+        name: p.default for name, p in parameters.items() if name not in without
+    }
+    assert all(flag.help for flag in flags)
+
+
+def test_flags_have_types_and_descriptions():
+    flags = {flag.argument: flag for flag in read_flags("raynas.ensemble.saep:SAEP")}
+    kinds = {name: flag.kind for name, flag in flags.items()}
+    assert kinds == {
+        "rule": str, "size": int, "alpha": float, "tolerance": float, "combine": str,
+        "temperature": bool, "stopped": bool,
+    }  # fmt: skip
+    assert flags["size"].help == "how many members to keep; default: as few as `tolerance` allows"
+    table = next(flag for flag in read_flags("raynas.benchmarking.bench:bench"))
+    assert (table.argument, table.kind) == ("table", Path)
+
+
+def test_flags_reach_what_is_called(monkeypatch, tmp_path):
+    calls = []
+
+    def record(*arguments, **options):
+        calls.append((arguments, options))
+        raise raynas.RaynasError("enough")
+
+    monkeypatch.setattr(raynas, "bench", record)
+    monkeypatch.setattr(raynas, "score", record)
+    runner = CliRunner()
+    runner.invoke(app, ["bench", "--json", "--time-budget", "9", "--no-unique", "--search", "area"])
+    runner.invoke(app, ["bench", "--figure", "best.png", "--runs", "3"])
+    runner.invoke(app, ["score", "--samples", "7", "--to", str(tmp_path / "scores.parquet")])
+    runner.invoke(app, ["score", "--architecture", "a", "--architecture", "b"])
+    assert calls == [
+        ((), {"time_budget": 9.0, "unique": False, "search": "area", "figure": None}),
+        ((), {"runs": 3, "queries": 100, "figure": Path("best.png")}),
+        ((), {"architectures": 7, "path": tmp_path / "scores.parquet"}),
+        ((), {"architectures": ["a", "b"]}),
+    ]
+
+
+def test_the_command_line_goes_before_the_file(monkeypatch, tmp_path):
+    given = {}
+    monkeypatch.setattr(raynas, "run", lambda **arguments: given.update(arguments))
+    (tmp_path / "run.yaml").write_text("samples: 5\nepochs: 2\nname: null\n")
+    arguments = ["run", "--config", str(tmp_path / "run.yaml"), "--samples", "32"]
+    CliRunner().invoke(app, arguments)
+    assert given == {"samples": 32, "epochs": 2, "name": None}
