@@ -152,6 +152,36 @@ class SupernetTrained(Event):
 
 
 @dataclass(frozen=True)
+class Searched(Event):
+    """A differentiable search has done one more epoch.
+
+    Attributes:
+        search: its number.
+        epoch: epochs done.
+        architecture: what its mixtures come down to.
+        metrics: see `trials.differentiable.GradientSearch.step`.
+        mixture: for each slot of the supernet the weights of its choices.
+    """
+
+    kind: ClassVar[str] = "searched"
+    search: int
+    epoch: int
+    architecture: str
+    metrics: Metrics
+    mixture: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class SearchEnded(Event):
+    """A differentiable search has ended."""
+
+    kind: ClassVar[str] = "search_ended"
+    search: int
+    status: Status
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Retraining(Event):
     """The retraining of an evaluation's architecture has done one more epoch."""
 
@@ -202,7 +232,7 @@ KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
         Session, Scored, Suggested, Waited, Exhausted, Promoted, Reported, Finished, Leading,
-        Grown, SupernetTrained, Retraining, RetrainingFailed, Retrained, EnsembleMade, Complete,
+        Grown, SupernetTrained, Searched, SearchEnded, Retraining, RetrainingFailed, Retrained, EnsembleMade, Complete,
     )
 }  # fmt: skip
 _FIELDS = {kind: {f.name for f in dataclasses.fields(kind)} for kind in KINDS.values()}

@@ -78,6 +78,19 @@ class RunFolder:
         return self.path / "supernet"
 
     @property
+    def searches(self) -> Path:
+        """Return the folder of the states of differentiable searches."""
+        return self.path / "searches"
+
+    def search(self, number: int) -> Path:
+        """Return where the state of a differentiable search is kept."""
+        return self.searches / f"{number:03d}.pt"
+
+    def search_error(self, number: int) -> Path:
+        """Return where the traceback of a differentiable search that failed is kept."""
+        return self.searches / f"{number:03d}.error.txt"
+
+    @property
     def rankings(self) -> Path:
         """Return where the rankings of the probes by the shared weights lie."""
         return self.supernet / "rankings.parquet"

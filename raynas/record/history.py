@@ -24,6 +24,8 @@ from raynas.record.events import (
     Retrained,
     Retraining,
     RetrainingFailed,
+    Searched,
+    SearchEnded,
     Session,
     Status,
     Suggested,
@@ -46,6 +48,8 @@ class Evaluation:
     reason: str | None = None
     #: the metrics of every epoch done
     history: list[Metrics] = field(default_factory=list)
+    #: the epoch of a differentiable search that derived it, where one did
+    origin: Searched | None = None
 
     @property
     def epochs(self) -> int:
@@ -78,6 +82,9 @@ class History:
         self.leading: int | None = None
         #: {(group, epoch): metrics} of the shared weights
         self.supernet: dict[tuple[int, int], Metrics] = {}
+        #: {number: every epoch} of differentiable searches
+        self.searches: dict[int, list[Searched]] = {}
+        self.searches_ended: dict[int, SearchEnded] = {}
         #: {evaluation: metrics of every epoch} of retrainings
         self.retraining: dict[int, list[Metrics]] = {}
         self.retrained: dict[int, Mapping[str, Any]] = {}
@@ -90,6 +97,8 @@ class History:
         #: whether nothing has happened since everything was done
         self.complete = False
         self._best_by_value: Evaluation | None = None
+        #: what was derived last, before it is an evaluation
+        self._derived: Searched | None = None
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             Session: self._session,
             Suggested: self._suggested,
@@ -99,6 +108,8 @@ class History:
             Leading: self._led,
             Grown: self.growth.append,
             SupernetTrained: self._supernet,
+            Searched: self._searched,
+            SearchEnded: self._search_ended,
             Retraining: self._retraining,
             RetrainingFailed: self._failed,
             Retrained: self._retrained,
@@ -159,7 +170,9 @@ class History:
         self.metric = event.metric
 
     def _suggested(self, event: Suggested) -> None:
-        self.evaluations.append(Evaluation(event.evaluation, event.architecture, self.metric))
+        evaluation = Evaluation(event.evaluation, event.architecture, self.metric)
+        evaluation.origin, self._derived = self._derived, None
+        self.evaluations.append(evaluation)
 
     def _promoted(self, event: Promoted) -> None:
         evaluation = self.evaluations[event.evaluation]
@@ -184,6 +197,13 @@ class History:
 
     def _supernet(self, event: SupernetTrained) -> None:
         self.supernet[event.group, event.epoch] = event.metrics
+
+    def _searched(self, event: Searched) -> None:
+        self.searches.setdefault(event.search, []).append(event)
+        self._derived = event
+
+    def _search_ended(self, event: SearchEnded) -> None:
+        self.searches_ended[event.search] = event
 
     def _retraining(self, event: Retraining) -> None:
         self.retraining.setdefault(event.evaluation, []).append(event.metrics)

@@ -23,6 +23,10 @@ def trials_table(history: History) -> pd.DataFrame:
             "epochs": evaluation.epochs,
             "curve": [metrics[history.metric] for metrics in evaluation.history],
         }
+        if evaluation.origin is not None:
+            origin = evaluation.origin
+            row |= {"search": origin.search, "search_epoch": origin.epoch}
+            row["search_accuracy"] = origin.metrics["architecture_accuracy"]
         for metrics in evaluation.history:
             row.update(metrics)
         if evaluation.reason is not None or evaluation.index in history.finished:

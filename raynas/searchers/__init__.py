@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from raynas.searchers.area import Area
     from raynas.searchers.auto import Auto
     from raynas.searchers.evolution import Evolution
+    from raynas.searchers.gradients import Gradients
     from raynas.searchers.growing import GrowingSearcher
     from raynas.searchers.local_search import LocalSearch
     from raynas.searchers.naswot import Naswot
@@ -26,6 +27,7 @@ __all__ = [
     "Area",
     "Auto",
     "Evolution",
+    "Gradients",
     "GrowingSearcher",
     "HeldOut",
     "LocalSearch",
@@ -41,9 +43,15 @@ SEARCHERS: "Table[Callable[..., Searcher]]" = Table(
         "adanet": "raynas.searchers.adanet:AdaNet",
         "area": "raynas.searchers.area:Area",
         "auto": "raynas.searchers.auto:Auto",
+        "darts": "raynas.searchers.gradients:darts",
         "evolution": "raynas.searchers.evolution:Evolution",
+        "gdas": "raynas.searchers.gradients:gdas",
+        "gradients": "raynas.searchers.gradients:Gradients",
         "local": "raynas.searchers.local_search:LocalSearch",
+        "milenas": "raynas.searchers.gradients:milenas",
+        "na-darts": "raynas.searchers.gradients:na_darts",
         "naswot": "raynas.searchers.naswot:Naswot",
+        "single-level": "raynas.searchers.gradients:single_level",
         "random": "raynas.searchers.random_search:RandomSearch",
         "na-rs": "raynas.searchers.neighborhood:na_rs",
         "neighborhood": "raynas.searchers.neighborhood:NeighborhoodAware",
@@ -55,6 +63,7 @@ _MODULES = {
     "Area": "raynas.searchers.area",
     "Auto": "raynas.searchers.auto",
     "Evolution": "raynas.searchers.evolution",
+    "Gradients": "raynas.searchers.gradients",
     "GrowingSearcher": "raynas.searchers.growing",
     "HeldOut": "raynas.searchers.searcher",
     "LocalSearch": "raynas.searchers.local_search",

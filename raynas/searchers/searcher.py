@@ -53,7 +53,7 @@ class Searcher(ABC):
     records brings one back to where it was.
 
     What a searcher needs beyond this it declares by the attributes `needs_predictions`,
-    `needs_full_training`, `repeats` and `fewest_samples`, which whoever drives it reads after
+    `needs_full_training`, `repeats`, `driver` and `fewest_samples`, which whoever drives it reads after
     the searcher was made and before `start`. Every searcher answers for the ensemble that it
     grows (see `GrowingSearcher`); by default it grows none.
     """
@@ -68,6 +68,8 @@ class Searcher(ABC):
     needs_full_training: bool = False
     #: whether all that it asks for is paid for, also what computes the same function as before
     repeats: bool = False
+    #: the driver of `raynas.drivers` that makes ready what it asks for, where one must
+    driver: str | None = None
     #: evaluations without which it comes to nothing
     fewest_samples: int = 1
 
@@ -86,6 +88,10 @@ class Searcher(ABC):
     def tell_scores(self, scores: Mapping[Architecture, float]) -> None:
         """Learn the scores that `scoring` asks for; minus infinity ranks last."""
         raise NotImplementedError(f"{type(self).__name__} asks for no scores.")
+
+    def learn(self, architecture: Architecture) -> None:
+        """Take what its `driver` has derived, to ask for it."""
+        raise NotImplementedError(f"{type(self).__name__} has no driver of its own.")
 
     @abstractmethod
     def ask(self) -> Architecture | None:
