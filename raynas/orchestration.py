@@ -141,7 +141,7 @@ def _session(plan: Plan) -> Iterator[Session]:
     """
     config = plan.config
     share = resources(config.cpus_per_trial, config.gpus_per_trial, config.max_concurrent)
-    lookup("evaluate: driver", plan.evaluator.driver, DRIVERS)().check(plan, share)
+    lookup("evaluate: driver", plan.driver, DRIVERS)().check(plan, share)
     with Journal(plan.folder.path) as journal:
         search = Search(
             plan.space, plan.searcher, plan.scheduler, config.samples, plan.epochs, config.seed,

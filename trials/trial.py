@@ -156,6 +156,7 @@ class Role(IntEnum):
     PROXY_WEIGHTS = 1 << 31
     PROXY_BATCH = PROXY_WEIGHTS + 1
     PRUNING = PROXY_WEIGHTS + 2
+    SEARCHES = PROXY_WEIGHTS + 3
 
 
 def derived_seed(*path: int) -> int:

@@ -138,10 +138,10 @@ def _searchers(search: Sequence[str | Searcher] | str) -> dict[str, Searcher]:
     if not searchers:
         raise InvalidArgument(f"search={search!r} names no searcher.")
     for label, searcher in searchers.items():
-        if searcher.needs_predictions:
+        if searcher.needs_predictions or searcher.driver:
             raise InvalidArgument(
-                f"search={label!r} grows an ensemble of trained networks, and a table has none:"
-                " leave it out."
+                f"search={label!r} needs networks that are trained, and a table has none: leave it"
+                " out."
             )
     return searchers
 

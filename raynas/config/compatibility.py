@@ -26,6 +26,11 @@ def check_searcher(
             f"samples={config.samples}: search={config.search!r} comes to something only with"
             f" {searcher.fewest_samples} or more."
         )
+    if searcher.driver is not None and scheduler.promotes:
+        raise InvalidArgument(
+            f"scheduler={config.scheduler!r}: search={config.search!r} runs whole searches, which"
+            " are stopped early but not promoted: use scheduler='asha' or 'fifo'."
+        )
     if searcher.needs_full_training and scheduler.stops:
         raise InvalidArgument(
             f"scheduler={config.scheduler!r}: search={config.search!r} compares candidates that are"

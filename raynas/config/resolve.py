@@ -47,6 +47,11 @@ class Plan:
         return run_folder(self.config)
 
     @property
+    def driver(self) -> str:
+        """Return the name of the driver that carries out the search."""
+        return self.searcher.driver or self.evaluator.driver
+
+    @property
     def epochs(self) -> int:
         """Return the epochs of a full evaluation; what is not trained has one."""
         return self.config.epochs if self.evaluator.trains else 1
@@ -81,7 +86,8 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     evaluator = _object("evaluate", values, AnyEvaluator, EVALUATORS)
     searcher.check(space)
     if values["scheduler"] is None:
-        values["scheduler"] = "fifo" if searcher.needs_full_training else "asha"
+        whole = searcher.needs_full_training or searcher.driver is not None
+        values["scheduler"] = "fifo" if whole else "asha"
     scheduler = _object("scheduler", values, Scheduler, SCHEDULERS)
     ensemble = _ensemble(values)
     source = values["data"]

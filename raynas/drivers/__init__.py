@@ -11,6 +11,7 @@ DRIVERS: "Table[type[Driver]]" = Table(
     {
         "trials": "raynas.drivers.tune_trials:TuneTrials",
         "batches": "raynas.drivers.batches:Batches",
+        "gradients": "raynas.drivers.gradients:GradientSearches",
         "supernet": "raynas.drivers.supernet:Supernet",
     }
 )

@@ -7,7 +7,7 @@ not been.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from raynas.errors import InvalidArgument, JournalError
@@ -21,13 +21,14 @@ from raynas.record.events import (
     Promoted,
     Reported,
     Scored,
+    Searched,
     Status,
     Suggested,
     Waited,
 )
 from raynas.record.history import Evaluation, History
 from raynas.record.journal import Journal
-from raynas.schedulers import Scheduler
+from raynas.schedulers import Fifo, Scheduler
 from raynas.search.deduplication import Deduplication
 from raynas.searchers import HeldOut, Searcher
 from search_spaces import Architecture, SearchSpace
@@ -36,6 +37,7 @@ from trials.trial import derived_seed
 _MAX_DUPLICATES = 1000  # in a row, before the space is gone through in order instead
 _FIRST_FAILURES = 10  # as many failures for one reason, and nothing else, end the search
 _FINALISTS = 3  # retrained in turn when one diverges
+_NOT_CHOSEN = "not the best of its size"
 
 
 class Judgment(NamedTuple):
@@ -51,7 +53,8 @@ class Search:
     Args:
         space: where to search.
         searcher: not started yet.
-        scheduler: not started yet.
+        scheduler: not started yet; of a searcher with a driver of its own it decides over that
+            driver's searches, and every evaluation runs to its end.
         samples: number of architectures to evaluate.
         epochs: epochs of a full evaluation.
         seed: of the run; evaluation i has the seed derived from (seed, i).
@@ -84,7 +87,9 @@ class Search:
                 f"search: {type(searcher).__name__} grows an ensemble of trained networks, and here"
                 " nothing is trained: use it in run() with evaluate='train'."
             )
-        self.space, self.searcher, self.scheduler = space, searcher, scheduler
+        self.space, self.searcher = space, searcher
+        self.scheduler = Fifo() if searcher.driver else scheduler
+        self._over_searches = scheduler
         self.samples, self.epochs, self.seed, self.journal = samples, epochs, seed, journal
         self.metric, self.held_out = metric, held_out
         self.history = History()
@@ -95,15 +100,17 @@ class Search:
         #: set when the search as a whole has failed: the reason common to all
         self.failure: str | None = None
         self._scores: dict[Architecture, float] = {}
-        #: what the searcher asked for last, before it is an evaluation
+        #: what the searcher asked for, until it is an evaluation
         self._asked: Architecture | None = None
         #: evaluations that the scheduler has stopped, and that still run
         self._stopping: set[int] = set()
+        #: the same of differentiable searches
+        self._searches_stopping: set[int] = set()
         self._running = 0
         self._interrupted: list[int] = []
         self._all_seen = False
         searcher.start(space, derived_seed(seed))
-        scheduler.start(epochs)
+        scheduler.start(searcher.epochs_of_search or epochs)
         #: what the searcher wants to have scored before the first evaluation
         self.unscored = list(searcher.scoring.architectures) if searcher.scoring else []
         if journal is not None:
@@ -112,6 +119,7 @@ class Search:
 
     def begin(self) -> None:
         """Go on: end what only lacked the word of it when the driver died, note the rest."""
+        self._evaluate_derived()
         for evaluation in self.history.running:
             if evaluation.index in self._stopping:
                 self.finish(evaluation.index, Status.STOPPED)
@@ -205,6 +213,30 @@ class Search:
         self._note_leading()
         self._grow()
 
+    def derive(self, event: Searched) -> bool:
+        """Take an epoch of a differentiable search and return whether that search goes on.
+
+        What it has derived becomes an evaluation, where it is new; see `choose`.
+        """
+        self.commit(event)
+        self._evaluate_derived()
+        return event.search not in self._searches_stopping
+
+    def choose(self, architectures: Sequence[str]) -> None:
+        """Have some of the evaluations that were derived trained, in this order; end the others.
+
+        Args:
+            architectures: as they were derived, in the notation of the space.
+        """
+        of = self.deduplication.evaluation
+        chosen = [of(self.space.from_string(text)) for text in architectures]
+        for evaluation in self.history.running:
+            if evaluation.index not in chosen:
+                self.finish(evaluation.index, Status.STOPPED, _NOT_CHOSEN)
+        self.samples = max(self.samples, len(self.evaluations))
+        running = {evaluation.index for evaluation in self.history.running}
+        self._interrupted = [i for i in dict.fromkeys(chosen) if i is not None and i in running]
+
     def commit(self, event: Event) -> None:
         """Record an event, then act on it."""
         if self.journal is not None:
@@ -223,7 +255,8 @@ class Search:
     def _check(self, event: Event) -> None:
         """Have searcher and scheduler do what they did then, and compare."""
         if isinstance(event, Suggested | Waited):
-            self._asked = self._new()
+            if self._asked is None:
+                self._asked = self._new()
             notation = None if self._asked is None else self.space.to_string(self._asked)
             if isinstance(event, Suggested) and notation != event.architecture:
                 raise JournalError(
@@ -256,6 +289,12 @@ class Search:
                 self._scores[self.unscored.pop(0)] = score
                 if not self.unscored:
                     self.searcher.tell_scores(self._scores)
+            case Searched():
+                self.searcher.learn(self.space.from_string(event.architecture))
+                self._asked = self._new()
+                accuracy = event.metrics["architecture_accuracy"]
+                if not self._over_searches.report(event.search, event.epoch, accuracy):
+                    self._searches_stopping.add(event.search)
             case Grown():
                 self.searcher.grow(event.to_json())
             case Exhausted():
@@ -309,7 +348,13 @@ class Search:
         assert self._asked is not None
         self.architectures.append(self._asked)
         self.deduplication.add(self._asked, index)
+        self._asked = None
         self._running += 1
+
+    def _evaluate_derived(self) -> None:
+        """Begin the evaluation of what was derived last, where that is new and not begun yet."""
+        if self._asked is not None:
+            self.commit(Suggested(len(self.evaluations), self.space.to_string(self._asked)))
 
     def _end(self, evaluation: Evaluation) -> None:
         self._running -= 1

@@ -46,7 +46,7 @@ class Gradients(Searcher):
     searches: PositiveInt = 4
     epochs: PositiveInt = 50
     options: str | Mapping[str, Any] = ""
-    #: one for each rule
+    #: one for each rule; searches take them in turn
     recipes: tuple[Differentiable, ...] = field(init=False, repr=False, compare=False)
     _queue: deque[Architecture] = field(
         default_factory=deque, init=False, repr=False, compare=False
@@ -58,6 +58,7 @@ class Gradients(Searcher):
         for name in ("searches", "epochs"):
             if getattr(self, name) < 1:
                 raise InvalidArgument(f"{name}={getattr(self, name)} is less than 1.")
+        self.epochs_of_search = self.epochs
         rules = _rules(self.rule)
         options = _options(self.options)
         self.recipes = tuple(Differentiable(rule=rule, **options) for rule in rules)
@@ -66,10 +67,6 @@ class Gradients(Searcher):
             for r in rules
         )
         self.options = _nested(spell("", {k: _text(v) for k, v in options.items()})[1:])
-
-    def recipe(self, search: int) -> Differentiable:
-        """Return how a search goes."""
-        return self.recipes[search % len(self.recipes)]
 
     def start(self, space: SearchSpace, seed: int) -> None:
         """Begin: nothing has been derived."""

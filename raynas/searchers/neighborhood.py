@@ -110,9 +110,10 @@ class NeighborhoodAware(Searcher):
             self.searcher = self.inner
         if isinstance(self.searcher, NeighborhoodAware):
             raise InvalidArgument("inner: a neighborhood-aware searcher cannot be wrapped again.")
-        if self.searcher.needs_predictions:
+        if self.searcher.needs_predictions or self.searcher.driver:
             raise InvalidArgument(
-                f"inner: {type(self.searcher).__name__} grows an ensemble and cannot be wrapped."
+                f"inner: {type(self.searcher).__name__} cannot be wrapped: it is led by more"
+                " than values."
             )
         self.needs_full_training = self.searcher.needs_full_training
         self.repeats = self.searcher.repeats

@@ -70,6 +70,8 @@ class Searcher(ABC):
     repeats: bool = False
     #: the driver of `raynas.drivers` that makes ready what it asks for, where one must
     driver: str | None = None
+    #: of each search of that driver
+    epochs_of_search: int | None = None
     #: evaluations without which it comes to nothing
     fewest_samples: int = 1
 

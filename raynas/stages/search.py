@@ -26,7 +26,7 @@ class SearchStage(Stage):
         """
         search = session.search
         if not search.exhausted:
-            DRIVERS[session.plan.evaluator.driver]().run(session)
+            DRIVERS[session.plan.driver]().run(session)
         traces = f"The tracebacks are in {session.folder.checkpoints}."
         if search.failure is not None:
             raise SearchFailed(
