@@ -52,7 +52,7 @@ def check(part: Any, suite: type | None = None, **options: Any) -> None:
     try:
         with TemporaryDirectory() as folder:
             (Path(folder) / "pytest.ini").write_text("[pytest]\n")
-            file = Path(folder) / "test_part.py"
+            file = Path(folder) / f"test_{Path(folder).name}.py"  # imported once in a process
             file.write_text(_FILE)
             code = pytest.main(
                 ["-q", "--tb=short", "--import-mode=importlib", "-p", "no:cacheprovider",
