@@ -34,15 +34,6 @@ from trials.data import load as load_data
 RULES = ["prs", "pap", "pie"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """More of them only wait for each other, with matrices so small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def no_network(config, input_shape, num_classes):
     raise NotImplementedError
 
@@ -195,6 +186,7 @@ class TestCandidates:
             valid=lambda config: (config["depth"] + config["width"] // 8) % 2 == 1,
         )  # fmt: skip
         asked, _ = grown(started(odd), Made(), iterations=20)
+        assert len(asked) > 20
         assert all(map(odd.is_valid, asked))
 
     def test_waits_for_both(self):
@@ -215,6 +207,7 @@ class TestObjective:
         held_out = Made()
         asked, decisions = grown(started(STEEP, rule=rule, **options), held_out, iterations=12)
         roots = np.sqrt(depths(STEEP, asked))
+        assert len(decisions) == 12
         for decision in decisions:
             kept = [i for i in decision["members"] if i != decision["joined"]]
             by_hand = {}
@@ -520,6 +513,7 @@ class TestInASearch:
         drive(searching(tmp_path / "whole"))
         expected = story(tmp_path / "whole")
         places = [i for i, event in enumerate(expected) if event["event"] == "grown"]
+        assert len(places) == 7
         for place in places:
             assert expected[place - 1]["event"] == "finished"
             folder = tmp_path / f"cut-{place}"
@@ -608,7 +602,9 @@ class TestRuns:
 
     def test_its_objective_is_that_of_the_stored_predictions(self, dense):
         labels = load_data(GROWING["data"]).validation.labels
-        for event in growths(dense.path):
+        events = growths(dense.path)
+        assert len(events) == 4
+        for event in events:
             logits = [
                 torch.load(dense.path / "checkpoints" / f"{i:05d}.pt", weights_only=True)["trial"][
                     "validation_logits"

@@ -192,23 +192,20 @@ def test_same_seed_in_series_is_the_same_run_bit_for_bit(run):
     assert first == second
     metrics = [{k: v for k, v in r.best.metrics.items() if k not in clocks} for r in runs]
     assert metrics[0] == metrics[1]
-    other = run("three", max_concurrent=1, seed=1)
-    assert list(other.trials["architecture"]) != list(runs[0].trials["architecture"])
+    other = run("three", max_concurrent=1, seed=1, samples=1, epochs=1)
+    assert other.trials["architecture"][0] != runs[0].trials["architecture"][0]
 
 
-def test_the_same_call_again_does_nothing(run):
+def test_the_same_call_again_does_nothing_and_more_samples_extend_it(run):
     first = run(samples=3)
-    events = read_events(first.path)
+    events, trials = read_events(first.path), first.trials
     again = run(samples=3)
     assert read_events(again.path) == events
     assert again.best.metrics == first.best.metrics
-
-
-def test_more_samples_extend_a_finished_run(run):
-    first = run(samples=3).trials
     extended = run(samples=6)
+    assert read_events(first.path)[: len(events)] == events
     assert len(extended.trials) == 6
-    pd.testing.assert_frame_equal(extended.trials.head(3), first, check_dtype=False)
+    pd.testing.assert_frame_equal(extended.trials.head(3), trials, check_dtype=False)
     assert extended.finished
     assert (extended.path / "best" / "model.pt2").exists()
 
@@ -220,16 +217,21 @@ def test_resume_from_the_folder_alone(run):
     assert len(resumed.trials) == 4
 
 
-def test_another_configuration_is_refused_by_name(run):
-    run(samples=2, epochs=1)
-    with pytest.raises(raynas.ConfigurationMismatch, match="epochs was 1 and is now 2"):
-        run(samples=2, epochs=2)
+def test_another_configuration_is_refused_by_name(finished, run):
+    events = read_events(finished.path)
+
+    def again(**changes):
+        return run("finished", search="evolution", storage_path=finished.path.parent, **changes)
+
+    with pytest.raises(raynas.ConfigurationMismatch, match="epochs was 2 and is now 3"):
+        again(epochs=3)
     with pytest.raises(raynas.ConfigurationMismatch, match="seed was 0 and is now 3"):
-        run(samples=2, epochs=1, seed=3)
+        again(seed=3)
     with pytest.raises(raynas.ConfigurationMismatch, match="data was"):
-        run(samples=2, epochs=1, data="digits:fraction=0.4")
+        again(data="digits:fraction=0.4")
     with pytest.raises(raynas.InvalidArgument, match="never"):
-        run(samples=2, epochs=1, resume="never")
+        again(resume="never")
+    assert read_events(finished.path) == events
 
 
 def test_failing_networks_are_recorded_and_the_search_goes_on(run):

@@ -62,7 +62,7 @@ class TestNASBench201:
         """With dead edges all; without them those that have none, and never more."""
         complete = search_spaces.get("nasbench201", dead_edges=True)
         equal = 0
-        for i in np.random.default_rng(0).choice(len(archs), 200, replace=False):
+        for i in np.random.default_rng(0).choice(len(archs), 60, replace=False):
             published = rows["c10_params"][i]
             params, macs = counted(complete, archs[i])
             assert (params, macs + 10) == (published, rows["c10_macs"][i])
@@ -73,7 +73,7 @@ class TestNASBench201:
             if alive == built:
                 assert count_params(network) == published
                 equal += 1
-        assert equal > 100
+        assert 20 < equal < 60
 
 
 class TestNATSBenchSize:

@@ -188,7 +188,7 @@ def test_a_run_searches_with_the_supernet(local_ray, tmp_path):
         "space": "nasbench201:channels=2,cells=1",
         "data": "digits:fraction=0.3",
         "search": raynas.NeighborhoodAware(raynas.RandomSearch()),
-        "evaluate": "supernet:epochs=2,groups=2,replicas=1,probes=8,canonical=true",
+        "evaluate": "supernet:epochs=2,groups=2,replicas=1,probes=8",
         "epochs": 1,
         "storage_path": tmp_path,
         "name": "run",

@@ -21,6 +21,7 @@ from trials.weight_sharing.training import SupernetTraining
 
 MICRO = search_spaces.get("micro64:channels=2,cells=2")
 NB201 = search_spaces.get("nasbench201:channels=2,cells=1")
+DARTS = search_spaces.get("darts:channels=2,cells=3")
 SMALL = WeightSharing(epochs=1, sampling="cycle", probes=0)
 #: section 3.5 D of the study: groups of 4 of its random partition
 RANDOM_16 = """113 123 323 341; 212 213 222 342; 143 144 344 424; 211 231 413 443;
@@ -390,9 +391,9 @@ class TestEvaluate:
         ("space", "options", "message"),
         [
             (MICRO, {"prefix": 3}, "prefix=3: micro64 has 2 layers"),
-            (search_spaces.get("darts"), {"prefix": 1}, "prefix=1 keeps weights for every child"),
+            (DARTS, {"prefix": 1}, "prefix=1 keeps weights for every child"),
             (MICRO, {"prefix": 1, "sampling": "fair"}, "prefix: goes with one path"),
-            (search_spaces.get("darts"), {"sampling": "cycle"}, "sampling='cycle'"),
+            (DARTS, {"sampling": "cycle"}, "sampling='cycle'"),
             (search_spaces.get("resnet"), {}, "space='resnet' has no supernet"),
             (UserSpace("mine", {"a": (1, 2)}, lambda *_: None), {}, "space='mine' has no supernet"),
             (MICRO, {"groups": 100}, "groups=100: micro64 has only 64 children"),

@@ -1,8 +1,8 @@
 """The driver of differentiable searches: they run as Tune trials, then what they derived.
 
 Every search is one Tune trial. After each epoch what it has derived is an evaluation of the run,
-if it is new. When all searches have ended, the best of each model size are evaluated as the evaluator
-has it, trained alone, say; the other evaluations end without.
+if it is new. When all searches have ended, the best of each model size are evaluated as the
+evaluator has it, trained alone, say; the other evaluations end without.
 """
 
 from collections.abc import Iterable

@@ -232,7 +232,8 @@ KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
         Session, Scored, Suggested, Waited, Exhausted, Promoted, Reported, Finished, Leading,
-        Grown, SupernetTrained, Searched, SearchEnded, Retraining, RetrainingFailed, Retrained, EnsembleMade, Complete,
+        Grown, SupernetTrained, Searched, SearchEnded, Retraining, RetrainingFailed, Retrained,
+        EnsembleMade, Complete,
     )
 }  # fmt: skip
 _FIELDS = {kind: {f.name for f in dataclasses.fields(kind)} for kind in KINDS.values()}

@@ -175,7 +175,7 @@ def _named(name: str) -> Callable[..., Gradients]:
     return make
 
 
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return inspect.get_annotations(kind.__init__)
 
 

@@ -53,8 +53,8 @@ class Searcher(ABC):
     records brings one back to where it was.
 
     What a searcher needs beyond this it declares by the attributes `needs_predictions`,
-    `needs_full_training`, `repeats`, `driver` and `fewest_samples`, which whoever drives it reads after
-    the searcher was made and before `start`. Every searcher answers for the ensemble that it
+    `needs_full_training`, `repeats`, `driver` and `fewest_samples`, which whoever drives it reads
+    after the searcher was made and before `start`. Every searcher answers for the ensemble that it
     grows (see `GrowingSearcher`); by default it grows none.
     """
 

@@ -8,25 +8,19 @@ from typing import Any
 
 import pytest
 
-from raynas.drivers import Driver
-from raynas.ensemble.rules import Rule
 from raynas.errors import InvalidArgument
-from raynas.schedulers import Scheduler
-from raynas.searchers import Searcher
-from search_spaces import SearchSpace, WeightSharingSpace
-from trials.trial import Estimator, Evaluator
 
-#: suites by the type of what they test
-_SUITES: list[tuple[type, str, str]] = [
-    (Searcher, "searchers", "SearcherSuite"),
-    (SearchSpace, "spaces", "SpaceSuite"),
-    (WeightSharingSpace, "supernets", "SupernetSuite"),
-    (Evaluator, "trials", "TrialSuite"),
-    (Estimator, "estimators", "EstimatorSuite"),
-    (Scheduler, "schedulers", "SchedulerSuite"),
-    (Rule, "pruning", "RuleSuite"),
-    (Driver, "drivers", "DriverSuite"),
-]
+#: suites by the type of what they test; by name, as importing all types takes long
+_SUITES = {
+    "raynas.searchers.searcher.Searcher": ("searchers", "SearcherSuite"),
+    "search_spaces.space.SearchSpace": ("spaces", "SpaceSuite"),
+    "search_spaces.weight_sharing.space.WeightSharingSpace": ("supernets", "SupernetSuite"),
+    "trials.trial.Evaluator": ("trials", "TrialSuite"),
+    "trials.trial.Estimator": ("estimators", "EstimatorSuite"),
+    "raynas.schedulers.scheduler.Scheduler": ("schedulers", "SchedulerSuite"),
+    "raynas.ensemble.rules.Rule": ("pruning", "RuleSuite"),
+    "raynas.drivers.driver.Driver": ("drivers", "DriverSuite"),
+}
 
 #: What pytest collects: the classes of the check that is running.
 _FILE = "from raynas.testing.checking import running\n\nglobals().update(running[-1].classes())\n"
@@ -52,7 +46,7 @@ def check(part: Any, suite: type | None = None, **options: Any) -> None:
     try:
         with TemporaryDirectory() as folder:
             (Path(folder) / "pytest.ini").write_text("[pytest]\n")
-            file = Path(folder) / "test_part.py"
+            file = Path(folder) / f"test_{Path(folder).name}.py"  # imported once in a process
             file.write_text(_FILE)
             code = pytest.main(
                 ["-q", "--tb=short", "--import-mode=importlib", "-p", "no:cacheprovider",
@@ -76,11 +70,12 @@ class _Check:
         self.failed: list[str] = []
         self.tests = 0
         kind = part if isinstance(part, type) else type(part)
-        self.suites = [(room, name) for base, room, name in _SUITES if issubclass(kind, base)]
+        bases = [f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__]
+        self.suites = [_SUITES[base] for base in bases[::-1] if base in _SUITES]
         if suite is None and not self.suites:
-            bases = ", ".join(base.__name__ for base, _, _ in _SUITES)
+            known = ", ".join(name.rpartition(".")[2] for name in _SUITES)
             raise InvalidArgument(
-                f"part={part!r:.80} is of none of the types {bases}: say which suite is to be"
+                f"part={part!r:.80} is of none of the types {known}: say which suite is to be"
                 " run, check(part, suite=ProxySuite)."
             )
 

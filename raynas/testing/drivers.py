@@ -12,7 +12,8 @@ import pytest
 
 from raynas.cluster import connected, resources
 from raynas.config.resolve import resolve
-from raynas.drivers import Driver, Session
+from raynas.drivers.driver import Driver
+from raynas.drivers.session import Session
 from raynas.record.events import Finished, Reported, Suggested
 from raynas.record.journal import Journal, read_events
 from raynas.search.search import Search

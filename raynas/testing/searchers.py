@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from ray import cloudpickle
 from torch import nn
 
 import search_spaces
@@ -116,10 +115,9 @@ class SearcherSuite(Suite):
         algorithm = searcher()
         self.begin(algorithm, space, 5)
         here = self.drive(algorithm, 40)
-        sent = cloudpickle.dumps((SearcherSuite, searcher(), space))  # type: ignore[no-untyped-call]
         there = subprocess.run(
             [sys.executable, "-c", _CHILD],
-            input=sent,
+            input=sent((SearcherSuite, searcher(), space)),
             stdout=subprocess.PIPE,
             check=True,
             env={**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -211,6 +209,16 @@ class SearcherSuite(Suite):
         self.drive(algorithm, 20)
         copy = pickle.loads(pickle.dumps(algorithm))
         assert self.drive(copy, 20) == self.drive(algorithm, 20)
+
+
+def sent(value: tuple[type, Searcher, SearchSpace]) -> bytes:
+    """Pickle what another process unpickles, also where its class is of a script or a notebook."""
+    if all(type(part).__module__ != "__main__" for part in value):
+        return pickle.dumps(value)
+    from ray import cloudpickle  # takes seconds to import, there too
+
+    by_value: bytes = cloudpickle.dumps(value)  # type: ignore[no-untyped-call]
+    return by_value
 
 
 class MadeUp:
