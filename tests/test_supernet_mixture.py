@@ -341,7 +341,7 @@ class TestSampled:
             arch = space.sample(rng)
             if name == "nasbench201":
                 arch = space.from_string(
-                    "|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|+|avg_pool_3x3~0|skip_connect~1|none~2|"
+                    "|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|+|avg_pool_3x3~0|skip_connect~1|skip_connect~2|"
                 )
             config = space.to_config(arch)
             choices = [slot.choices.index(config[slot.name]) for slot in supernet.slots]

@@ -15,7 +15,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture, Decision
