@@ -158,7 +158,7 @@ def _watched(session: Session) -> Iterator[None]:
     """Let monitor, TensorBoard and table listen while the stages are at work."""
     folder, journal, search = session.folder, session.journal, session.search
     folder.checkpoints.mkdir(exist_ok=True)
-    tensorboard = TensorBoard(folder.tensorboard, session.plan.space)
+    tensorboard = TensorBoard(folder.tensorboard, session.plan.space, session.plan.data)
     for event in journal.events:
         tensorboard(event)
     table = TrialsTable(search, folder.trials)
