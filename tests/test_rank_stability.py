@@ -10,34 +10,21 @@ from scipy.stats import kendalltau
 
 import raynas
 import search_spaces
+from benchmarks.weight_sharing import published
 from raynas.errors import InvalidArgument
 from raynas.record.events import Finished, Reported, Status, Suggested
 from raynas.record.journal import Journal
 from raynas.reports.rank_stability import section
 from raynas.understanding.rank_measures import gt_tau, random_std, s_tau, tau_interval, top_n_rank
 
-#: mean and standard deviation over ten trainings of each child, in percent, in the order of the
-#: ranking: Zhang et al. (arXiv 2001.01431), assets of the study's repository
-GROUND_TRUTH = """
-434 85.16 .34 433 85.07 .36 443 84.98 .20 444 84.82 .39 423 84.76 .49 424 84.73 .42
-333 84.73 .39 432 84.72 .44 422 84.70 .47 334 84.67 .48 323 84.67 .24 343 84.65 .43 442 84.58 .41
-324 84.56 .34 344 84.49 .25 342 84.43 .48 234 84.41 .32 244 84.40 .32 243 84.39 .57 233 84.31 .48
-224 84.29 .44 223 84.08 .61 332 84.06 .48 322 84.04 .33 242 84.02 .32 232 83.67 .43 313 83.56 .37
-314 83.42 .31 133 83.37 .38 222 83.30 .46 143 83.25 .19 331 83.23 .44 341 83.22 .24 213 83.20 .38
-132 83.19 .41 431 83.17 .50 413 83.16 .27 134 83.09 .43 214 83.06 .45 312 83.05 .35 123 83.05 .35
-231 83.02 .35 421 83.01 .45 414 83.01 .52 412 83.00 .44 241 83.00 .42 321 82.92 .33 441 82.89 .50
-124 82.85 .23 142 82.80 .29 144 82.12 .42 212 82.04 .53 122 81.91 .40 311 81.57 .50 221 81.42 .49
-113 81.12 .36 131 80.99 .39 411 80.66 .82 114 79.85 .49 141 79.85 .62 211 79.29 .55 112 78.52 .62
-121 78.51 .85 111 70.14 .38"""
 MICRO = search_spaces.get("micro64")
 
 
 @pytest.fixture
 def truth():
-    fields = GROUND_TRUTH.split()
-    rows = {fields[i]: (float(fields[i + 1]), float(fields[i + 2])) for i in range(0, 192, 3)}
-    assert set(rows) == {MICRO.to_string(arch) for arch in MICRO}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "std"]).sort_index()
+    table = published()
+    assert list(table.index) == [MICRO.to_string(arch) for arch in MICRO]
+    return table
 
 
 class TestMeasures:
