@@ -78,19 +78,19 @@ class DriverSuite(Suite):
     samples: ClassVar[int] = 5
     waiting: ClassVar[int] = 0
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture(scope="module")
     def driver(self) -> Driver:
         """The driver."""
-        driver: Driver = type(self).given()
+        driver: Driver = self.given()
         return driver
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture(scope="module")
     def cluster(self) -> Iterator[None]:
         """A Ray for the tests."""
         with connected():
             yield
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture(scope="module")
     def carried(
         self, driver: Driver, cluster: None, tmp_path_factory: pytest.TempPathFactory
     ) -> Carried:
