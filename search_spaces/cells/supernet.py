@@ -97,9 +97,10 @@ class CellSupernet(GraphSupernet):
         ]
         slot = itertools.count(len(self._edges()) if place.stride == 2 else 0)
         for node in self.nodes:
+            strides = [place.stride if i < 2 else 1 for i in range(node)]
             edges = [
-                self.choose(next(slot), self._on_edge(c, place.stride if i < 2 else 1), nodes[i])
-                for i in range(node)
+                self.choose(next(slot), self._on_edge(c, stride), nodes[i], stride)
+                for i, stride in enumerate(strides)
             ]
             nodes.append(self.joined(edges))
         return self.joined(nodes[2:], "cat")

@@ -1,16 +1,19 @@
 """The shared weights of a network with Choice blocks: every block holds all its choices."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from search_spaces.architecture import Architecture
-from search_spaces.custom.choices import Block, Constructor, constructing
+from search_spaces.custom.choices import Block, Constructor, Sampled, constructing
 from search_spaces.errors import InvalidArgument
 from search_spaces.space import SearchSpace
+from search_spaces.weight_sharing.checkpoint import recomputed
 from search_spaces.weight_sharing.supernet import Mixture, Supernet, strongest
 
 _MAX_NETWORKS = 64  # of a supernet, one for each combination of integers
@@ -109,19 +112,38 @@ class ChoiceSupernet(Supernet):
 
     def mixed(self, x: Tensor, mixture: Mixture) -> Tensor:
         """Run all choices of every block; only where there is no IntegerChoice."""
-        paths = {slot.name: w for slot, w in zip(self.slots, mixture, strict=True)}
-        return self._run(0, x, paths)
+        return self._run(0, x, {s.name: w for s, w in zip(self.slots, mixture, strict=True)})
 
-    def _run(self, number: int, x: Tensor, paths: Mapping[str, int | Tensor]) -> Tensor:
-        blocks = _blocks(self.networks[number])
-        for block in blocks:
-            block.path = paths[block.choice_name]
-        try:
+    def sampled(self, x: Tensor, mixture: Mixture, choices: Sequence[int]) -> Tensor:
+        """Run one choice of every block; see `Supernet`."""
+        sampled = map(Sampled, self.check_choices(choices), self.check(mixture))
+        return self._run(0, x, {s.name: path for s, path in zip(self.slots, sampled, strict=True)})
+
+    def _run(self, number: int, x: Tensor, paths: Mapping[str, int | Tensor | Sampled]) -> Tensor:
+        with self._along(number, paths):
             logits: Tensor = self.networks[number](x)
-        finally:
-            for block in blocks:
-                block.path = 0  # a mixture's weights are not kept
         return logits
+
+    @contextmanager
+    def _along(
+        self, number: int, paths: Mapping[str, int | Tensor | Sampled], again: bool = False
+    ) -> Iterator[None]:
+        """Set the blocks of a network to paths; `again` for what is computed a second time."""
+
+        def later(function: Callable[[], Any]) -> Any:
+            return recomputed(function, lambda: self._along(number, paths, again=True))
+
+        blocks = _blocks(self.networks[number])
+        tracking = self.normalization.tracking and not again
+        try:
+            for block in blocks:
+                block.path = paths[block.choice_name]
+                block.evaluate = later if self.checkpoint else None
+            with self.normalization.set(tracking=tracking):
+                yield
+        finally:
+            for block in blocks:  # a mixture's weights are not kept
+                block.path, block.evaluate = 0, None
 
     def modules_after(self, layer: int) -> list[nn.Module]:
         """List modules as `Supernet` does; the last direct submodule is always among them."""

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -57,14 +58,24 @@ def constructing(constructor: Constructor) -> Iterator[None]:
         _running.reset(token)
 
 
+class Sampled(NamedTuple):
+    """The index of a choice, of those with these weights; see `Supernet.sampled`."""
+
+    choice: int
+    weights: Tensor
+
+
 class Block(nn.Module):
     """A Choice block that is a module; in a supernet it holds all its choices.
 
     Attributes:
-        path: in a supernet, the index of the choice that runs, or the weights of all of them.
+        path: in a supernet, the index of the choice that runs, or the weights of all of them,
+            or both.
+        evaluate: in a supernet, how a mixture is computed: at once, or again for the gradients.
     """
 
-    path: int | Tensor = 0
+    path: int | Tensor | Sampled = 0
+    evaluate: Callable[[Callable[[], Any]], Any] | None = None
     choice_name: str = ""
     kind: ClassVar[Kind]
 
@@ -80,12 +91,21 @@ class Block(nn.Module):
 
     def _along_path(self, choices: int, value: Callable[[int], Any]) -> Any:
         """Return the value of the choice on the path, or the weighted sum of all values."""
-        if isinstance(self.path, int):
-            return value(self.path)
-        total = self.path[0] * value(0)
-        for i in range(1, choices):
-            total = total + self.path[i] * value(i)
-        return total
+        path = self.path
+        if isinstance(path, int):
+            return value(path)
+        function = partial(_weighted, path, choices, value)
+        return self.evaluate(function) if self.evaluate else function()
+
+
+def _weighted(path: Tensor | Sampled, choices: int, value: Callable[[int], Any]) -> Any:
+    if isinstance(path, Sampled):
+        weight = path.weights[path.choice]
+        return weight * value(path.choice) + (path.weights.sum() - weight)
+    total = path[0] * value(0)
+    for i in range(1, choices):
+        total = total + path[i] * value(i)
+    return total
 
 
 def _choose(name: str, choices: Sequence[Any], kind: Kind) -> Any:

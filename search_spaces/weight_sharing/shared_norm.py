@@ -21,7 +21,9 @@ _SMALL = 4096  # numbers of a child that are normalized faster together than one
 
 @dataclass
 class Normalization:
-    """How the batch normalization of a supernet works at present, outside of training.
+    """How the batch normalization of a supernet works at present.
+
+    All but `tracking` is about evaluation.
 
     Attributes:
         statistics: "batch": those of the images at hand; "recomputed": those of the first
@@ -29,11 +31,13 @@ class Normalization:
         calibration: number of images that only serve to recompute the statistics.
         children: how many children's images lie one behind the other along the batch dimension;
             each has statistics of its own.
+        tracking: whether, in training, running statistics follow the images at hand.
     """
 
     statistics: Statistics = "running"
     calibration: int = 0
     children: int = 1
+    tracking: bool = True
 
     @contextmanager
     def set(self, **values: Any) -> Iterator[None]:
@@ -70,6 +74,14 @@ class SharedNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map a tensor to one of the same shape."""
+        if self.training and not self.mode.tracking:
+            # Copies instead of nothing: a checkpoint wants the same tensors the second time.
+            copies = (
+                None if s is None else s.clone() for s in (self.running_mean, self.running_var)
+            )
+            return functional.batch_norm(
+                input, *copies, self.weight, self.bias, training=True, eps=self.eps
+            )
         if self.training or self.mode.statistics == "running":
             return super().forward(input)
         children = self.mode.children

@@ -8,18 +8,22 @@ Bender et al.: Understanding and Simplifying One-Shot Architecture Search (ICML 
 Single Path One-Shot NAS (ECCV 2020); Liu et al.: DARTS (ICLR 2019) for the mixture.
 """
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.errors import InvalidArgument
 from search_spaces.space import SearchSpace
+from search_spaces.weight_sharing.checkpoint import checkpointed
+from search_spaces.weight_sharing.mixture import Bundle, Choice, Sums, bundled
 from search_spaces.weight_sharing.shared_norm import Normalization, SharedNorm, is_replaced
+from search_spaces.weight_sharing.steps import Call, Step, joined, needed
 
 #: for each slot of a supernet one weight per choice, a 1-D tensor
 Mixture = Sequence[Tensor]
@@ -33,11 +37,14 @@ class Supernet(nn.Module, ABC):
         slots: what can be chosen where: the meaning of a mixture.
         layers: how many layers it has from the input to the output, the stem and the classifier
             aside; the unit of `trials.weight_sharing.Sharing.prefix`.
-        normalization: how its batch normalization works outside of training.
+        normalization: how its batch normalization works.
+        checkpoint: whether a mixture's forward pass keeps only what goes from layer to layer;
+            the rest is computed again for the gradients, which saves memory and costs time.
     """
 
     slots: tuple[Decision, ...]
     layers: int
+    checkpoint: bool = False
 
     def __init__(self, space: SearchSpace):
         super().__init__()
@@ -98,6 +105,40 @@ class Supernet(nn.Module, ABC):
         """Compute `forward` of a mixture."""
 
     @abstractmethod
+    @abstractmethod
+    def sampled(self, x: Tensor, mixture: Mixture, choices: Sequence[int]) -> Tensor:
+        """Compute one choice of each slot, so that all weights of a mixture get gradients.
+
+        A slot gives `w_i * operation_i(x) + sum of w_j over j != i`, i being its choice (Dong,
+        Yang: GDAS, CVPR 2019, section 3.2, and its code). With weights that are one-hot but for
+        their gradients that is the operation's output; "none" gives zeros.
+
+        Args:
+            x: the images, `batch x channels x height x width`.
+            mixture: for each slot the weights of its choices.
+            choices: for each slot the index of the choice whose module runs.
+
+        Raises:
+            InvalidArgument: for a mixture or choices that do not fit the slots.
+        """
+
+    def check_choices(self, choices: Sequence[int]) -> Sequence[int]:
+        """Return `choices` itself.
+
+        Raises:
+            InvalidArgument: when they are not one index for each slot.
+        """
+        most = [len(slot.choices) for slot in self.slots]
+        if len(choices) != len(most) or not all(
+            0 <= c < n for c, n in zip(choices, most, strict=True)
+        ):
+            raise InvalidArgument(
+                f"choices={list(choices)}: give one index for each of the {len(most)} slots, less"
+                f" than {', '.join(map(str, most))}."
+            )
+        return choices
+
+    @abstractmethod
     def modules_after(self, layer: int) -> list[nn.Module]:
         """List the modules behind the first `layer` layers, the classifier among them."""
 
@@ -143,49 +184,6 @@ class Path(nn.Module):
         return logits
 
 
-@dataclass(frozen=True)
-class Step:
-    """One value of a supernet's forward pass.
-
-    Args:
-        inputs: numbers of the values before it that it is made of; 0 are the images.
-        join: whether several inputs are added or concatenated along the channels.
-        slot: the number of the slot that chooses its module; None: always the same one.
-        like: the value whose shape the result has where no input is there; None: then this one
-            is not there either.
-        layer: the number of its layer; the stem has 0.
-        modules: for each choice (or the only one) the name of its module; "" where the value is
-            passed on as it is, None where nothing comes out.
-    """
-
-    inputs: tuple[int, ...]
-    join: Literal["sum", "cat"] = "sum"
-    slot: int | None = None
-    like: int | None = None
-    layer: int = 0
-    modules: tuple[str | None, ...] = ("",)
-
-
-@dataclass(frozen=True)
-class Call:
-    """A computation of a child: a module (or none) on values that are there.
-
-    Calls that are equal compute the same, whatever the child: that is how children share work.
-
-    Args:
-        step: the number of its step.
-        module: its name in `GraphSupernet.operations`; "" only joins its inputs, "zeros" makes
-            zeros of the shape of its input.
-        inputs: numbers of calls in the same list; -1 are the images.
-        join: see `Step`.
-    """
-
-    step: int
-    module: str
-    inputs: tuple[int, ...]
-    join: Literal["sum", "cat"] = "sum"
-
-
 class GraphSupernet(Supernet):
     """A supernet whose forward pass is a list of steps, so that children can share their work.
 
@@ -219,9 +217,15 @@ class GraphSupernet(Supernet):
         """
         return self._add(Step((value,), layer=self.layers), [module], affine)
 
-    def choose(self, slot: int, modules: Sequence[nn.Module | None], value: int) -> int:
-        """Add one module for each choice of a slot (None: nothing comes out); see `fixed`."""
-        return self._add(Step((value,), slot=slot, layer=self.layers), modules, self.affine)
+    def choose(
+        self, slot: int, modules: Sequence[nn.Module | None], value: int, stride: int = 1
+    ) -> int:
+        """Add one module for each choice of a slot (None: nothing comes out); see `fixed`.
+
+        `stride` is that of the modules, where one of them is None.
+        """
+        step = Step((value,), slot=slot, layer=self.layers, stride=stride)
+        return self._add(step, modules, self.affine)
 
     def joined(
         self, values: Sequence[int], join: Literal["sum", "cat"] = "sum", like: int | None = None
@@ -308,7 +312,7 @@ class GraphSupernet(Supernet):
         """Compute the value of a call, from those of its inputs."""
         if call.module == "zeros":
             return inputs[0] * 0
-        x = _join(inputs, call.join)
+        x = joined(inputs, call.join)
         return self.operations[call.module](x) if call.module else x
 
     def child(self, x: Tensor, arch: Architecture) -> Tensor:
@@ -320,24 +324,116 @@ class GraphSupernet(Supernet):
         return values[output]
 
     def mixed(self, x: Tensor, mixture: Mixture) -> Tensor:
+        """Compute what `mixed_plain` does, with common work done once; see `mixture`."""
+        if not self.training and self.normalization.statistics != "running":
+            return self.mixed_plain(x, mixture)
+        return self._run(x, lambda values, layer: self._shared(values, layer, mixture))
+
+    def mixed_plain(self, x: Tensor, mixture: Mixture) -> Tensor:
         """Run every module of a slot; its outputs are added with the slot's weights."""
-        values: list[Tensor] = [x]
-        for step in self.steps:
-            joined = _join([values[j] for j in step.inputs], step.join)
+        return self._run(x, lambda values, layer: self._plain(values, layer, mixture))
+
+    def sampled(self, x: Tensor, mixture: Mixture, choices: Sequence[int]) -> Tensor:
+        """Run one module of each slot; see `Supernet`."""
+        self.check(mixture), self.check_choices(choices)
+        return self._run(x, lambda values, layer: self._sampled(values, layer, mixture, choices))
+
+    def _run(self, x: Tensor, compute: Callable[[dict[int, Tensor], range], None]) -> Tensor:
+        """Compute the values of all steps, layer by layer.
+
+        Args:
+            x: the images.
+            compute: adds the values of some steps to the values before them.
+        """
+        values = {self.images: x}
+        for layer, needed_later in self._layers:
+            if self.checkpoint:
+                values = checkpointed(values, layer, needed_later, compute, self.normalization)
+            else:
+                compute(values, layer)
+                values = {i: values[i] for i in needed_later}
+        return values[len(self.steps)]
+
+    @cached_property
+    def _layers(self) -> list[tuple[range, list[int]]]:
+        """The numbers of each layer's steps, and of the values that are read after it."""
+        last_read = {len(self.steps): len(self.steps) + 1}
+        for i, step in enumerate(self.steps, start=1):
+            last_read.update((j, i) for j in step.inputs)
+        layers, first = [], 1
+        for _, steps in itertools.groupby(self.steps, key=lambda step: step.layer):
+            layer = range(first, first + len(list(steps)))
+            first = layer.stop
+            layers.append((layer, [i for i in range(first) if last_read.get(i, 0) >= first]))
+        return layers
+
+    def _read(self, values: Mapping[int, Tensor], step: Step) -> Tensor:
+        return joined([values[j] for j in step.inputs], step.join)
+
+    def _fixed(self, values: Mapping[int, Tensor], step: Step) -> Tensor:
+        x, name = self._read(values, step), step.modules[0]
+        return self.operations[name](x) if name else x
+
+    def _plain(self, values: dict[int, Tensor], layer: range, mixture: Mixture) -> None:
+        for i in layer:
+            step = self.steps[i - 1]
+            if step.slot is None:
+                values[i] = self._fixed(values, step)
+                continue
+            x = self._read(values, step)
             outputs = [
-                self.operations[name](joined) if name else joined
-                for name in step.modules
+                weight * (self.operations[name](x) if name else x)
+                for weight, name in zip(mixture[step.slot], step.modules, strict=True)
                 if name is not None
             ]
+            values[i] = joined(outputs, "sum")
+
+    def _shared(self, values: dict[int, Tensor], layer: range, mixture: Mixture) -> None:
+        for i in layer:
+            step = self.steps[i - 1]
+            if step.slot is None:
+                values[i] = self._fixed(values, step)
+            elif i not in values:  # nor are those of the other slots that read the same
+                sums = Sums(self._read(values, step), self.operations)
+                for bundle in self._bundles[i]:
+                    sums.add(bundle, [mixture[slot][k] for slot, k in bundle.weights])
+                values.update(sums.finished())
+
+    @cached_property
+    def _bundles(self) -> dict[int, list[Bundle]]:
+        """What the choices are that read the same value in a layer, by the first of their steps."""
+        readers: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        for i, step in enumerate(self.steps, start=1):
             if step.slot is not None:
-                weights = [
-                    weight
-                    for weight, name in zip(mixture[step.slot], step.modules, strict=True)
+                readers.setdefault((step.layer, step.inputs), []).append(i)
+        return {
+            numbers[0]: bundled(
+                (
+                    Choice(i, (slot, k), name)
+                    for i in numbers
+                    if (slot := self.steps[i - 1].slot) is not None
+                    for k, name in enumerate(self.steps[i - 1].modules)
                     if name is not None
-                ]
-                outputs = [w * output for w, output in zip(weights, outputs, strict=True)]
-            values.append(_join(outputs, "sum"))
-        return values[-1]
+                ),
+                self.operations,
+            )
+            for numbers in readers.values()
+        }
+
+    def _sampled(
+        self, values: dict[int, Tensor], layer: range, mixture: Mixture, choices: Sequence[int]
+    ) -> None:
+        for i in layer:
+            step = self.steps[i - 1]
+            if step.slot is None:
+                values[i] = self._fixed(values, step)
+                continue
+            x, weights, choice = self._read(values, step), mixture[step.slot], choices[step.slot]
+            name, others = step.modules[choice], weights.sum() - weights[choice]
+            if name is None:
+                values[i] = x[..., :: step.stride, :: step.stride] * 0 + others
+            else:
+                values[i] = weights[choice] * (self.operations[name](x) if name else x) + others
 
     def modules_after(self, layer: int) -> list[nn.Module]:
         """List modules as `Supernet` does; the classifier is the module of the last step."""
@@ -347,22 +443,3 @@ class GraphSupernet(Supernet):
             if self.steps[number - 1].layer > layer or number == len(self.steps):
                 modules.append(module)
         return modules
-
-
-def needed(numbered: Mapping[Call, int], outputs: Iterable[int]) -> dict[int, Call]:
-    """List the calls that outputs need, by number, in an order in which they can be made."""
-    calls = list(numbered)
-    required = set(outputs)
-    for i in range(len(calls) - 1, -1, -1):
-        if i in required:
-            required.update(calls[i].inputs)
-    return {i: call for i, call in enumerate(calls) if i in required}
-
-
-def _join(values: Sequence[Tensor], join: Literal["sum", "cat"]) -> Tensor:
-    if join == "cat":
-        return torch.cat(list(values), dim=1)
-    total = values[0]
-    for value in values[1:]:
-        total = total + value
-    return total

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from search_spaces import Architecture
 from search_spaces.weight_sharing.shared_norm import SharedNorm
-from search_spaces.weight_sharing.supernet import Call, GraphSupernet, needed
+from search_spaces.weight_sharing.steps import Call, needed
+from search_spaces.weight_sharing.supernet import GraphSupernet
 
 Way = Literal["one by one", "tree", "grouped"]
 
@@ -104,7 +105,8 @@ class Sizes:
             for module in operation.modules():
                 hooks.append(module.register_forward_hook(self._measure(name, module is operation)))
         with supernet.normalization.set(statistics="running"):
-            supernet.mixed(x[:1], [torch.ones(len(slot.choices)) for slot in supernet.slots])
+            ones = [torch.ones(len(slot.choices)) for slot in supernet.slots]
+            supernet.mixed_plain(x[:1], ones)
         for hook in hooks:
             hook.remove()
 
