@@ -254,13 +254,18 @@ class GradientSearch(Trial, Problem):
         self.supernet.train()
         seed = self._seed(Role.EIGENVALUE)
         batch = next(self.of_a.batches(self.options.batch_size, self.device, seed=seed))
-        generator = torch.Generator().manual_seed(seed)
-        return largest_eigenvalue(
-            lambda: self.loss(batch, Path(self.mixture)),
-            self.parameters_,
-            self.options.eigenvalue_iterations,
-            generator,
-        )
+        generator, iterations = torch.Generator(), self.options.eigenvalue_iterations
+        generator.manual_seed(seed)
+        self.supernet.checkpoint = False  # the graph is gone through many times
+        try:
+            return largest_eigenvalue(
+                lambda: self.loss(batch, Path(self.mixture)),
+                self.parameters_,
+                iterations,
+                generator,
+            )
+        finally:
+            self.supernet.checkpoint = self.options.checkpoint
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs to go on."""
