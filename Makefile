@@ -56,7 +56,7 @@ science: $(BIN)/raynas       ## the tables of the docs, measured again; hours
 	    --where "epochs == 100" --only racing --runs 200
 	$(BIN)/python -m benchmarks.adanet
 	$(BIN)/python -m benchmarks.ensemble digits $(RESULTS)/ensembles --samples 24 --epochs 12 --seeds 5
-	$(BIN)/python -m benchmarks.weight_sharing micro64 --images $(IMAGES),size=16,fraction=0.11 --results $(RESULTS)/micro64.parquet
+	$(BIN)/python -m benchmarks.weight_sharing micro64 --images $(IMAGES),size=16,fraction=0.08,validation_fraction=0.02 --results $(RESULTS)/micro64.parquet
 	$(BIN)/python -m benchmarks.weight_sharing nasbench201 --images $(IMAGES),size=16,fraction=0.378 $(NB201)
 
 lint: $(BIN)/raynas
