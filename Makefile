@@ -16,7 +16,7 @@ demo: $(BIN)/raynas          ## search on the embedded digits, about two minutes
 	    --search evolution --scheduler asha --samples 24 --epochs 8 --name demo
 
 # Two processes; one of them has all tests that need a cluster (tests/conftest.py).
-PYTEST := $(BIN)/pytest -q --numprocesses 2 --dist loadgroup
+PYTEST := $(BIN)/pytest -q --numprocesses 2
 
 test: $(BIN)/raynas          ## the default tests
 	$(PYTEST) -m "not slow"

@@ -12,7 +12,7 @@ WAITING = {"supernet": 1}
 
 
 class Registered(DriverSuite):
-    @pytest.fixture(scope="module")
+    @pytest.fixture
     def cluster(self, local_ray):
         return None
 
