@@ -1,11 +1,12 @@
 """What differentiable search costs, and what it finds in the NAS-Bench-201 and DARTS supernets.
 
-`cost`: seconds per step side by side, medians of interleaved rounds, and memory, in the search
-network of DARTS. `milenas`: MiLeNAS of the first order over DARTS of the second; `simultaneous`:
-the same with one backward pass of the training batch for both w and a; `mixed`: one pass of a
-mixture and its gradients with shared work, against the plain sum (which must agree to 1e-5);
-`gdas`: a step with sampled operations against one with the full mixture (first-order DARTS);
-`checkpoint`: peak memory of a pass and its gradients without and with `checkpoint` (which must
+`cost`: seconds per step side by side (of one thread's CPU time, so that other work on the machine
+counts little; on a GPU by the clock), medians of interleaved rounds, and memory, in the search
+network of DARTS, in float32. `milenas`: MiLeNAS of the first order over DARTS of the second;
+`simultaneous`: the same with one backward pass of the training batch for both w and a; `mixed`: one
+pass of a mixture and its gradients with shared work, against the plain sum (which must agree to
+1e-5); `gdas`: a step with sampled operations against one with the full mixture (first-order DARTS);
+`checkpoint`: peak memory of a pass and its gradients with `checkpoint` and without (which must
 agree too).
 
 `search`: single-level, DARTS (first order), MiLeNAS, NA-DARTS and GDAS, N seeds each, in the
@@ -35,6 +36,7 @@ import argparse
 import copy
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -91,6 +93,7 @@ _SIZES_EPOCHS = 12
 def cost(device: torch.device, quick: bool) -> dict[str, dict[str, Any]]:
     """All measures of `cost`."""
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False
     channels, cells, batch = (16, 8, 64) if device.type == "cuda" else (8, 3, 16)
     space = search_spaces.get(f"darts:channels={channels},cells={cells}")
     data = load(_noise(4 * batch), validation_fraction=0.2, test_fraction=0.2)
@@ -130,8 +133,11 @@ def _noise(images: int) -> tuple[Tensor, Tensor]:
 
 
 def _search(rule: Any, space: Any, data: Data, batch: int, device: torch.device) -> GradientSearch:
-    recipe = Differentiable(rule=rule, batch_size=batch, mixed_precision=False)
-    return recipe.trial(space, data, 1, 0, device)
+    """A search whose passes are all in float32, as those of the second order must be."""
+    recipe = Differentiable(rule=rule, batch_size=batch)
+    search = recipe.trial(space, data, 1, 0, device)
+    search.weights.precision = search._precision = None
+    return search
 
 
 def _batches(search: GradientSearch) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -150,15 +156,16 @@ def _interleaved(
     sides: dict[str, Callable[[], Any]], rounds: int, device: torch.device
 ) -> dict[str, float]:
     """Median seconds of each, which take turns after a round to warm up."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, run in sides.items():
             _wait(device)
-            start = time.perf_counter()
+            start = clock()
             run()
             _wait(device)
             if number:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -321,7 +328,7 @@ def searches(given: argparse.Namespace, space: str, recipes: dict[str, Different
             rows += future.result()
             name, seed = futures[future]
             seconds = time.perf_counter() - start
-            print(f"{name}, seed {seed}: done after {seconds:.0f} s", flush=True)
+            print(f"{name}, seed {seed}: done after {seconds:.0f} s", file=sys.stderr, flush=True)
     return pd.DataFrame(rows).sort_values(["rule", "seed", "epoch"])
 
 

@@ -81,7 +81,7 @@ class GradientSearch(Trial, Problem):
             (_INITIAL * torch.randn(len(slot.choices), generator=drawn)).to(device).requires_grad_()
             for slot in self.supernet.slots
         ]
-        super().__init__(*self._steps(), single=self.rule.precise or not options.mixed_precision)
+        super().__init__(*self._steps(), precise=self.rule.precise)
         self.of_w, self.of_a = halves(
             data.train, options.architecture_share, derived_seed(seed, Role.HALVES)
         )
@@ -111,8 +111,6 @@ class GradientSearch(Trial, Problem):
         )
         weights = TrainingStep(sgd, self.device, o.gradient_clip, float16=False)
         architecture = TrainingStep(adam, self.device, float16=False)
-        if not o.mixed_precision:
-            weights.precision = None
         return weights, architecture
 
     # The problem that the rule solves
