@@ -65,12 +65,15 @@ def run(
         data: a name (`trials.data.names()`), a folder of class folders, a Parquet file, a pair
             (images, labels) of arrays, or a `torch.utils.data.Dataset`.
         search: `auto`, `evolution`, `area`, `local`, `naswot`, `random`, `na-rs`, `adanet` (which
-            grows an ensemble), or a `Searcher`.
+            grows an ensemble), `milenas`, `darts`, `gdas`, `na-darts`, `single-level` (which search
+            by gradients), or a `Searcher`.
         evaluate: `train`, `table:FILE`, `proxy`, `supernet` (with the weights that all
             architectures share; `trials.WeightSharing`), or an `Evaluator` or `Estimator`. Without
             `train` only the outcome of the search is trained alone.
-        scheduler: `asha`, `fifo`, or a `Scheduler`; None: `asha`, with `adanet` `fifo`.
-        samples: number of architectures to evaluate.
+        scheduler: `asha`, `fifo`, or a `Scheduler`; None: `asha`, with `adanet` and searches by
+            gradients `fifo`. Of the latter it stops searches, not evaluations.
+        samples: number of architectures to evaluate; of searches by gradients, at most that many
+            of what they derive.
         epochs: epochs of an evaluation that is not stopped early.
         retrain_epochs: epochs of the retraining of the best; `epochs` if None.
         seed: all randomness derives from it. With one trial at a time the same seed gives the
@@ -158,7 +161,7 @@ def _watched(session: Session) -> Iterator[None]:
     """Let monitor, TensorBoard and table listen while the stages are at work."""
     folder, journal, search = session.folder, session.journal, session.search
     folder.checkpoints.mkdir(exist_ok=True)
-    tensorboard = TensorBoard(folder.tensorboard, session.plan.space)
+    tensorboard = TensorBoard(folder.tensorboard, session.plan.space, session.plan.data)
     for event in journal.events:
         tensorboard(event)
     table = TrialsTable(search, folder.trials)

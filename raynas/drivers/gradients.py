@@ -50,8 +50,7 @@ class GradientSearches(Driver):
         searcher = cast(Gradients, session.search.searcher)
         searches = Searches(session, searcher)
         session.folder.searches.mkdir(exist_ok=True)
-        while searches.left:
-            searches.run()
+        searches.run()
         history = session.history
         if not history.searches:
             reasons = sorted({str(e.reason) for e in history.searches_ended.values()})
@@ -93,7 +92,11 @@ class Searches:
         return [number for number in range(self.searcher.searches) if number not in ended]
 
     def run(self) -> None:
-        """Run them; whatever they report is in the journal before anything else happens."""
+        """Run them; whatever they report is in the journal before anything else happens.
+
+        Raises:
+            KeyboardInterrupt: when the user interrupts Tune, which ends quietly then.
+        """
         session = self.session
         job = SearchJob(
             session.plan.space, self.searcher.recipes, session.data, self.searcher.epochs,
@@ -101,8 +104,12 @@ class Searches:
         )  # fmt: skip
         for number in self.left:  # which only lack the word that they have ended
             epochs = session.history.searches.get(number, [])
-            if len(epochs) >= self.searcher.epochs:
+            if number in session.search.searches_stopping:
+                self.end(number, Status.STOPPED)
+            elif len(epochs) >= self.searcher.epochs:
                 self.end(number, Status.COMPLETED)
+        if not self.left:
+            return
         fit(
             session,
             "search",

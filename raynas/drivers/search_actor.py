@@ -67,13 +67,14 @@ class SearchActor(tune.Trainable):
             return self._failed(self.error)
         assert self.search is not None
         try:
-            if self.reported == len(self.history):
+            if self.reported == len(self.history) and not self.search.stopped:
                 self._train_epoch()
                 state = self.search.state_dict()
                 Checkpoint(state, self.history, data=self.data.fingerprint).save(self.path)
         except Exception as error:
             return self._failed(error)
-        self.reported += 1
+        if self.reported < len(self.history):  # else it had stopped: its last epoch once more
+            self.reported += 1
         ended = self.reported == len(self.history) and self.search.stopped
         return {
             "epoch": self.reported,

@@ -2,20 +2,26 @@
 
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from raynas.record.events import Status
+from raynas.record.events import Searched, Status
 from raynas.record.history import Evaluation, History
 from raynas.understanding.flatness import Flatness, collected
-from search_spaces import SearchSpace
+from search_spaces import Decision, SearchSpace
+from search_spaces.weight_sharing.space import sharing
+from trials.data import Data
 
 _MAX_SHOWN = 40  # members in a heat map
+_MAX_PANELS = 30  # slots with a panel of their own
 _PANELS = (
     ("test_accuracy", "test accuracy in %", 100.0),
     ("test_loss", "test loss", 1.0),
@@ -30,7 +36,7 @@ def search_figure(history: History) -> bytes:
     axes = figure.subplots()
     scale = 100 if history.metric.endswith("accuracy") else 1
     for status, color in ((Status.COMPLETED, "tab:blue"), (Status.STOPPED, "tab:gray")):
-        evaluations = [e for e in history.evaluations if e.status is status]
+        evaluations = [e for e in history.evaluations if e.status is status and e.epochs]
         axes.scatter(
             [e.index + 1 for e in evaluations],
             [scale * e.value for e in evaluations],
@@ -53,7 +59,8 @@ def search_figure(history: History) -> bytes:
 
 def flatness_figure(history: History, space: SearchSpace, best: Evaluation) -> bytes:
     """Draw every evaluation's accuracy against its neighborhood's; empty if none has any."""
-    ended = [e for e in history.evaluations if e.status in (Status.COMPLETED, Status.STOPPED)]
+    statuses = (Status.COMPLETED, Status.STOPPED)
+    ended = [e for e in history.evaluations if e.status in statuses and e.epochs]
     values = ((e.index, space.from_string(e.notation), e.value) for e in ended)
     neighborhoods = collected(space, values)
     flat = {e.index: f for e in ended if (f := neighborhoods[e.index]) is not None}
@@ -121,6 +128,88 @@ def diversity_figure(diversity: pd.DataFrame, kept: Iterable[int]) -> bytes:
         axes.set_yticks(ticks, [f"#{name}" for name in names], fontsize="x-small")
         axes.set_title(title, fontsize="medium")
     return _png(figure)
+
+
+def mixed_slots(space: SearchSpace, data: Data) -> Sequence[Decision]:
+    """Return what a differentiable search mixes: the slots of the supernet of a space."""
+    supernet = sharing(space).differentiable_supernet(data.input_shape, data.num_classes)
+    return supernet.slots
+
+
+def mixtures_figure(epochs: Sequence[Searched], slots: Sequence[Decision]) -> bytes:
+    """Draw the weights of the choices of every slot over the epochs of a differentiable search.
+
+    Each slot has a panel; where they are too many, a row whose color is its strongest choice,
+    the paler the weaker that is.
+
+    Args:
+        epochs: of one search.
+        slots: of its supernet, in the order of the mixtures.
+    """
+    names = list(dict.fromkeys(str(choice) for slot in slots for choice in slot.choices))
+    table = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    colors = {name: to_rgba(table(i % table.N)) for i, name in enumerate(names)}
+    if len(slots) <= _MAX_PANELS:
+        figure = _panels(epochs, slots, colors)
+    else:
+        figure = _strongest(epochs, slots, colors)
+    figure.legend(
+        handles=[Patch(color=color, label=name) for name, color in colors.items()],
+        loc="outside upper center", ncols=5, frameon=False, fontsize="small",
+    )  # fmt: skip
+    return _png(figure)
+
+
+def _panels(
+    epochs: Sequence[Searched], slots: Sequence[Decision], colors: Mapping[str, Any]
+) -> Figure:
+    """Draw the weights of each slot as layers that add up to 1, in a panel of its own."""
+    columns = min(len(slots), 4 if len(slots) <= 12 else 7)
+    rows = math.ceil(len(slots) / columns)
+    figure = _figure(9, 1 + 1.5 * rows)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    numbers = [event.epoch for event in epochs]
+    edges = [numbers[0] - 0.5, *(n + 0.5 for n in numbers)]  # an epoch is as wide as another
+    for index, (axes, slot) in enumerate(zip(panels, slots, strict=False)):
+        below = [0.0] * len(numbers)
+        for choice, weights in zip(
+            slot.choices, zip(*(e.mixture[index] for e in epochs), strict=True), strict=True
+        ):
+            above = [x + y for x, y in zip(below, weights, strict=True)]
+            axes.stairs(above, edges, baseline=below, fill=True, color=colors[str(choice)])
+            below = above
+        axes.set_title(slot.name, fontsize="x-small")
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_ylim(0, 1)
+        axes.tick_params(labelsize="x-small")
+    for axes in list(panels)[len(slots) :]:
+        axes.set_axis_off()
+    figure.supxlabel("epoch", fontsize="small")
+    figure.supylabel("weight", fontsize="small")
+    return figure
+
+
+def _strongest(
+    epochs: Sequence[Searched], slots: Sequence[Decision], colors: Mapping[str, Any]
+) -> Figure:
+    """Draw the strongest choice of each slot as a row of colors, pale where it is weak."""
+    figure = _figure(9, 1.5 + 0.12 * len(slots))
+    axes = figure.subplots()
+    grid = []
+    for index, slot in enumerate(slots):
+        weights = [event.mixture[index] for event in epochs]
+        chosen = [max(range(len(w)), key=w.__getitem__) for w in weights]
+        grid.append(
+            [
+                (*colors[str(slot.choices[c])][:3], w[c])
+                for c, w in zip(chosen, weights, strict=True)
+            ]
+        )
+    extent = (epochs[0].epoch - 0.5, epochs[-1].epoch + 0.5, len(slots) - 0.5, -0.5)
+    axes.imshow(grid, aspect="auto", interpolation="nearest", extent=extent)
+    axes.set_yticks(range(len(slots)), [slot.name for slot in slots], fontsize="xx-small")
+    axes.set_xlabel("epoch")
+    return figure
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -7,13 +7,22 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from raynas.record.events import Event, Finished, Leading, Reported, Suggested
+from raynas.record.events import (
+    Event,
+    Finished,
+    Leading,
+    Reported,
+    Searched,
+    SearchEnded,
+    Status,
+    Suggested,
+)
 from raynas.record.formatting import describe, duration
 from raynas.record.history import Evaluation
 from raynas.search.search import Search
 
 _LINE_SECONDS = 10.0  # between plain lines when nothing better was found
-_MAX_RUNNING = 8  # running trials shown
+_MAX_RUNNING = 8  # running trials or searches shown
 
 
 class Monitor:
@@ -30,7 +39,7 @@ class Monitor:
         self._live: Live | None = None
         #: when the first evaluation began
         self._start: float | None = None
-        self._already = search.finished
+        self._already, _ = self._counts()
         self._shown: Evaluation | None = search.best
         self._printed = time.monotonic()
 
@@ -48,8 +57,8 @@ class Monitor:
 
     def __call__(self, event: Event) -> None:
         """Print a line when there is a new best, or none has been printed for a while."""
-        if isinstance(event, Suggested) and self._start is None:
-            self._start = time.monotonic()
+        if isinstance(event, SearchEnded) or (isinstance(event, Suggested) and not self._start):
+            self._start = time.monotonic()  # what searches derive is evaluated after the last
         if self._live is not None or not isinstance(event, Reported | Finished | Leading):
             return  # a display refreshes itself
         search = self.search
@@ -68,20 +77,49 @@ class Monitor:
         self._shown, self._printed = self.search.best, time.monotonic()
         self.say(f"{self._progress()}  best: {describe(self._shown)}")
 
-    def _progress(self) -> str:
+    def _counts(self) -> tuple[int, int]:
+        """Return how many evaluations have ended, and of how many; without those passed over.
+
+        Of what differentiable searches derive only the best is trained.
+        """
         search = self.search
-        done = search.finished - self._already
-        text = f"{search.finished}/{search.samples} evaluations"
-        if done and self._start is not None and search.finished < search.samples:
-            rest = (search.samples - search.finished) * (time.monotonic() - self._start) / done
+        passed_over = sum(e.status is Status.STOPPED and not e.epochs for e in search.evaluations)
+        return search.finished - passed_over, search.samples - passed_over
+
+    def _progress(self) -> str:
+        finished, samples = self._counts()
+        done = finished - self._already
+        text = f"{finished}/{samples} evaluations"
+        if done > 0 and self._start is not None and finished < samples:
+            rest = (samples - finished) * (time.monotonic() - self._start) / done
             text += f", about {duration(rest)} left"
         return text
+
+    def _searches(self) -> list[Searched]:
+        """Return the last epoch of each differentiable search that has not ended."""
+        history = self.search.history
+        running = history.searches.keys() - history.searches_ended.keys()
+        return [history.searches[number][-1] for number in sorted(running)]
 
     def _display(self) -> Table:
         search = self.search
         table = Table.grid(padding=(0, 2))
+        searches = self._searches()
+        if searches:
+            ended = len(search.history.searches_ended)
+            table.add_row("searches", f"{len(searches)} running, {ended} ended", "")
+            for event in searches[:_MAX_RUNNING]:
+                accuracy = event.metrics["architecture_accuracy"]
+                table.add_row(
+                    f"search {event.search}",
+                    Text(event.architecture, overflow="ellipsis", no_wrap=True),
+                    f"epoch {event.epoch}/{search.searcher.epochs_of_search},"
+                    f" search accuracy {accuracy:.2%}",
+                )
+            return table
         width = 30
-        filled = width * search.finished // max(search.samples, 1)
+        finished, samples = self._counts()
+        filled = width * finished // max(samples, 1)
         bar = Text("━" * filled, style="green") + Text("━" * (width - filled), style="dim")
         table.add_row("search", bar, self._progress())
         table.add_row("best", f"{describe(search.best)}", "")

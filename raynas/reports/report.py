@@ -11,17 +11,18 @@ from raynas.record.events import Status
 from raynas.record.folder import RunFolder, write
 from raynas.record.formatting import shown
 from raynas.record.history import Evaluation, History
-from raynas.reports import ensemble, rank_stability
+from raynas.reports import ensemble, gradients, rank_stability
 from raynas.reports.figures import flatness_figure, search_figure
 from raynas.reports.rendering import render
 from search_spaces import SearchSpace
+from trials.data import Data
 
 
 def write_report(
     folder: RunFolder, config: Config, space: SearchSpace, history: History,
-    ranked: Sequence[Evaluation], best: Evaluation, test_images: int,
+    ranked: Sequence[Evaluation], best: Evaluation, data: Data,
 ) -> Path:  # fmt: skip
-    """Write `report.html` and its figures, `search.png` and `flatness.png`, to the run folder.
+    """Write `report.html` and its figures (`search.png` and others) to the run folder.
 
     Args:
         folder: of the run.
@@ -30,8 +31,9 @@ def write_report(
         history: of the run, its search finished.
         ranked: all evaluations that have a value, the best first.
         best: the evaluation whose architecture has been retrained.
-        test_images: number of images behind the test accuracy.
+        data: of the run.
     """
+    test_images = len(data.test)
     progress, flatness = search_figure(history), flatness_figure(history, space, best)
     (folder.path / "search.png").write_bytes(progress)
     if flatness:
@@ -55,11 +57,12 @@ def write_report(
         },
         search=progress,
         flatness=flatness,
+        searches=gradients.section(folder, config, space, history, data),
         supernet=rank_stability.section(folder.path),
         ensemble=ensemble.section(folder.path, history, test_images),
         counts=", ".join(f"{count} {status}" for status, count in counts.items() if count),
         comparable=sum(e.epochs == best.epochs for e in history.evaluations),
-        stopped=len(by_status[Status.STOPPED]),
+        stopped=sum(e.epochs > 0 for e in by_status[Status.STOPPED]),
         failures=by_status[Status.FAILED] + by_status[Status.DIVERGED],
         top=ranked[:10],
     )

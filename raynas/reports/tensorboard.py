@@ -1,9 +1,11 @@
 """TensorBoard files: a view of the journal, written anew whenever a run is continued.
 
-`tensorboard/search` has the progress of the search, `tensorboard/trials/<evaluation>` the curves
-of each trial and its row in the HParams table, `tensorboard/supernet/<group>` the training of the
-shared weights, `tensorboard/retraining` that of the best, `tensorboard/ensemble/<rule>` what the
-ensembles that a rule leaves are worth, over the number of their members.
+`tensorboard/search` has the progress of the search, `tensorboard/searches/<number>` the epochs of
+a differentiable search and, at its end, its mixtures as a figure and what looks wrong as a text,
+`tensorboard/trials/<evaluation>` the curves of each trial and its row in the HParams table,
+`tensorboard/supernet/<group>` the training of the shared weights, `tensorboard/retraining` that of
+the best, `tensorboard/ensemble/<rule>` what the ensembles that a rule leaves are worth, over the
+number of their members.
 """
 
 import math
@@ -14,7 +16,7 @@ from pathlib import Path
 from tensorboard.compat.proto.event_pb2 import Event as Record
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import hparams, text
 
 from raynas.record.events import (
     EnsembleMade,
@@ -23,14 +25,19 @@ from raynas.record.events import (
     Grown,
     Reported,
     Retraining,
+    Searched,
+    SearchEnded,
     Status,
     SupernetTrained,
 )
 from raynas.record.history import History
+from raynas.reports.figures import mixed_slots, mixtures_figure
 from raynas.understanding.flatness import Neighborhoods
 from search_spaces import SearchSpace
+from trials.data import Data
+from trials.differentiable.collapse import collapse
 
-_PARTS = ("search", "trials", "supernet", "retraining", "ensemble")
+_PARTS = ("search", "searches", "trials", "supernet", "retraining", "ensemble")
 
 
 class EventFile:
@@ -55,10 +62,11 @@ class TensorBoard:
     Args:
         folder: of the files; what is there of an earlier writing goes.
         space: of the architectures.
+        data: of the run.
     """
 
-    def __init__(self, folder: Path, space: SearchSpace):
-        self.folder, self.space = folder, space
+    def __init__(self, folder: Path, space: SearchSpace, data: Data):
+        self.folder, self.space, self.data = folder, space, data
         for part in _PARTS:
             shutil.rmtree(self.folder / part, ignore_errors=True)
         self.history = History()
@@ -75,6 +83,10 @@ class TensorBoard:
                 self._finished(event)
             case SupernetTrained():
                 self._epoch(event.epoch, event, "supernet", f"{event.group:03d}")
+            case Searched():
+                self._searched(event)
+            case SearchEnded():
+                self._search_ended(event)
             case Retraining():
                 self._epoch(event.epoch, event, "retraining")
             case Grown():
@@ -91,6 +103,28 @@ class TensorBoard:
     def _reported(self, event: Reported) -> None:
         epochs = self.history.evaluations[event.evaluation].epochs
         self._epoch(epochs, event, "trials", f"{event.evaluation:05d}")
+
+    def _searched(self, event: Searched) -> None:
+        """Write the metrics of an epoch; what is of the architecture parameters is `search`."""
+        metrics = {
+            key.replace("architecture_", "search_"): value for key, value in event.metrics.items()
+        }
+        scalars = _scalars(event.epoch, event.time, _tagged(metrics))
+        self._file("searches", f"{event.search:03d}").append(scalars)
+
+    def _search_ended(self, event: SearchEnded) -> None:
+        """Write the mixtures of a search as a figure, and whether it looks collapsed."""
+        epochs = self.history.searches.get(event.search)
+        if not epochs:
+            return
+        figure = mixtures_figure(epochs, mixed_slots(self.space, self.data))
+        summaries = [_image("mixtures", figure)]
+        warning = collapse([epoch.metrics for epoch in epochs])
+        if warning:
+            summaries.append(text("collapse", warning))  # type: ignore[no-untyped-call]
+        self._file("searches", f"{event.search:03d}").append(
+            *(Record(wall_time=event.time, step=len(epochs), summary=s) for s in summaries)
+        )
 
     def _finished(self, event: Finished) -> None:
         """Write one row of the HParams table, and the progress of the search."""
@@ -148,6 +182,13 @@ def _tagged(metrics: Mapping[str, float]) -> dict[str, float]:
         for key, value in metrics.items()
         for group, _, name in [key.partition("_")]
     }
+
+
+def _image(tag: str, png: bytes) -> Summary:
+    """Return a PNG file of matplotlib as a summary."""
+    width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
+    image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def _scalars(step: int, time: float, values: Mapping[str, float]) -> Record:

@@ -42,6 +42,10 @@ class Asha(Scheduler):
     variant: Literal["stopping", "promotion"] = "stopping"
     _rungs: dict[int, "Rung"] = field(default_factory=dict, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        """Say whether it promotes, which is asked before it is started."""
+        self.promotes = self.variant == "promotion"
+
     @property
     def rungs(self) -> dict[int, list[float]]:
         """Return {epochs: all values recorded at this rung, rising}."""
@@ -50,7 +54,6 @@ class Asha(Scheduler):
     def start(self, epochs: int) -> None:
         """Set up the rungs below the largest number of epochs."""
         super().start(epochs)
-        self.promotes = self.variant == "promotion"
         self._rungs = {}
         rung = self.grace
         while rung < epochs:

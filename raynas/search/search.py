@@ -37,7 +37,7 @@ from trials.trial import derived_seed
 _MAX_DUPLICATES = 1000  # in a row, before the space is gone through in order instead
 _FIRST_FAILURES = 10  # as many failures for one reason, and nothing else, end the search
 _FINALISTS = 3  # retrained in turn when one diverges
-_NOT_CHOSEN = "not the best of its size"
+_NOT_CHOSEN = "not among those that are trained, the best of each size"
 
 
 class Judgment(NamedTuple):
@@ -104,8 +104,8 @@ class Search:
         self._asked: Architecture | None = None
         #: evaluations that the scheduler has stopped, and that still run
         self._stopping: set[int] = set()
-        #: the same of differentiable searches
-        self._searches_stopping: set[int] = set()
+        #: the numbers of differentiable searches that the scheduler has stopped
+        self.searches_stopping: set[int] = set()
         self._running = 0
         self._interrupted: list[int] = []
         self._all_seen = False
@@ -220,7 +220,7 @@ class Search:
         """
         self.commit(event)
         self._evaluate_derived()
-        return event.search not in self._searches_stopping
+        return event.search not in self.searches_stopping
 
     def choose(self, architectures: Sequence[str]) -> None:
         """Have some of the evaluations that were derived trained, in this order; end the others.
@@ -230,10 +230,10 @@ class Search:
         """
         of = self.deduplication.evaluation
         chosen = [of(self.space.from_string(text)) for text in architectures]
+        self.samples = max(self.samples, len(self.evaluations))
         for evaluation in self.history.running:
             if evaluation.index not in chosen:
                 self.finish(evaluation.index, Status.STOPPED, _NOT_CHOSEN)
-        self.samples = max(self.samples, len(self.evaluations))
         running = {evaluation.index for evaluation in self.history.running}
         self._interrupted = [i for i in dict.fromkeys(chosen) if i is not None and i in running]
 
@@ -294,7 +294,7 @@ class Search:
                 self._asked = self._new()
                 accuracy = event.metrics["architecture_accuracy"]
                 if not self._over_searches.report(event.search, event.epoch, accuracy):
-                    self._searches_stopping.add(event.search)
+                    self.searches_stopping.add(event.search)
             case Grown():
                 self.searcher.grow(event.to_json())
             case Exhausted():

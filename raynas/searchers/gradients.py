@@ -26,6 +26,8 @@ from trials.differentiable import RULES, Differentiable, Rule
 from trials.differentiable.records import size_names
 
 _LOOP = tuple(f for f in dataclasses.fields(Differentiable) if f.name != "rule")
+#: options that hold several numbers, in a text separated by `/`
+_TUPLES = {f.name for f in _LOOP if "tuple" in str(f.type)}
 
 
 @dataclass
@@ -110,6 +112,8 @@ def _rules(rule: str | Rule | Sequence[Rule]) -> list[Rule]:
     if isinstance(rule, Rule):
         return [rule]
     if not isinstance(rule, str):
+        if not rule or not all(isinstance(r, Rule) for r in rule):
+            raise InvalidArgument(f"rule={rule!r:.80}: give a Rule, a name, or a list of Rules.")
         return list(rule)
     rules = []
     for text in rule.split("|"):
@@ -128,7 +132,7 @@ def _options(options: str | Mapping[str, Any]) -> dict[str, Any]:
         if positional:
             raise InvalidArgument(f"options={positional[0]!r}: write options as option=value.")
     values = {
-        key: value.split("/") if isinstance(value, str) and "/" in value else value
+        key: value.split("/") if isinstance(value, str) and key in _TUPLES else value
         for key, value in options.items()
     }
     if "rule" in values:
@@ -166,7 +170,7 @@ def _named(name: str) -> Callable[..., Gradients]:
     parameters = {**own, **of_rule, **of_loop}
     hints = {**_hints(Gradients), **_hints(Differentiable), **_hints(kind)}
     make.__annotations__ = {key: hints[key] for key in parameters}
-    make.__annotations__ |= {f.name: Any for f in _LOOP if "tuple" in str(f.type)}  # `6/0`, as text
+    make.__annotations__ |= dict.fromkeys(_TUPLES, Any)  # `6/0`, as text
     make.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters.values()]
     )

@@ -121,7 +121,8 @@ def _is_there(session: Session, request: Request) -> bool:
 
 def _give_up(session: Session, request: Request, error: InvalidArgument) -> None:
     """Leave the ensemble that there was, and have the reason raised at the end of the run."""
-    stopped = sum(e.status is Status.STOPPED for e in session.search.evaluations)
+    evaluations = session.search.evaluations
+    stopped = sum(e.status is Status.STOPPED and e.epochs > 0 for e in evaluations)
     if stopped and not request.saep.stopped:
         error = InvalidArgument(
             f"{error} {stopped} evaluations that were stopped early are members only with"

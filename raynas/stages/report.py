@@ -24,6 +24,6 @@ class ReportStage(Stage):
         assert winner is not None
         write_report(
             session.folder, plan.config, plan.space, history, search.ranked, winner,
-            len(plan.data.test),
+            plan.data,
         )  # fmt: skip
         session.record(Complete(len(search.evaluations)))

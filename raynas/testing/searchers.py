@@ -27,6 +27,8 @@ def _no_network(config: dict[str, Any], input_shape: Sequence[int], classes: int
 #: for a searcher whose networks grow
 DEEP = UserSpace("deep", {"depth": (0, 1, 2, 3), "width": (8, 16, 32, 64)}, _no_network)
 
+_DERIVED = 100  # architectures that a searcher's driver has derived before the first `ask`
+
 _CHILD = (
     "import pickle, sys; suite, algorithm, space = pickle.load(sys.stdin.buffer);"
     "suite.begin(algorithm, space, 5); print(suite().drive(algorithm, 40))"
@@ -65,8 +67,12 @@ class SearcherSuite(Suite):
 
     @classmethod
     def begin(cls, algorithm: Searcher, space: SearchSpace, seed: int) -> None:
-        """Start it, and tell the scores that it asks for."""
+        """Start it, and tell it what it asks for: scores, or what its driver has derived."""
         algorithm.start(space, seed)
+        if algorithm.driver is not None:
+            rng = np.random.default_rng(seed)
+            for _ in range(_DERIVED):
+                algorithm.learn(space.sample(rng))
         if algorithm.scoring is not None:
             unscored = algorithm.scoring.architectures
             algorithm.tell_scores({arch: cls.value(arch) for arch in unscored})
@@ -166,6 +172,21 @@ class SearcherSuite(Suite):
             arch = space.sample(rng)
             algorithm.tell(arch, self.value(arch), 4)
         assert algorithm.ask() is not None
+
+    def test_asks_for_what_its_driver_derives_and_nothing_else(
+        self, searcher: Callable[[], Searcher], space: SearchSpace
+    ) -> None:
+        algorithm = searcher()
+        algorithm.start(space, 0)
+        derived = [space.sample(np.random.default_rng(seed)) for seed in range(3)]
+        if algorithm.driver is None:
+            with pytest.raises(NotImplementedError):
+                algorithm.learn(derived[0])
+            return
+        assert algorithm.ask() is None
+        for arch in derived:
+            algorithm.learn(arch)
+        assert [algorithm.ask() for _ in range(4)] == [*derived, None]
 
     def test_asking_for_nothing_changes_nothing(
         self, searcher: Callable[[], Searcher], space: SearchSpace
