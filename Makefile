@@ -16,7 +16,7 @@ demo: $(BIN)/raynas          ## search on the embedded digits, about two minutes
 	    --search evolution --scheduler asha --samples 24 --epochs 8 --name demo
 
 # Two processes; one of them has all tests that need a cluster (tests/conftest.py).
-PYTEST := $(BIN)/pytest -q --numprocesses 2 --dist loadgroup
+PYTEST := $(BIN)/pytest -q --numprocesses 2
 
 test: $(BIN)/raynas          ## the default tests
 	$(PYTEST) -m "not slow"
@@ -42,16 +42,22 @@ science: $(BIN)/raynas       ## the tables of the docs, measured again; hours
 	for table in "nasbench_macro mean_acc" "nats_sss c10_valid_90"; do set -- $$table; \
 	    for queries in 20 40 80 150 300; do \
 	        $(BIN)/raynas bench --table $(TABLES)/$$1.parquet --architecture arch --metric $$2 \
-	            --search auto,evolution,local --queries $$queries --runs 50 || exit; \
+	            --search auto,evolution,local --queries $$queries --runs 50 --figure $(RESULTS)/$$1-$$queries.png || exit; \
 	    done; \
 	done
 	$(FLAT) $(NB201) $(C10)
 	$(FLAT) $(NB201) --metric c100_valid_12 --report c100_test_200
 	$(FLAT) $(NB201) $(C10) --only racing --other local --runs 200
+	$(FLAT) --table $(TABLES)/nasbench_macro.parquet --metric test_acc_0 \
+	    --report "(test_acc_1 + test_acc_2) / 2" --only racing --runs 200
+	$(FLAT) --table $(TABLES)/nats_sss.parquet --metric c100_valid_90 --report c10_valid_90 \
+	    --only racing --runs 200
+	$(FLAT) --table $(TABLES)/spikenas_cifar10.parquet --metric valid_acc --report test_acc \
+	    --where "epochs == 100" --only racing --runs 200
 	$(BIN)/python -m benchmarks.adanet
 	$(BIN)/python -m benchmarks.ensemble digits $(RESULTS)/ensembles --samples 24 --epochs 12 --seeds 5
-	$(BIN)/python -m benchmarks.weight_sharing micro64 --images $(IMAGES) --results $(RESULTS)/micro64.parquet
-	$(BIN)/python -m benchmarks.weight_sharing nasbench201 --images $(IMAGES) $(NB201)
+	$(BIN)/python -m benchmarks.weight_sharing micro64 --images $(IMAGES),size=16,fraction=0.08,validation_fraction=0.02 --results $(RESULTS)/micro64.parquet
+	$(BIN)/python -m benchmarks.weight_sharing nasbench201 --images $(IMAGES),size=16,fraction=0.378 $(NB201)
 
 lint: $(BIN)/raynas
 	$(BIN)/ruff check .

@@ -29,12 +29,20 @@ os.environ["RAY_ADDRESS"] = "local"
 torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Keep what needs a cluster in one process: one cluster serves all tests of a session."""
-    for item in items:
-        if "local_ray" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give all files that need a cluster to one process, so that one cluster serves them all."""
+    from xdist.scheduler import LoadScopeScheduling  # without --numprocesses it is not needed
+
+    tests = Path(__file__).parent
+    clustered = {file.name for file in tests.glob("*.py") if "local_ray" in file.read_text()}
+
+    class OneCluster(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file, _, _ = nodeid.partition("::")
+            return "cluster" if Path(file).name in clustered else nodeid
+
+    return OneCluster(config, log)
 
 
 @pytest.fixture(scope="session")

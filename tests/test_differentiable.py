@@ -28,6 +28,7 @@ from trials.differentiable import (
     unrolled,
 )
 from trials.differentiable.collapse import collapse, entropy, largest_eigenvalue, skip_share
+from trials.differentiable.gdas import straight_through
 from trials.differentiable.halves import cycling, halves
 from trials.differentiable.na_darts import neighbor, slopes
 from trials.differentiable.problem import Path, Problem
@@ -56,6 +57,18 @@ class Mine(nn.Module):
 
     def forward(self, x):
         return self.head(self.second(self.first(x).tanh()).mean((2, 3)))
+
+
+class OwnNorm(nn.BatchNorm2d):
+    """A class of the user's own, which a supernet leaves as it is."""
+
+
+class Normed(Mine):
+    def __init__(self, input_shape, num_classes):
+        super().__init__(input_shape, num_classes)
+        self.second = nn.Sequential(
+            OwnNorm(4), LayerChoice("third", {"own": OwnNorm(4), "plain": nn.BatchNorm2d(4)})
+        )
 
 
 MINE = from_module("mine", Mine)
@@ -176,7 +189,7 @@ class TestUpdatesByHand:
         toy.update_w(TRAIN)
         (expected,) = unrolled_weights(toy, TRAIN)
         toy.update_w(TRAIN)
-        assert float(w) == pytest.approx(float(expected), abs=1e-15)
+        assert w.item() == pytest.approx(expected.item(), abs=1e-15)
 
     def test_weights_are_clipped_and_architecture_parameters_are_not(self):
         toy = Toy(clip=0.5)
@@ -358,6 +371,84 @@ class TestNeighborhood:
         assert found.tolist() == pytest.approx(expected)
 
 
+class TestGDAS:
+    def test_temperature_falls_linearly(self):
+        assert [GDAS().tau(epoch, 10) for epoch in (0, 3, 9)] == pytest.approx([10, 7, 1])
+        assert GDAS().tau(0, 1) == 10
+
+    def test_straight_through(self):
+        """One-hot forward; backward the softmax of (a + Gumbel) / tau."""
+        alpha = torch.tensor([0.3, -0.2, 0.9], dtype=torch.float64, requires_grad=True)
+        generator = torch.Generator().manual_seed(4)
+        weights, choice = straight_through(alpha, 2.0, generator)
+        noise = _gumbel(3, torch.Generator().manual_seed(4))
+        assert choice == int((alpha + noise).argmax())
+        torch.testing.assert_close(weights, torch.eye(3, dtype=torch.float64)[choice])
+        slopes = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+        (found,) = torch.autograd.grad(weights @ slopes, alpha)
+        soft = torch.softmax((alpha + noise) / 2.0, 0)
+        (expected,) = torch.autograd.grad(soft @ slopes, alpha)
+        torch.testing.assert_close(found, expected)
+
+    def test_choices_are_drawn_by_their_softmax(self):
+        """Whatever tau is; false-alarm rate below 1e-6 (5 standard deviations)."""
+        alpha, n = torch.tensor([0.0, 1.0, 2.0]), 3000
+        generator = torch.Generator().manual_seed(0)
+        counts = np.bincount([straight_through(alpha, 5.0, generator)[1] for _ in range(n)])
+        p = torch.softmax(alpha, 0).numpy()
+        assert (abs(counts / n - p) < 5 * np.sqrt(p * (1 - p) / n)).all()
+
+    def test_gradient_of_a_search(self, searching, pair):
+        """dL/dw of the sampled pass, times the softmax's derivative."""
+        search = _double(searching(GDAS()))
+        path = search.rule.path(search)
+        batch = _doubled(pair)[1]
+        found = search.gradient_a(batch, path)
+        weights = [w.detach().requires_grad_() for w in path.mixture]
+        slopes = torch.autograd.grad(search.loss(batch, Path(weights, path.choices)), weights)
+        search.begin_epoch()
+        for alpha, slope, g in zip(search.a, slopes, found, strict=True):
+            noise = _gumbel(5, search.generator)
+            soft = torch.softmax((alpha + noise) / 10.0, 0)
+            (expected,) = torch.autograd.grad(soft @ slope, alpha)
+            torch.testing.assert_close(g, expected)
+        assert all(bool(g.any()) for g in found)
+
+    def test_only_sampled_operations_run(self, searching, pair):
+        search = searching(GDAS())
+        ran: set[str] = set()
+        for name, module in search.supernet.operations.items():
+            module.register_forward_hook(lambda *_, name=name: ran.add(name))
+        path = search.rule.path(search)
+        search.update_w(pair[0], path)
+        expected = {
+            step.modules[0] if step.slot is None else step.modules[path.choices[step.slot]]
+            for step in search.supernet.steps
+        }
+        assert ran == expected - {None, ""}
+        with_gradient = {
+            name.split(".")[1]
+            for name, p in search.supernet.named_parameters()
+            if p.grad is not None
+        }
+        assert with_gradient <= ran
+
+    def test_milenas_on_gdas(self, searching, pair):
+        """lambda = 0 is the training loss alone; paths are drawn in the same order."""
+        search = searching(GDAS(lambda_=0.0))
+        moved: list = []
+        search.update_a = moved.append
+        search.rule.step(search, *pair)
+        other = searching(GDAS(lambda_=0.0))
+        other.update_w(pair[0], other.rule.path(other))
+        expected = other.gradient_a(pair[0], other.rule.path(other))
+        assert all(map(torch.equal, moved[0], expected))
+
+
+def _gumbel(n: int, generator: torch.Generator) -> torch.Tensor:
+    return -torch.empty(n, dtype=torch.float64).exponential_(generator=generator).log()
+
+
 class TestUpdatesOfASearch:
     @every_rule
     def test_running_statistics_are_those_of_one_pass(self, searching, pair, rule):
@@ -373,6 +464,25 @@ class TestUpdatesOfASearch:
         assert changed
         for name, value in buffers.items():
             torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
+
+    def test_a_norm_of_the_users_own_is_no_exception(self, searching, pair):
+        search = searching(Darts(second_order=True), from_module("normed", Normed))
+        search.rule.step(search, *pair)
+        counts = [
+            int(buffer)
+            for name, buffer in search.supernet.named_buffers()
+            if name.endswith("num_batches_tracked")
+        ]
+        assert counts == [1] * 3
+
+    @pytest.mark.parametrize("space", [NB201, MINE], ids=["nasbench201", "mine"])
+    def test_checkpoints_change_nothing(self, searching, space):
+        one, other = (searching(MiLeNAS(), space, checkpoint=value) for value in (False, True))
+        first, second = one.step(), other.step()
+        for name in ("train_loss", "architecture_loss"):
+            assert second[name] == pytest.approx(first[name], rel=1e-4)
+        for x, y in zip(one.a, other.a, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5)
 
     @every_rule
     def test_the_update_of_a_leaves_w_and_that_of_w_leaves_a(self, searching, pair, rule):
@@ -491,9 +601,10 @@ class TestLoop:
         with pytest.raises(Diverged, match="epoch 1"):
             search.step()
 
-    def test_the_eigenvalue_leaves_everything_as_it_is(self, searching):
-        one = searching(MiLeNAS(), eigenvalue_iterations=4)
-        other = searching(MiLeNAS())
+    @pytest.mark.parametrize("checkpoint", [False, True])
+    def test_the_eigenvalue_leaves_everything_as_it_is(self, searching, checkpoint):
+        one = searching(MiLeNAS(), checkpoint=checkpoint, eigenvalue_iterations=4)
+        other = searching(MiLeNAS(), checkpoint=checkpoint)
         metrics = one.step()
         assert metrics.pop("eigenvalue") != 0
         assert _equal(metrics, other.step())

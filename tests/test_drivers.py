@@ -1,4 +1,4 @@
-"""Drivers: the shared suite over every one that is registered."""
+"""Drivers: the shared suite over every one that is registered, with every evaluator."""
 
 import pytest
 from test_estimators import SMALL
@@ -12,22 +12,24 @@ WAITING = {"supernet": 1}
 
 
 class Registered(DriverSuite):
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def cluster(self, local_ray):
         return None
 
 
 def classes():
-    """One class for each driver, with the first evaluator that names it."""
-    for name, driver in DRIVERS.items():
-        evaluator = next(text for text, kind in EVALUATORS.items() if kind.driver == name)
+    for name, kind in EVALUATORS.items():
         given = {
-            "part": driver,
-            "evaluator": SMALL.get(evaluator, evaluator),
-            "waiting": WAITING.get(name, 0),
+            "part": DRIVERS[kind.driver],
+            "evaluator": SMALL.get(name, name),
+            "waiting": WAITING.get(kind.driver, 0),
         }
-        title = f"Test{type(driver).__name__}"
+        title = f"Test{kind.__name__}"
         yield title, type(title, (Registered,), given)
 
 
 globals().update(classes())
+
+
+def test_every_driver_is_among_them():
+    assert {kind.driver for kind in EVALUATORS.values()} == set(DRIVERS)

@@ -410,7 +410,7 @@ class TestCheckpoint:
     def test_memory(self):
         """A training step of the search network of DARTS: at least 40 % less at its peak."""
         shape = (3, 16, 16)
-        space = search_spaces.get("darts:channels=4,cells=8")
+        space = search_spaces.get("darts:channels=4,cells=5")
         supernet = space.differentiable_supernet(shape, 5)
         mixture = random_mixture(supernet)
         for function in (supernet.mixed, supernet.mixed_plain):

@@ -1,5 +1,6 @@
 """One line for all suites: `check(part)` runs the ones that are for a part of this type."""
 
+import os
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,8 @@ _FILE = "from raynas.testing.checking import running\n\nglobals().update(running
 
 running: list["_Check"] = []
 
+_CHECKING = "RAYNAS_TESTING_CHECK"  # set in the processes that a check starts
+
 
 def check(part: Any, suite: type | None = None, **options: Any) -> None:
     """Run the suites that a part must pass; pytest prints what they find.
@@ -41,10 +44,13 @@ def check(part: Any, suite: type | None = None, **options: Any) -> None:
         InvalidArgument: when no suite is for such a part.
         AssertionError: when tests fail; says which.
     """
+    if _CHECKING in os.environ and not running:
+        return  # a test has started this process, which imports the module that checks the part
     checked = _Check(part, suite, options)
     running.append(checked)
     try:
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+            patch.setenv(_CHECKING, "1")
             (Path(folder) / "pytest.ini").write_text("[pytest]\n")
             file = Path(folder) / f"test_{Path(folder).name}.py"  # imported once in a process
             file.write_text(_FILE)

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -78,26 +78,32 @@ class DriverSuite(Suite):
     samples: ClassVar[int] = 5
     waiting: ClassVar[int] = 0
 
-    @pytest.fixture(scope="class")
+    _carried: ClassVar[Carried | None] = None
+
+    @pytest.fixture
     def driver(self) -> Driver:
         """The driver."""
-        driver: Driver = type(self).given()
+        driver: Driver = self.given()
         return driver
 
-    @pytest.fixture(scope="class")
-    def cluster(self) -> Iterator[None]:
-        """A Ray for the tests."""
-        with connected():
-            yield
+    @pytest.fixture
+    def cluster(self, request: pytest.FixtureRequest) -> None:
+        """A Ray for the tests, until all have ended."""
+        started = ExitStack()
+        started.enter_context(connected())
+        request.session.addfinalizer(started.close)
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def carried(
         self, driver: Driver, cluster: None, tmp_path_factory: pytest.TempPathFactory
     ) -> Carried:
-        """A search that was carried out to its end, one evaluation at a time."""
-        carried = self.new(driver, tmp_path_factory.mktemp("driver"), max_concurrent=1)
-        carried.run()
-        return carried
+        """A search that was carried out to its end, one evaluation at a time, once for a class."""
+        suite = type(self)
+        if suite._carried is None:
+            carried = self.new(driver, tmp_path_factory.mktemp("driver"), max_concurrent=1)
+            carried.run()
+            suite._carried = carried
+        return suite._carried
 
     def new(self, driver: Driver, folder: Path, **changes: Any) -> Carried:
         """Return a search that is not begun."""

@@ -30,7 +30,7 @@ class RuleSuite(Suite):
         """Logits, `members x images x classes`, that are right more often than not; labels."""
         rng = np.random.default_rng(0)
         labels = rng.integers(0, 4, 600)
-        skills = rng.uniform(0.5, 2.5, (self.members, 1, 1))
+        skills = np.linspace(0.5, 2.5, self.members)[:, None, None]
         noise = rng.normal(size=(self.members, 600, 4)) + rng.normal(size=(600, 4))
         return (skills * np.eye(4)[labels] + noise).astype(np.float32), labels
 

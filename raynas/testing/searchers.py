@@ -5,7 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,10 +19,13 @@ from raynas.testing.suite import Suite
 from search_spaces import Architecture, SearchSpace, UserSpace
 from search_spaces.errors import InvalidArgument
 
+
+def _no_network(config: dict[str, Any], input_shape: Sequence[int], classes: int) -> nn.Module:
+    raise NotImplementedError
+
+
 #: for a searcher whose networks grow
-DEEP = UserSpace(
-    "deep", {"depth": (0, 1, 2, 3), "width": (8, 16, 32, 64)}, lambda *_: nn.Identity()
-)
+DEEP = UserSpace("deep", {"depth": (0, 1, 2, 3), "width": (8, 16, 32, 64)}, _no_network)
 
 _DERIVED = 100  # architectures that a searcher's driver has derived before the first `ask`
 
@@ -157,7 +160,7 @@ class SearcherSuite(Suite):
             if asked >= self.most:
                 break
             assert arch is not None
-            algorithm.tell(arch, -math.inf, 1)
+            self.tell(algorithm, arch, -math.inf, 1)
 
     def test_takes_results_that_it_did_not_ask_for(
         self, searcher: Callable[[], Searcher], space: SearchSpace

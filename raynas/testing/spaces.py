@@ -199,7 +199,12 @@ class SpaceSuite(Suite):
         max_examples=30,
         deadline=None,
         database=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+        # a fixture gives the space, and every subclass is of another one
+        suppress_health_check=[
+            HealthCheck.function_scoped_fixture,
+            HealthCheck.differing_executors,
+            HealthCheck.too_slow,
+        ],
     )
     def test_any_text_is_read_back_or_refused(
         self, space: SearchSpace, data: st.DataObject

@@ -19,10 +19,9 @@ Weights stay the parameters of each choice's own module; a stack of them is made
 Hooks of modules inside a choice are not called.
 """
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeGuard
+from typing import Literal, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +34,7 @@ _SMALL = 1 << 15  # numbers of a value; up to that a CPU spends its time on call
 
 #: of each layer all but its weights; None where that is not known
 Kinds = tuple[tuple[object, ...] | None, ...]
+Pixels = Literal["all", "quarters", "second"]
 
 
 class Choice(NamedTuple):
@@ -59,12 +59,13 @@ class Bundle:
         choices: one or several.
         kinds: what their layers compute; empty where one passes on what it reads; (None,) for a
             module of which nothing is known.
-        apart: whether their layers can be computed on each quarter of the pixels.
+        pixels: on which their layers can be computed: all at a time; each quarter on its own;
+            or only every second one, as the first convolution reads no others.
     """
 
     choices: tuple[Choice, ...]
     kinds: Kinds
-    apart: bool
+    pixels: Pixels
 
     @property
     def weights(self) -> list[tuple[int, int]]:
@@ -80,12 +81,12 @@ def bundled(choices: Iterable[Choice], operations: nn.ModuleDict) -> list[Bundle
         layers = _layers(operations[choice.name]) if choice.name else []
         kinds = tuple(_kind(layer) for layer in layers)
         if None in kinds:
-            bundles.append(Bundle((choice,), (None,), False))
+            bundles.append(Bundle((choice,), (None,), "all"))
         else:
             together.setdefault(kinds, []).append(choice)
     for same, members in together.items():
         layers = _layers(operations[members[0].name]) if same else []
-        bundles.append(Bundle(tuple(members), same, _can_be_apart(layers)))
+        bundles.append(Bundle(tuple(members), same, _pixels(layers)))
     return bundles
 
 
@@ -112,18 +113,17 @@ def _kind(layer: nn.Module) -> tuple[object, ...] | None:
     return None
 
 
-def _can_be_apart(layers: Sequence[nn.Module]) -> bool:
-    """Tell whether there is a dilated convolution, and none that mixes quarters of the pixels."""
-    dilated = False
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            keeps = layer.stride == (1, 1) and (layer.kernel_size == (1, 1) or _is_thin(layer))
-            dilated = dilated or _is_thin(layer)
-        else:
-            keeps = isinstance(layer, nn.ReLU | SharedNorm)
-        if not keeps:
-            return False
-    return dilated
+def _pixels(layers: Sequence[nn.Module]) -> Pixels:
+    """Return the pixels on which layers can be computed; see `Bundle`."""
+    convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    if not any(_is_thin(conv) for conv in convs):
+        return "all"
+    pools = any(isinstance(layer, nn.MaxPool2d | nn.AvgPool2d) for layer in layers)
+    strided = [conv.stride == (2, 2) for conv in convs]
+    if _is_thin(convs[0]) and strided[0] and not any(strided[1:]) and not pools:
+        return "second"
+    keep = (c.stride == (1, 1) and (c.kernel_size == (1, 1) or _is_thin(c)) for c in convs)
+    return "quarters" if all(keep) and not pools else "all"
 
 
 def _is_thin(conv: nn.Conv2d) -> bool:
@@ -156,17 +156,16 @@ class Sums:
             return self._put(choices, [weights[0] * output])
         chains = [_layers(self.operations[c.name]) if c.name else [] for c in choices]
         first = next((i for i, kind in enumerate(bundle.kinds) if _has_state(kind)), len(chains[0]))
-        apart = bundle.apart and self.quartered
-        x = self._shared(chains[0][:first], bundle.kinds[:first], apart)
+        pixels = "all" if bundle.pixels == "quarters" and not self.quartered else bundle.pixels
+        x = self._shared(chains[0][:first], bundle.kinds[:first], pixels)
         rest = [chain[first:] for chain in chains]
         norms = [norm for layers in rest for norm in layers if _same_for_all(norm, layers)]
         if norms:
             x, rest = _normalized(x, norms, 1), [[]] * len(choices)
         if rest[0] and self.stacked and len(choices) > 1:
-            self._put(choices, _stacked(x, rest, weights))
-            return None
-        outputs = (_in_turn(x, r, w, apart) for r, w in zip(rest, weights, strict=True))
-        return self._put(choices, outputs, apart)
+            return self._put(choices, _stacked(x, rest, weights, pixels))
+        outputs = (_in_turn(x, r, w, pixels) for r, w in zip(rest, weights, strict=True))
+        return self._put(choices, outputs, pixels)
 
     def finished(self) -> dict[int, Tensor]:
         """Return {number of a value: its sum}."""
@@ -174,23 +173,24 @@ class Sums:
             self._put([Choice(step, (0, 0), "")], [_put_together(quarters)])
         return self._sums
 
-    def _shared(self, layers: Sequence[nn.Module], kinds: Kinds, apart: bool) -> Tensor:
+    def _shared(self, layers: Sequence[nn.Module], kinds: Kinds, pixels: Pixels) -> Tensor:
         """Compute layers that have no weights, each once."""
         x = self.x
         for i, layer in enumerate(layers, start=1):
             if kinds[:i] not in self._once:
                 self._once[kinds[:i]] = layer(x)
             x = self._once[kinds[:i]]
-        if not apart:
+        if pixels == "all":
             return x
-        if (*kinds, "apart") not in self._once:
-            self._once[(*kinds, "apart")] = _take_apart(x)
-        return self._once[(*kinds, "apart")]
+        if (*kinds, pixels) not in self._once:
+            some = _take_apart(x) if pixels == "quarters" else x[:, :, ::2, ::2]
+            self._once[(*kinds, pixels)] = some
+        return self._once[(*kinds, pixels)]
 
     def _put(
-        self, choices: Sequence[Choice], outputs: Iterable[Tensor], apart: bool = False
+        self, choices: Sequence[Choice], outputs: Iterable[Tensor], pixels: Pixels = "all"
     ) -> None:
-        sums = self._apart if apart else self._sums
+        sums = self._apart if pixels == "quarters" else self._sums
         for choice, output in zip(choices, outputs, strict=True):
             before = sums.get(choice.step)
             sums[choice.step] = output if before is None else before + output
@@ -206,20 +206,20 @@ def _same_for_all(layer: nn.Module, layers: Sequence[nn.Module]) -> TypeGuard[Sh
     return alone and layer.training and not layer.affine
 
 
-def _in_turn(x: Tensor, layers: Sequence[nn.Module], weight: Tensor, apart: bool) -> Tensor:
+def _in_turn(x: Tensor, layers: Sequence[nn.Module], weight: Tensor, pixels: Pixels) -> Tensor:
     """Compute layers one after the other, and multiply by a weight."""
     for i, layer in enumerate(layers):
         if isinstance(layer, SharedNorm) and i == len(layers) - 1:
             return _normalized(x, [layer], 1, [weight])
         if isinstance(layer, nn.Conv2d):
-            x = _convolved(x, layer.weight, layer, layer.groups, apart)
+            x = _convolved(x, layer.weight, layer, layer.groups, pixels)
         else:
             x = layer(x)
     return weight * x
 
 
 def _stacked(
-    x: Tensor, chains: Sequence[Sequence[nn.Module]], weights: Sequence[Tensor]
+    x: Tensor, chains: Sequence[Sequence[nn.Module]], weights: Sequence[Tensor], pixels: Pixels
 ) -> tuple[Tensor, ...]:
     """Compute the layers of several choices side by side; return the output of each."""
     count, side_by_side = len(chains), False
@@ -229,7 +229,7 @@ def _stacked(
             x, side_by_side = torch.cat([x] * count, dim=1), True
         if isinstance(conv, nn.Conv2d):
             groups = conv.groups * count if side_by_side else conv.groups
-            x = _convolved(x, torch.cat([layer.weight for layer in layers]), conv, groups, False)
+            x = _convolved(x, torch.cat([layer.weight for layer in layers]), conv, groups, pixels)
             side_by_side = True
         elif isinstance(conv, SharedNorm):
             last = conv is chains[0][-1]
@@ -242,11 +242,10 @@ def _stacked(
     return tuple(w * output for w, output in zip(weights, outputs, strict=True))
 
 
-def _convolved(x: Tensor, weight: Tensor, conv: nn.Conv2d, groups: int, apart: bool) -> Tensor:
-    """Convolve as `conv` does, but with these weights; see the module on dilation."""
+def _convolved(x: Tensor, weight: Tensor, conv: nn.Conv2d, groups: int, pixels: Pixels) -> Tensor:
+    """Convolve some pixels as `conv` does all, but with these weights."""
     padding, stride, dilation = conv.padding, conv.stride, conv.dilation
-    if _is_thin(conv) and (apart or stride == (2, 2)):
-        x = x if apart else x[:, :, ::2, ::2]
+    if _is_thin(conv) and (pixels == "quarters" or (pixels == "second" and stride == (2, 2))):
         padding, stride, dilation = tuple(int(p) // 2 for p in padding), (1, 1), (1, 1)
     return functional.conv2d(x, weight, None, stride, padding, dilation, groups)
 
@@ -302,7 +301,12 @@ def _statistics(norm: SharedNorm) -> tuple[Tensor, Tensor]:
 
 def _take_apart(x: Tensor) -> Tensor:
     """Put the pixels of even and odd rows and columns along the batch: four images for one."""
-    return torch.cat([x[:, :, i::2, j::2] for i, j in itertools.product((0, 1), repeat=2)])
+    n, c, h, w = x.shape  # in as few steps as there can be; slices would be slow backward
+    if x.is_contiguous(memory_format=torch.channels_last):
+        y = x.permute(0, 2, 3, 1).view(n, h // 2, 2, w // 2, 2, c).permute(2, 4, 0, 1, 3, 5)
+        return y.reshape(4 * n, h // 2, w // 2, c).permute(0, 3, 1, 2)
+    y = x.reshape(n, c, h // 2, 2, w // 2, 2).permute(3, 5, 0, 1, 2, 4)
+    return y.reshape(4 * n, c, h // 2, w // 2)
 
 
 def _put_together(quarters: Tensor) -> Tensor:

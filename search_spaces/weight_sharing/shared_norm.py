@@ -76,11 +76,10 @@ class SharedNorm(_BatchNorm):
         """Map a tensor to one of the same shape."""
         if self.training and not self.mode.tracking:
             # Copies instead of nothing: a checkpoint wants the same tensors the second time.
-            copies = (
-                None if s is None else s.clone() for s in (self.running_mean, self.running_var)
-            )
+            mean = None if self.running_mean is None else self.running_mean.clone()
+            var = None if self.running_var is None else self.running_var.clone()
             return functional.batch_norm(
-                input, *copies, self.weight, self.bias, training=True, eps=self.eps
+                input, mean, var, self.weight, self.bias, training=True, eps=self.eps
             )
         if self.training or self.mode.statistics == "running":
             return super().forward(input)

@@ -335,7 +335,8 @@ class GraphSupernet(Supernet):
 
     def sampled(self, x: Tensor, mixture: Mixture, choices: Sequence[int]) -> Tensor:
         """Run one module of each slot; see `Supernet`."""
-        self.check(mixture), self.check_choices(choices)
+        self.check(mixture)
+        self.check_choices(choices)
         return self._run(x, lambda values, layer: self._sampled(values, layer, mixture, choices))
 
     def _run(self, x: Tensor, compute: Callable[[dict[int, Tensor], range], None]) -> Tensor:

@@ -62,11 +62,11 @@ def largest_eigenvalue(
         iterations: products of Hessian and vector, for each of both.
         generator: of the first vector, on the CPU.
     """
-    gradient = torch.autograd.grad(loss(), parameters, create_graph=True)
+    gradient = torch.autograd.grad(loss(), parameters, create_graph=True, materialize_grads=True)
     flat = torch.cat([g.flatten() for g in gradient])
 
     def product(v: Tensor) -> Tensor:
-        parts = torch.autograd.grad(flat, parameters, v, retain_graph=True)
+        parts = torch.autograd.grad(flat, parameters, v, retain_graph=True, materialize_grads=True)
         return torch.cat([part.flatten() for part in parts])
 
     start = torch.randn(len(flat), generator=generator).to(flat)

@@ -74,7 +74,7 @@ class NADarts(Rule):
             ),
             strict=True,
         )
-        factors = slopes(torch.stack(values).double(), self.aggregate).tolist()
+        factors = slopes(torch.stack(values).double().cpu(), self.aggregate).tolist()
         return [
             torch.stack([f * g for f, g in zip(factors, column, strict=True)]).sum(0)
             for column in zip(*gradients, strict=True)

@@ -45,8 +45,6 @@ class Options:
             Hessian after each epoch; 0: it is not computed.
         checkpoint: compute the operations of a mixture again in the backward pass instead of
             keeping what they have computed: less memory, more time, the same result.
-        mixed_precision: compute in bfloat16 on a GPU that has it; the second-order gradients
-            never are.
     """
 
     rule: Rule = MiLeNAS()  # noqa: RUF009  frozen
@@ -64,7 +62,6 @@ class Options:
     expected_size: tuple[int, ...] | None = None
     eigenvalue_iterations: NonNegativeInt = 0
     checkpoint: bool = False
-    mixed_precision: bool = True
 
     def check(self, space: SearchSpace, data: Data) -> None:
         """Refuse what cannot be done, before anything is trained.

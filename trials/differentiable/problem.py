@@ -41,8 +41,8 @@ class Problem(ABC):
     Args:
         weights: the step of w: its optimizer has w, and a is not in it.
         architecture: the step of a, likewise.
-        single: compute the gradients in float32 throughout; else in what the device computes
-            fast, as `TrainingStep` does.
+        precise: compute the gradients of `value_and_gradient` in float32 proper; else in what the
+            device computes fast, as `TrainingStep` does.
 
     Attributes:
         generator: what rules draw from.
@@ -54,11 +54,12 @@ class Problem(ABC):
     epoch: int = 0
     epochs: int = 1
 
-    def __init__(self, weights: TrainingStep, architecture: TrainingStep, single: bool = False):
+    def __init__(self, weights: TrainingStep, architecture: TrainingStep, precise: bool = False):
         self.weights, self.architecture = weights, architecture
         self.w: Tensors = list(weights.parameters)
         self.a: Tensors = list(architecture.parameters)
-        self._precision = None if single else mixed_precision(weights.device, float16=False)
+        self._precise = precise
+        self._precision = None if precise else mixed_precision(weights.device, float16=False)
 
     @abstractmethod
     def loss(self, batch: Batch, path: Path, training: bool = False) -> Tensor:
@@ -95,10 +96,11 @@ class Problem(ABC):
             of: the tensors.
             training: see `loss`.
         """
-        device = self.weights.device.type
-        with torch.autocast(device, dtype=self._precision, enabled=self._precision is not None):
-            value = self.loss(batch, path, training)
-        gradient = torch.autograd.grad(value, of, materialize_grads=True)
+        device, precision = self.weights.device.type, self._precision
+        with _tf32(allowed=not self._precise):
+            with torch.autocast(device, dtype=precision, enabled=precision is not None):
+                value = self.loss(batch, path, training)
+            gradient = torch.autograd.grad(value, of, materialize_grads=True)
         return value.detach(), list(gradient)
 
     def gradient_a(self, batch: Batch, path: Path | None = None) -> Tensors:
@@ -143,6 +145,17 @@ def _update(step: TrainingStep, parameters: Sequence[Tensor], gradient: Sequence
         p.grad = g
     step.update()
     step.optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Forbid cuDNN to round what it multiplies to 10 bits, in which small steps of w vanish."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = before and allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def added(first: Sequence[Tensor], second: Sequence[Tensor], factor: float = 1.0) -> Tensors:

@@ -32,5 +32,5 @@ class Rule(ABC):
 
     @property
     def precise(self) -> bool:
-        """Tell whether gradients in a need float32: differences of them drown in bfloat16."""
+        """Tell whether gradients need float32: differences of them drown in less."""
         return False

@@ -26,7 +26,7 @@ from trials.differentiable.records import (
     size_names,
 )
 from trials.differentiable.seeds import Role
-from trials.differentiable.statistics import without_running_statistics
+from trials.differentiable.statistics import RunningStatistics
 from trials.optimization import RunningLoss, TrainingStep, cosine
 from trials.trial import Diverged, Trial, derived_seed
 from trials.weight_sharing.evaluation import evaluate_children
@@ -74,12 +74,14 @@ class GradientSearch(Trial, Problem):
         torch.manual_seed(derived_seed(seed, Role.WEIGHTS))
         supernet = sharing(space).differentiable_supernet(data.input_shape, data.num_classes)
         self.supernet: Supernet = supernet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.supernet.checkpoint = options.checkpoint
+        self.statistics = RunningStatistics(self.supernet)
         drawn = torch.Generator().manual_seed(derived_seed(seed, Role.ARCHITECTURE))
         self.parameters_ = [
             (_INITIAL * torch.randn(len(slot.choices), generator=drawn)).to(device).requires_grad_()
             for slot in self.supernet.slots
         ]
-        super().__init__(*self._steps(), single=self.rule.precise or not options.mixed_precision)
+        super().__init__(*self._steps(), precise=self.rule.precise)
         self.of_w, self.of_a = halves(
             data.train, options.architecture_share, derived_seed(seed, Role.HALVES)
         )
@@ -109,8 +111,6 @@ class GradientSearch(Trial, Problem):
         )
         weights = TrainingStep(sgd, self.device, o.gradient_clip, float16=False)
         architecture = TrainingStep(adam, self.device, float16=False)
-        if not o.mixed_precision:
-            weights.precision = None
         return weights, architecture
 
     # The problem that the rule solves
@@ -119,7 +119,7 @@ class GradientSearch(Trial, Problem):
         """Compute the cross-entropy of a mini-batch; see `Problem.loss`."""
         images, labels = batch
         if not training:
-            with without_running_statistics(self.supernet):
+            with self.statistics.kept():
                 return functional.cross_entropy(self.logits(images, path), labels)
         logits = self.logits(images, path)
         loss = functional.cross_entropy(logits, labels)
@@ -131,8 +131,6 @@ class GradientSearch(Trial, Problem):
         """Map images to logits, `batch x classes`, by what a path runs."""
         if path.choices is not None:
             return self.supernet.sampled(images, path.mixture, path.choices)
-        if self.options.checkpoint:
-            return self.supernet(images, path.mixture, checkpoint=True)  # type: ignore[no-any-return]
         return self.supernet(images, path.mixture)  # type: ignore[no-any-return]
 
     # The loop
@@ -254,13 +252,18 @@ class GradientSearch(Trial, Problem):
         self.supernet.train()
         seed = self._seed(Role.EIGENVALUE)
         batch = next(self.of_a.batches(self.options.batch_size, self.device, seed=seed))
-        generator = torch.Generator().manual_seed(seed)
-        return largest_eigenvalue(
-            lambda: self.loss(batch, Path(self.mixture)),
-            self.parameters_,
-            self.options.eigenvalue_iterations,
-            generator,
-        )
+        generator, iterations = torch.Generator(), self.options.eigenvalue_iterations
+        generator.manual_seed(seed)
+        self.supernet.checkpoint = False  # the graph is gone through many times
+        try:
+            return largest_eigenvalue(
+                lambda: self.loss(batch, Path(self.mixture)),
+                self.parameters_,
+                iterations,
+                generator,
+            )
+        finally:
+            self.supernet.checkpoint = self.options.checkpoint
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs to go on."""

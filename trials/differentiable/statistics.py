@@ -3,21 +3,37 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from search_spaces.weight_sharing.shared_norm import SharedNorm
+from search_spaces.weight_sharing.supernet import Supernet
 
-@contextmanager
-def without_running_statistics(network: nn.Module) -> Iterator[None]:
-    """Leave the running statistics of a network in training as they are for a while.
 
-    Batch normalization uses those of the batch, as in training, and keeps none.
+class RunningStatistics:
+    """The running statistics of a supernet.
+
+    Args:
+        supernet: whose batch normalization is `SharedNorm`, but for classes of a user's own.
     """
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    try:
-        for norm in norms:
-            norm.track_running_stats = False
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
+
+    def __init__(self, supernet: Supernet):
+        self.normalization = supernet.normalization
+        self._others = [
+            norm
+            for norm in supernet.modules()
+            if isinstance(norm, _BatchNorm)
+            and not isinstance(norm, SharedNorm)
+            and norm.track_running_stats
+        ]
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Leave them as they are for a while; in training, those of the batch are used anyway."""
+        try:
+            for norm in self._others:
+                norm.track_running_stats = False
+            with self.normalization.set(tracking=False):
+                yield
+        finally:
+            for norm in self._others:
+                norm.track_running_stats = True

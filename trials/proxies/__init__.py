@@ -9,10 +9,14 @@ and gives -inf for a network that cannot be ranked.
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from search_spaces.naming import Table
 
-__all__ = ["PROXIES", "Score"]
+if TYPE_CHECKING:  # each is imported when it is asked for
+    from trials.proxies import fisher, grad_norm, jacov, naswot, snip, synflow, zico
+
+__all__ = ["PROXIES", "Score", "fisher", "grad_norm", "jacov", "naswot", "snip", "synflow", "zico"]
 
 #: (network, images, labels) to a number
 Score = Callable[..., float]
