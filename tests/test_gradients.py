@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -23,6 +24,7 @@ import search_spaces
 from raynas import Asha, Gradients
 from raynas.config.description import described
 from raynas.config.resolve import resolve
+from raynas.drivers.gradients import Searches
 from raynas.drivers.search_actor import SearchActor, SearchJob
 from raynas.errors import InvalidArgument
 from raynas.record.events import Finished, Searched, SearchEnded, Status
@@ -150,7 +152,7 @@ class TestArguments:
             ({"space": "nasbench101"}, "has no supernet"),
             ({"space": UserSpace("u", {"a": (0, 1)}, lambda *_: nn.Identity())}, "no supernet"),
             ({"data": "one class"}, "one class"),
-            ({"search": "milenas:batch_size=500"}, "too few for a batch of 500"),
+            ({"search": "milenas:batch_size=2000"}, "too few for a batch of 2000"),
             ({"search": "milenas:lambda_=-0.5"}, "lambda_"),
             ({"search": "milenas:expected_size=7"}, "no architecture of .* has params 7"),
             ({"search": "milenas:expected_size=6/0"}, "is 1 number: params"),
@@ -392,6 +394,21 @@ class TestSearchWithoutRay:
         assert [e.index for e in search.history.running] == [2, 3]
         assert [search.suggest().index for _ in range(2)] == [3, 2]
         assert search.suggest() is None
+
+    def test_going_on_it_first_ends_what_only_lacked_the_word(self, tmp_path):
+        """Killed between the last epoch of a search, or the scheduler's decision, and the end."""
+        search = self.search()
+        for epoch in range(1, 5):
+            search.derive(made_up(0, epoch, 0.6))
+        assert not search.derive(made_up(1, 1, 0.5))
+        session = SimpleNamespace(
+            plan=SimpleNamespace(space=NB201), data=None, folder=RunFolder(tmp_path),
+            resources=SimpleNamespace(threads=1), search=search, history=search.history,
+            say=lambda *_, **__: None,
+        )  # fmt: skip
+        Searches(session, search.searcher).run()
+        ended = search.history.searches_ended
+        assert {n: e.status for n, e in ended.items()} == {0: Status.COMPLETED, 1: Status.STOPPED}
 
     def test_of_equals_the_first_counts(self):
         first, second = made_up(0, 1, 0.5), made_up(1, 1, 0.5)
