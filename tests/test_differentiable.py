@@ -511,6 +511,12 @@ class TestUpdatesOfASearch:
         assert sorted(moves) == ["a", "w"]
         assert not all(map(torch.equal, search.w, before))
 
+    def test_the_update_of_w_has_a_in_no_graph(self, searching, pair):
+        search = searching(MiLeNAS())
+        search.update_w(pair[0])
+        assert all(alpha.grad is None for alpha in search.a)
+        assert any(p.grad is not None for p in search.w)
+
     def test_optimizers_have_parameters_of_their_own(self, searching):
         search = searching(MiLeNAS())
         search.step()
@@ -566,6 +572,15 @@ class TestLoop:
         first, second, third = one.step(), other.step(), again.step()
         assert not _equal(first, second)
         assert _equal(first, third)
+
+    def test_every_epoch_has_an_order_of_its_own(self, searching):
+        search = searching(GDAS())
+        first = [labels.tolist() for pair in search._batches() for _, labels in pair]
+        drawn = search.rule.path(search).choices
+        search.epoch = 1
+        search.begin_epoch()
+        assert first != [labels.tolist() for pair in search._batches() for _, labels in pair]
+        assert drawn != search.rule.path(search).choices
 
     def test_the_learning_rate_falls_on_a_cosine_to_the_end(self, searching):
         search = searching(MiLeNAS(), epochs=2)
