@@ -177,7 +177,7 @@ def _wait(device: torch.device) -> None:
 def _gradients(search: GradientSearch, forward: Callable[..., Tensor]) -> list[Tensor]:
     """The logits of a mini-batch, and the gradients of its loss in a and w."""
     (images, labels), _ = _batches(search)
-    logits = forward(images, search.mixture)
+    logits = forward(images, search.relaxation)
     loss = functional.cross_entropy(logits, labels)
     return [logits.detach(), *torch.autograd.grad(loss, [*search.a, *search.w])]
 
@@ -205,7 +205,7 @@ def _mixed(search: GradientSearch, rounds: int, device: torch.device) -> dict[st
     (images, labels), _ = _batches(search)
     sides = []
     for forward in (double.supernet, double.supernet.mixed_plain):
-        mixture = [alpha.double() for alpha in search.mixture]
+        mixture = [alpha.double() for alpha in search.relaxation]
         logits = forward(images.double(), mixture)
         loss = functional.cross_entropy(logits, labels)
         sides.append([logits, *torch.autograd.grad(loss, [*search.a, *double.w])])

@@ -125,7 +125,7 @@ class Toy(Problem):
         self.passes = self.trained = 0
 
     @property
-    def mixture(self):
+    def relaxation(self):
         return list(self.a)
 
     def loss(self, batch, path, training=False):
@@ -271,10 +271,10 @@ class TestSecondOrder:
         """Relative error of the finite difference, against double differentiation in float64."""
         for _ in range(3):
             search.update_w(pair[0])
-        _, direction = search.value_and_gradient(pair[1], Path(search.mixture), search.w)
+        _, direction = search.value_and_gradient(pair[1], Path(search.relaxation), search.w)
         found = torch.cat(hessian_product(search, pair[0], direction))
         exact = _double(copy.deepcopy(search))
-        loss = exact.loss(_doubled(pair)[0], Path(exact.mixture))
+        loss = exact.loss(_doubled(pair)[0], Path(exact.relaxation))
         gradient = torch.autograd.grad(loss, exact.w, create_graph=True)
         along = sum((g * v).sum() for g, v in zip(gradient, direction, strict=True))
         product = torch.cat(torch.autograd.grad(along, exact.a))
@@ -536,6 +536,7 @@ class TestLoop:
         search = searching(rule)
         metrics = search.step()
         assert search.epoch == 1
+        assert [sum(weights) for weights in search.mixture] == pytest.approx([1] * 6)
         assert all(type(value) is float for value in metrics.values())
         assert metrics["train_loss"] > 0
         for name in ("train_accuracy", "architecture_accuracy", "val_accuracy", "skip_share"):
