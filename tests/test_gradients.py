@@ -583,3 +583,41 @@ def test_the_ten_lines_of_the_docs(local_ray, tmp_path, monkeypatch):
     assert len(mixtures(result.path)) == 4
     assert all(len(mixture) == 3 for _, mixture in mixtures(result.path).values())
     assert result.best.model()(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+@dataclass(frozen=True)
+class Fails(MiLeNAS):
+    """A rule that fails in the second epoch."""
+
+    def step(self, problem: Problem, train: Batch, validation: Batch) -> None:
+        if problem.epoch == 1:
+            raise RuntimeError("made to fail")
+        super().step(problem, train, validation)
+
+
+@pytest.mark.slow  # a run
+def test_a_search_that_fails_leaves_what_it_has_derived(local_ray, tmp_path):
+    options = {"batch_size": 32}
+    search = Gradients([Fails(), MiLeNAS()], searches=2, epochs=2, options=options)
+    result = raynas.run(**{**SERIAL, "search": search}, storage_path=tmp_path, name="failed")
+    history = History(raynas_events(result.path))
+    assert {n: (len(history.searches[n]), e.status) for n, e in history.searches_ended.items()} == {
+        0: (1, Status.FAILED),
+        1: (2, Status.COMPLETED),
+    }
+    assert "failed: RuntimeError: made to fail" in (result.path / "report.html").read_text()
+    assert "made to fail" in RunFolder(result.path).search_error(0).read_text()
+
+
+@dataclass(frozen=True)
+class FailsAtOnce(MiLeNAS):
+    """A rule that never works."""
+
+    def step(self, problem: Problem, train: Batch, validation: Batch) -> None:
+        raise RuntimeError("made to fail")
+
+
+def test_a_run_whose_searches_all_fail_says_why(local_ray, tmp_path):
+    search = Gradients(FailsAtOnce(), searches=1, epochs=2, options={"batch_size": 32})
+    with pytest.raises(raynas.SearchFailed, match="All searches failed: RuntimeError: made to f"):
+        raynas.run(**{**SERIAL, "search": search}, storage_path=tmp_path, name="failed")

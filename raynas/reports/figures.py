@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from raynas.record.events import Searched, Status
 from raynas.record.history import Evaluation, History
@@ -167,7 +168,9 @@ def _panels(
     columns = min(len(slots), 4 if len(slots) <= 12 else 7)
     rows = math.ceil(len(slots) / columns)
     figure = _figure(9, 1 + 1.5 * rows)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    panels = list(grid.flat)
+    panels[0].xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     numbers = [event.epoch for event in epochs]
     edges = [numbers[0] - 0.5, *(n + 0.5 for n in numbers)]  # an epoch is as wide as another
     for index, (axes, slot) in enumerate(zip(panels, slots, strict=False)):
@@ -182,7 +185,7 @@ def _panels(
         axes.set_xlim(edges[0], edges[-1])
         axes.set_ylim(0, 1)
         axes.tick_params(labelsize="x-small")
-    for axes in list(panels)[len(slots) :]:
+    for axes in panels[len(slots) :]:
         axes.set_axis_off()
     figure.supxlabel("epoch", fontsize="small")
     figure.supylabel("weight", fontsize="small")

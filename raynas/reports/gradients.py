@@ -81,6 +81,7 @@ def section(
         size=" and ".join(size_names(space)).replace("_", " ").replace("params", "parameters"),
         metric=history.metric.replace("val_", "validation ").replace("_", " "),
         accuracy=history.metric.endswith("accuracy"),
+        counted="params" not in size_names(space),
         found=[(one, not any(other.dominates(one) for other in found)) for one in found],
     )
 

@@ -37,7 +37,7 @@ from trials.trial import derived_seed
 _MAX_DUPLICATES = 1000  # in a row, before the space is gone through in order instead
 _FIRST_FAILURES = 10  # as many failures for one reason, and nothing else, end the search
 _FINALISTS = 3  # retrained in turn when one diverges
-_NOT_CHOSEN = "not among those that are trained, the best of each size"
+_NOT_CHOSEN = "not chosen: the best of each size are evaluated, at most as many as samples"
 
 
 class Judgment(NamedTuple):
