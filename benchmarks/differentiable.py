@@ -18,7 +18,7 @@ an architecture learning rate five times theirs for a fifth of their steps).
 
 `sizes`: MiLeNAS in the DARTS supernet: model sizes over the epochs, where the search would stop,
 and the Pareto set of what it found, parameters counted in the papers' network (20 cells, 36
-channels).
+channels). It is slow on a CPU: give it a tenth of the images (`fraction=0.1`).
 
     python -m benchmarks.differentiable cost [--device cuda] [--quick] [--json]
     python -m benchmarks.differentiable search --images IMAGES --table TABLE [--results FOLDER]
@@ -83,7 +83,9 @@ _EPOCHS = 12
 _JUDGED = 5120  # images of each half at the end
 
 _SIZES = "darts:channels=4,cells=3"
-_SIZES_RECIPE = replace(_RECIPE, rule=MiLeNAS(), architecture_learning_rate=3e-3)
+_SIZES_RECIPE = replace(
+    _RECIPE, rule=MiLeNAS(), batch_size=32, architecture_learning_rate=3e-3, judged_images=1024
+)
 _SIZES_EPOCHS = 12
 
 
@@ -177,7 +179,7 @@ def _wait(device: torch.device) -> None:
 def _gradients(search: GradientSearch, forward: Callable[..., Tensor]) -> list[Tensor]:
     """The logits of a mini-batch, and the gradients of its loss in a and w."""
     (images, labels), _ = _batches(search)
-    logits = forward(images, search.mixture)
+    logits = forward(images, search.relaxation)
     loss = functional.cross_entropy(logits, labels)
     return [logits.detach(), *torch.autograd.grad(loss, [*search.a, *search.w])]
 
@@ -205,7 +207,7 @@ def _mixed(search: GradientSearch, rounds: int, device: torch.device) -> dict[st
     (images, labels), _ = _batches(search)
     sides = []
     for forward in (double.supernet, double.supernet.mixed_plain):
-        mixture = [alpha.double() for alpha in search.mixture]
+        mixture = [alpha.double() for alpha in search.relaxation]
         logits = forward(images.double(), mixture)
         loss = functional.cross_entropy(logits, labels)
         sides.append([logits, *torch.autograd.grad(loss, [*search.a, *double.w])])

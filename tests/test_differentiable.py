@@ -125,7 +125,7 @@ class Toy(Problem):
         self.passes = self.trained = 0
 
     @property
-    def mixture(self):
+    def relaxation(self):
         return list(self.a)
 
     def loss(self, batch, path, training=False):
@@ -271,10 +271,10 @@ class TestSecondOrder:
         """Relative error of the finite difference, against double differentiation in float64."""
         for _ in range(3):
             search.update_w(pair[0])
-        _, direction = search.value_and_gradient(pair[1], Path(search.mixture), search.w)
+        _, direction = search.value_and_gradient(pair[1], Path(search.relaxation), search.w)
         found = torch.cat(hessian_product(search, pair[0], direction))
         exact = _double(copy.deepcopy(search))
-        loss = exact.loss(_doubled(pair)[0], Path(exact.mixture))
+        loss = exact.loss(_doubled(pair)[0], Path(exact.relaxation))
         gradient = torch.autograd.grad(loss, exact.w, create_graph=True)
         along = sum((g * v).sum() for g, v in zip(gradient, direction, strict=True))
         product = torch.cat(torch.autograd.grad(along, exact.a))
@@ -511,6 +511,12 @@ class TestUpdatesOfASearch:
         assert sorted(moves) == ["a", "w"]
         assert not all(map(torch.equal, search.w, before))
 
+    def test_the_update_of_w_has_a_in_no_graph(self, searching, pair):
+        search = searching(MiLeNAS())
+        search.update_w(pair[0])
+        assert all(alpha.grad is None for alpha in search.a)
+        assert any(p.grad is not None for p in search.w)
+
     def test_optimizers_have_parameters_of_their_own(self, searching):
         search = searching(MiLeNAS())
         search.step()
@@ -530,6 +536,7 @@ class TestLoop:
         search = searching(rule)
         metrics = search.step()
         assert search.epoch == 1
+        assert [sum(weights) for weights in search.mixture] == pytest.approx([1] * 6)
         assert all(type(value) is float for value in metrics.values())
         assert metrics["train_loss"] > 0
         for name in ("train_accuracy", "architecture_accuracy", "val_accuracy", "skip_share"):
@@ -566,6 +573,15 @@ class TestLoop:
         first, second, third = one.step(), other.step(), again.step()
         assert not _equal(first, second)
         assert _equal(first, third)
+
+    def test_every_epoch_has_an_order_of_its_own(self, searching):
+        search = searching(GDAS())
+        first = [labels.tolist() for pair in search._batches() for _, labels in pair]
+        drawn = search.rule.path(search).choices
+        search.epoch = 1
+        search.begin_epoch()
+        assert first != [labels.tolist() for pair in search._batches() for _, labels in pair]
+        assert drawn != search.rule.path(search).choices
 
     def test_the_learning_rate_falls_on_a_cosine_to_the_end(self, searching):
         search = searching(MiLeNAS(), epochs=2)

@@ -15,7 +15,7 @@ from torch import nn
 
 import raynas.testing
 from raynas import Asha, Estimator, Fifo, InvalidArgument, Naswot, RandomSearch, Train
-from raynas.drivers import Driver
+from raynas.drivers.driver import Driver
 from raynas.ensemble.rules import PAP, PRS
 from raynas.record.events import Status
 from raynas.testing import ProxySuite, check

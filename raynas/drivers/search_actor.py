@@ -115,7 +115,7 @@ class SearchActor(tune.Trainable):
             {
                 "architecture": self.job.space.to_string(search.derived),
                 "metrics": metrics,
-                "mixture": [weights.detach().tolist() for weights in search.mixture],
+                "mixture": search.mixture,
             }
         )
 

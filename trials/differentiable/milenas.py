@@ -88,7 +88,7 @@ class MiLeNAS(Rule):
         return added(gradient, of_validation, self.lambda_)
 
     def _simultaneous(self, problem: Problem, train: Batch, validation: Batch) -> None:
-        path = Path(problem.mixture)
+        path = Path(problem.relaxation)
         _, both = problem.value_and_gradient(train, path, [*problem.a, *problem.w], training=True)
         of_a, of_w = both[: len(problem.a)], both[len(problem.a) :]
         gradient = mixed_level(of_a, problem, validation, self.lambda_)

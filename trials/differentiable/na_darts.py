@@ -82,14 +82,14 @@ class NADarts(Rule):
 
     def _neighborhood(self, problem: Problem) -> Iterator[Tensors]:
         """Yield the mixture of a, then those of its neighbors, each in a graph of its own."""
-        mixture = problem.mixture
+        mixture = problem.relaxation
         places = [(e, o) for e, p in enumerate(mixture) for o in range(len(p)) if len(p) > 1]
         yield mixture
         if self.neighbors:
             order = torch.randperm(len(places), generator=problem.generator)
             for i in order[: self.neighbors].tolist():
                 edge, operation = places[i]
-                yield neighbor(problem.mixture, edge, operation, self.distance)
+                yield neighbor(problem.relaxation, edge, operation, self.distance)
 
 
 def neighbor(mixture: Tensors, edge: int, operation: int, distance: float) -> Tensors:

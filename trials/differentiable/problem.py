@@ -74,7 +74,7 @@ class Problem(ABC):
         """
 
     @property
-    def mixture(self) -> Tensors:
+    def relaxation(self) -> Tensors:
         """Return the weights of the choices of each slot as functions of a: softmax (DARTS)."""
         return [torch.softmax(alpha, 0) for alpha in self.a]
 
@@ -110,7 +110,7 @@ class Problem(ABC):
             batch: images and labels.
             path: what runs; None: the mixture of a.
         """
-        return self.value_and_gradient(batch, path or Path(self.mixture), self.a)[1]
+        return self.value_and_gradient(batch, path or Path(self.relaxation), self.a)[1]
 
     @contextmanager
     def at(self, w: Sequence[Tensor]) -> Iterator[None]:
@@ -128,7 +128,7 @@ class Problem(ABC):
 
     def update_w(self, batch: Batch, path: Path | None = None) -> None:
         """Move w by the gradient of L(w, a) in w; a stays, and is in no graph."""
-        taken = (path or Path(self.mixture)).detached()
+        taken = (path or Path(self.relaxation)).detached()
         self.weights([lambda: self.loss(batch, taken, training=True)])
 
     def update_a(self, gradient: Sequence[Tensor]) -> None:

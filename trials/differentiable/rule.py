@@ -28,7 +28,7 @@ class Rule(ABC):
 
     def path(self, problem: Problem) -> Path:
         """Return what runs in a pass of this rule: the mixture, unless overridden."""
-        return Path(problem.mixture)
+        return Path(problem.relaxation)
 
     @property
     def precise(self) -> bool:

@@ -206,7 +206,12 @@ class GradientSearch(Trial, Problem):
     @property
     def derived(self) -> Architecture:
         """Return the architecture that the mixtures come down to at present."""
-        return self.supernet.derive([alpha.detach() for alpha in self.mixture])
+        return self.supernet.derive([alpha.detach() for alpha in self.relaxation])
+
+    @property
+    def mixture(self) -> list[list[float]]:
+        """Return for each slot the weights of its choices at present, which add up to 1."""
+        return [weights.tolist() for weights in self.relaxation]
 
     @property
     def size(self) -> Size:
@@ -243,7 +248,7 @@ class GradientSearch(Trial, Problem):
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
             "skip_share": skip_share(self.space, derived),
-            "entropy": entropy(self.mixture),
+            "entropy": entropy(self.relaxation),
             **{name: float(n) for name, n in zip(size_names(self.space), size, strict=True)},
         }
 
@@ -257,7 +262,7 @@ class GradientSearch(Trial, Problem):
         self.supernet.checkpoint = False  # the graph is gone through many times
         try:
             return largest_eigenvalue(
-                lambda: self.loss(batch, Path(self.mixture)),
+                lambda: self.loss(batch, Path(self.relaxation)),
                 self.parameters_,
                 iterations,
                 generator,

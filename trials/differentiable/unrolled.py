@@ -20,7 +20,7 @@ def unrolled_weights(problem: Problem, train: Batch) -> Tensors:
     One step of SGD as the optimizer would take it (but for clipping); equation 6 of DARTS and
     its code, which takes momentum and weight decay along.
     """
-    path = Path(problem.mixture).detached()
+    path = Path(problem.relaxation).detached()
     _, gradient = problem.value_and_gradient(train, path, problem.w)
     (group,) = problem.weights.optimizer.param_groups
     with torch.no_grad():
@@ -48,7 +48,7 @@ def unrolled_gradient(
         outer: the mini-batch of the outer loss.
         train: the mini-batch that w' came from.
     """
-    path = Path(problem.mixture)
+    path = Path(problem.relaxation)
     with problem.at(unrolled):
         _, both = problem.value_and_gradient(outer, path, [*problem.a, *problem.w])
     direct, direction = both[: len(problem.a)], both[len(problem.a) :]
