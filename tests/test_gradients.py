@@ -174,7 +174,7 @@ class TestArguments:
         assert list(tmp_path.iterdir()) == []
 
     def test_a_table_has_nothing_to_search_by(self):
-        with pytest.raises(InvalidArgument, match="needs networks that are trained"):
+        with pytest.raises(InvalidArgument, match="trains a supernet"):
             raynas.bench(search="milenas", queries=3, runs=1)
 
 

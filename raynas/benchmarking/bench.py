@@ -139,9 +139,9 @@ def _searchers(search: Sequence[str | Searcher] | str) -> dict[str, Searcher]:
         raise InvalidArgument(f"search={search!r} names no searcher.")
     for label, searcher in searchers.items():
         if searcher.needs_predictions or searcher.driver:
+            kind = "trains a supernet" if searcher.driver else "grows an ensemble of networks"
             raise InvalidArgument(
-                f"search={label!r} needs networks that are trained, and a table has none: leave it"
-                " out."
+                f"search={label!r} {kind}, and with a table nothing is trained: leave it out."
             )
     return searchers
 

@@ -112,8 +112,8 @@ class NeighborhoodAware(Searcher):
             raise InvalidArgument("inner: a neighborhood-aware searcher cannot be wrapped again.")
         if self.searcher.needs_predictions or self.searcher.driver:
             raise InvalidArgument(
-                f"inner: {type(self.searcher).__name__} cannot be wrapped: it is led by more"
-                " than values."
+                f"inner: {type(self.searcher).__name__} cannot be wrapped: it"
+                f" {'is led by gradients' if self.searcher.driver else 'grows an ensemble'}."
             )
         self.needs_full_training = self.searcher.needs_full_training
         self.repeats = self.searcher.repeats
