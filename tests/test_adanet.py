@@ -591,8 +591,8 @@ class TestRuns:
         members = dense.ensemble.members.set_index("evaluation")
         assert sorted(members.index) == sorted(grown[-1]["members"])
         assert not dense.ensemble.excluded
-        assert dense.ensemble.found["rule"] is None
-        assert dense.ensemble.found["combination"] == "average-logits"
+        assert dense.ensemble.summary["rule"] is None
+        assert dense.ensemble.summary["combination"] == "average-logits"
         trials = dense.trials.set_index("evaluation")
         for evaluation, member in members.iterrows():
             assert member["architecture"] == trials.loc[evaluation, "architecture"]
@@ -623,7 +623,7 @@ class TestRuns:
         labels, together = data.validation.labels, logits.mean(axis=0)
         assert ensemble.metrics["val_accuracy"] == (together.argmax(1) == labels).mean()
         images, _ = next(data.validation.raw(len(data.validation), torch.device("cpu")))
-        said = ensemble.model()(images).detach() * ensemble.found["temperature"]
+        said = ensemble.model()(images).detach() * ensemble.summary["temperature"]
         loss = torch.nn.functional.cross_entropy(said, torch.from_numpy(labels))
         last = growths(dense.path)[-1]
         assert sorted(last["members"]) == sorted(ensemble.members["evaluation"])
@@ -678,7 +678,7 @@ class TestRuns:
         )  # fmt: skip
         (_, last) = growths(result.path)
         assert sorted(result.ensemble.members["evaluation"]) == sorted(last["members"])
-        assert result.ensemble.found["combination"] == "mixture"
+        assert result.ensemble.summary["combination"] == "mixture"
         data = load_data(GROWING["data"])
         weights, logits = [], []
         for member in result.ensemble.members.itertuples():

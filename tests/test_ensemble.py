@@ -87,7 +87,7 @@ class TestResult:
         together = fit("average", logits[kept], digits.validation.labels)
         measured = together.measure(logits[kept], digits.validation.labels)
         assert ensembled.ensemble.metrics["val_loss"] == pytest.approx(measured["loss"])
-        assert ensembled.ensemble.found["temperature"] == pytest.approx(together.temperature)
+        assert ensembled.ensemble.summary["temperature"] == pytest.approx(together.temperature)
 
     def test_contribution(self, ensembled, digits):
         members = ensembled.ensemble.members
@@ -110,7 +110,7 @@ class TestResult:
 
     def test_curves_of_every_rule(self, ensembled):
         curves = ensembled.ensemble.curves
-        unpruned = ensembled.ensemble.found["unpruned"]
+        unpruned = ensembled.ensemble.summary["unpruned"]
         assert set(curves["rule"]) == set(RULES)
         for _, points in curves.groupby("rule"):
             assert sorted(points["members"]) == [1, 2, 3, 4, 5, 6]
@@ -152,7 +152,7 @@ class TestResult:
         program = torch.export.load(ensembled.ensemble.folder / "model.pt2")
         weights = sum(p.numel() for p in program.parameters())
         assert weights == ensembled.ensemble.metrics["params"]
-        assert weights < ensembled.ensemble.found["unpruned"]["params"]
+        assert weights < ensembled.ensemble.summary["unpruned"]["params"]
 
     def test_report_and_tensorboard(self, ensembled):
         report = (ensembled.path / "report.html").read_text()
@@ -179,7 +179,7 @@ class TestStage:
         )  # fmt: skip
         assert result.finished
         assert result.ensemble.metrics["members"] == 2
-        assert result.ensemble.found["rule"] == "pap"
+        assert result.ensemble.summary["rule"] == "pap"
         assert raynas.load(result.path).config["ensemble"].startswith("saep:rule=pap,size=2")
 
     @pytest.mark.slow
@@ -193,17 +193,17 @@ class TestStage:
         other = raynas.resume(folder, ensemble="saep:rule=greedy,size=2,combine=mixture")
         assert other.finished
         assert other.ensemble.metrics["members"] == 2
-        assert other.ensemble.found["combination"] == "mixture"
+        assert other.ensemble.summary["combination"] == "mixture"
         more = raynas.resume(folder, samples=7)
         assert len(more.trials) == 7
-        assert more.ensemble.found["evaluations"] == list(range(7))
+        assert more.ensemble.summary["evaluations"] == list(range(7))
 
     @pytest.mark.slow
     def test_is_kept_in_mind_when_the_run_is_extended_without_naming_it(self, ensembled, tmp_path):
         folder = tmp_path / "run"
         shutil.copytree(ensembled.path, folder)
         more = raynas.run(**{**ARGUMENTS, "samples": 7}, storage_path=tmp_path, name="run")
-        assert more.ensemble.found["evaluations"] == list(range(7))
+        assert more.ensemble.summary["evaluations"] == list(range(7))
         assert more.config["ensemble"] == ensembled.config["ensemble"]
 
     def test_killed_before_it_was_recorded(self, ensembled, tmp_path):
@@ -239,7 +239,7 @@ class TestStage:
 
     def test_by_tolerance(self, copied):
         ensemble = raynas.resume(copied, ensemble=SAEP(rule="pap", tolerance=0.01)).ensemble
-        least = ensemble.found["unpruned"]["val_accuracy"] - 0.01
+        least = ensemble.summary["unpruned"]["val_accuracy"] - 0.01
         assert ensemble.metrics["val_accuracy"] >= least
         curve = ensemble.curves.query("rule == 'pap'").set_index("members")["val_accuracy"]
         sizes = sorted((size for size in curve.index if size >= 2), reverse=True)
@@ -264,9 +264,9 @@ class TestStage:
             raynas.resume(copied, ensemble=SAEP())
         stopped(1, 4)
         completed = raynas.resume(copied, ensemble=SAEP()).ensemble
-        assert completed.found["evaluations"] == [0, 2, 3, 5]
+        assert completed.summary["evaluations"] == [0, 2, 3, 5]
         everyone = raynas.resume(copied, ensemble=SAEP(stopped=True)).ensemble
-        assert everyone.found["evaluations"] == list(range(6))
+        assert everyone.summary["evaluations"] == list(range(6))
 
     @pytest.mark.slow
     def test_space_of_the_users_own(self, local_ray, tmp_path):
@@ -339,7 +339,7 @@ class TestExclusions:
             raynas.resume(folder, ensemble="saep:rule=pap")
         result = raynas.resume(folder)
         assert result.config["ensemble"] == ensembled.config["ensemble"]
-        assert result.ensemble.found == ensembled.ensemble.found
+        assert result.ensemble.summary == ensembled.ensemble.summary
 
     def test_none_makes_a_run_forget_its_ensemble(self, ensembled, tmp_path):
         folder = tmp_path / "run"

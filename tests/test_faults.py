@@ -121,7 +121,7 @@ def truncate(folder, pattern):
 
 @pytest.mark.slow  # three runs
 @pytest.mark.parametrize("damaged", [False, True])
-def test_killed_in_the_final_training(tmp_path, uninterrupted, damaged):
+def test_killed_in_the_retraining(tmp_path, uninterrupted, damaged):
     folder = tmp_path / "killed"
     kill_at(folder, final_command(folder), "retraining", 2)
     assert not any(e["event"] == "retrained" for e in events(folder)), "killed too late"

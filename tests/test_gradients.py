@@ -512,7 +512,7 @@ class TestViews:
         for index, value in enumerate((0.9, 0.7, 0.8)):
             search.report(index, {"val_accuracy": value, "params": 1000.0 * index})
             search.finish(index, Status.COMPLETED)
-        found = gradients.best_found(NB201, search.history)
+        found = gradients.best_derived(NB201, search.history)
         assert [one.size for one in found] == [(6,), (11,), (12,), (18,)]
         assert [one.value for one in found] == [None, 0.8, 0.7, 0.9]
         assert [one.params for one in found] == [6.0, 2000.0, 1000.0, 0.0]

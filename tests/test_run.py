@@ -164,7 +164,7 @@ print((logits.argmax(1) == test["labels"]).double().mean().item())
     assert float(answer.stdout) == pytest.approx(finished.best.metrics["test_accuracy"])
 
 
-def test_the_final_training_keeps_its_logits_as_those_of_the_test_part(finished):
+def test_the_retraining_keeps_its_logits_as_those_of_the_test_part(finished):
     (path,) = finished.path.glob("checkpoints/final-*.pt")
     kept = torch.load(path, weights_only=True)["trial"]
     assert "validation_logits" not in kept

@@ -29,23 +29,26 @@ def ensemble(
     """Prune the trained architectures of a finished run to a small, diverse ensemble."""
     if not raynas.load(path).finished:
         raise InvalidArgument(f"path={str(path)!r}: the run is not finished. raynas resume {path}")
-    made = raynas.resume(path, ensemble=spell("saep", arguments)).ensemble
+    pruned = raynas.resume(path, ensemble=spell("saep", arguments)).ensemble
     if as_json:
-        content = {**made.found, "members": made.members.to_dict("records")}
+        content = {**pruned.summary, "members": pruned.members.to_dict("records")}
         print(json.dumps(content, default=plain))
         return
-    _print(made)
+    _print(pruned)
 
 
-def _print(made: "Ensemble") -> None:
+def _print(pruned: "Ensemble") -> None:
     table = Table("", "members", "validation", "test", "loss", "parameters", box=None)
-    for label, values in (("ensemble", made.metrics), ("all candidates", made.found["unpruned"])):
+    for label, values in (
+        ("ensemble", pruned.metrics),
+        ("all candidates", pruned.summary["unpruned"]),
+    ):
         table.add_row(
             label, f"{values['members']:.0f}", f"{values['val_accuracy']:.2%}",
             f"{values['test_accuracy']:.2%}", f"{values['test_loss']:.4f}",
             f"{values['params']:,.0f}",
         )  # fmt: skip
     Console().print(table)
-    for index, reason in made.excluded.items():
+    for index, reason in pruned.excluded.items():
         print(f"raynas: #{index} is no candidate: {reason}", file=sys.stderr)
-    print(made.folder / "model.pt2")
+    print(pruned.folder / "model.pt2")

@@ -30,10 +30,10 @@ def run(
     arguments: dict[str, Any],
 ) -> None:
     """Search, retrain the best architecture, export it, report; or continue doing so."""
-    given = {**(read_yaml(config) if config else {}), **arguments}
-    validated({key: value for key, value in given.items() if value is not None})
-    check_names(given)  # and what is wrong without torch is said before it is imported
-    _print_result(raynas.run(**given), as_json)
+    asked = {**(read_yaml(config) if config else {}), **arguments}
+    validated({key: value for key, value in asked.items() if value is not None})
+    check_names(asked)  # and what is wrong without torch is said before it is imported
+    _print_result(raynas.run(**asked), as_json)
 
 
 def resume(

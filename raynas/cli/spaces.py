@@ -26,7 +26,7 @@ def spaces(
     if draw is not None:
         _draw(name, draw)
         return
-    found = [search_spaces.get(n) for n in ([name] if name else search_spaces.names())]
+    listed = [search_spaces.get(n) for n in ([name] if name else search_spaces.names())]
     rows = [
         {
             "name": space.name,
@@ -35,7 +35,7 @@ def spaces(
             "notation": space.notation,
             "paper": space.paper,
         }
-        for space in found
+        for space in listed
     ]
     if as_json:
         print(json.dumps(rows))
@@ -45,7 +45,7 @@ def spaces(
         table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
     Console().print(table)
     if name:
-        for decision in found[0].decisions:
+        for decision in listed[0].decisions:
             print(f"{decision.name}: {', '.join(map(str, decision.choices))}")
 
 

@@ -87,8 +87,8 @@ def check_known(arguments: Iterable[Any]) -> None:
     """
     for key in arguments:
         if key not in Config.model_fields:
-            known = suggestion(str(key), Config.model_fields)
-            raise InvalidArgument(f"There is no argument {key!r}. {known}")
+            hint = suggestion(str(key), Config.model_fields)
+            raise InvalidArgument(f"There is no argument {key!r}. {hint}")
 
 
 def check_names(

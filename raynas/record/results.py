@@ -79,7 +79,7 @@ class Ensemble:
     folder: Path
 
     @cached_property
-    def found(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return what `ensemble.json` has: rule, combination, `metrics`, `unpruned`, `excluded`.
 
         Raises:
@@ -93,13 +93,13 @@ class Ensemble:
 
         And `params`, `macs` and `latency_ms`, of one image on the CPU.
         """
-        metrics: dict[str, Any] = self.found["metrics"]
+        metrics: dict[str, Any] = self.summary["metrics"]
         return metrics
 
     @property
     def excluded(self) -> dict[int, str]:
         """Return {evaluation: why it could not be a member}."""
-        return {int(index): reason for index, reason in self.found["excluded"].items()}
+        return {int(index): reason for index, reason in self.summary["excluded"].items()}
 
     @property
     def members(self) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from trials.differentiable.collapse import collapse
 from trials.differentiable.records import size_names
 
 
-class Found(NamedTuple):
+class Derived(NamedTuple):
     """The best architecture of one size, of all searches.
 
     Attributes:
@@ -32,7 +32,7 @@ class Found(NamedTuple):
     evaluation: Evaluation | None
     value: float | None
 
-    def dominates(self, other: "Found") -> bool:
+    def dominates(self, other: "Derived") -> bool:
         """Return whether this one is no larger and no worse than another, and not its equal."""
         if self.value is None or other.value is None:
             return False
@@ -44,8 +44,8 @@ class Found(NamedTuple):
     def params(self) -> float | None:
         """Return the number of parameters; None where nobody has counted them."""
         measured = self.evaluation.history if self.evaluation else []
-        known = measured[-1] if measured else self.event.metrics
-        return known.get("params")
+        metrics = measured[-1] if measured else self.event.metrics
+        return metrics.get("params")
 
 
 def section(
@@ -68,7 +68,7 @@ def section(
     figures = {n: mixtures_figure(epochs, slots) for n, epochs in sorted(history.searches.items())}
     for number, figure in figures.items():
         (folder.path / f"mixtures-{number:03d}.png").write_bytes(figure)
-    found = best_found(space, history)
+    derived = best_derived(space, history)
     return render(
         "gradients",
         rows=list(_rows(config, space, history)),
@@ -82,21 +82,21 @@ def section(
         metric=history.metric.replace("val_", "validation ").replace("_", " "),
         accuracy=history.metric.endswith("accuracy"),
         counted="params" not in size_names(space),
-        found=[(one, not any(other.dominates(one) for other in found)) for one in found],
+        derived=[(one, not any(other.dominates(one) for other in derived)) for one in derived],
     )
 
 
-def best_found(space: SearchSpace, history: History) -> list[Found]:
+def best_derived(space: SearchSpace, history: History) -> list[Derived]:
     """Return the best architecture of each size of all searches, the smallest first."""
     epochs = [event for number in sorted(history.searches) for event in history.searches[number]]
     of = {space.canonical(space.from_string(e.notation)): e for e in history.evaluations}
-    found = []
+    derived = []
     for event in best_of_each_size(space, epochs):
         evaluation = of.get(space.canonical(space.from_string(event.architecture)))
         has_value = evaluation is not None and evaluation.epochs and evaluation.reason is None
         value = evaluation.value if evaluation is not None and has_value else None
-        found.append(Found(event, _size(space, event.metrics), evaluation, value))
-    return sorted(found, key=lambda one: one.size)
+        derived.append(Derived(event, _size(space, event.metrics), evaluation, value))
+    return sorted(derived, key=lambda one: one.size)
 
 
 def _rows(config: Config, space: SearchSpace, history: History) -> Iterator[dict[str, Any]]:

@@ -82,9 +82,9 @@ class _Check:
         bases = [f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__]
         self.suites = [_SUITES[base] for base in bases[::-1] if base in _SUITES]
         if suite is None and not self.suites:
-            known = ", ".join(name.rpartition(".")[2] for name in _SUITES)
+            types = ", ".join(name.rpartition(".")[2] for name in _SUITES)
             raise InvalidArgument(
-                f"part={part!r:.80} is of none of the types {known}: say which suite is to be"
+                f"part={part!r:.80} is of none of the types {types}: say which suite is to be"
                 " run, check(part, suite=ProxySuite)."
             )
 

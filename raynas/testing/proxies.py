@@ -76,10 +76,10 @@ class ProxySuite(Suite):
         handle = network[2].register_forward_hook(lambda *_: calls.append(1))
         attributes = [self.attributes(module) for module in network.modules()]
         tensors = [*network.parameters(), *network.buffers()]
-        found = [(t, t.clone(), t.stride(), t.requires_grad) for t in tensors]
+        before = [(t, t.clone(), t.stride(), t.requires_grad) for t in tensors]
         proxy(network, *self.batch())
         assert [self.attributes(module) for module in network.modules()] == attributes
-        for tensor, content, stride, trained in found:
+        for tensor, content, stride, trained in before:
             assert torch.equal(tensor, content)
             assert (tensor.stride(), tensor.requires_grad) == (stride, trained)
         assert first.grad is not None

@@ -85,9 +85,9 @@ class SchedulerSuite(Suite):
 
     def started(self, scheduler: Callable[[], Scheduler]) -> Scheduler:
         """Return one that is started."""
-        made = scheduler()
-        made.start(self.epochs)
-        return made
+        one = scheduler()
+        one.start(self.epochs)
+        return one
 
     def test_answers_are_yes_or_no(self, scheduler: Callable[[], Scheduler]) -> None:
         calls = list(self.drive(self.started(scheduler)))
@@ -102,10 +102,10 @@ class SchedulerSuite(Suite):
         assert self.replayed(self.started(scheduler), calls) == calls
 
     def test_start_begins_anew(self, scheduler: Callable[[], Scheduler]) -> None:
-        made = self.started(scheduler)
-        calls = list(self.drive(made))
-        made.start(self.epochs)
-        assert list(self.drive(made)) == calls
+        one = self.started(scheduler)
+        calls = list(self.drive(one))
+        one.start(self.epochs)
+        assert list(self.drive(one)) == calls
 
     def test_two_do_not_know_of_each_other(self, scheduler: Callable[[], Scheduler]) -> None:
         alone = [list(self.drive(self.started(scheduler), seed=seed)) for seed in (1, 2)]
@@ -128,10 +128,10 @@ class SchedulerSuite(Suite):
     def test_promotes_what_it_has_stopped_and_nothing_twice(
         self, scheduler: Callable[[], Scheduler]
     ) -> None:
-        made = self.started(scheduler)
+        one = self.started(scheduler)
         stopped: set[int] = set()
         trained: set[tuple[int, int]] = set()
-        for call in self.drive(made):
+        for call in self.drive(one):
             if not call.epochs:
                 assert call.evaluation in stopped
                 stopped.remove(call.evaluation)
@@ -140,10 +140,10 @@ class SchedulerSuite(Suite):
             trained.add((call.evaluation, call.epochs))
             if not call.goes_on:
                 stopped.add(call.evaluation)
-        if made.promotes:
-            assert made.promotable() is None
-            assert made.promote() is None
-        assert made.stops or not stopped
+        if one.promotes:
+            assert one.promotable() is None
+            assert one.promote() is None
+        assert one.stops or not stopped
 
     @pytest.mark.parametrize("seed", range(3))
     def test_somebody_gets_all_epochs(self, scheduler: Callable[[], Scheduler], seed: int) -> None:
@@ -151,22 +151,22 @@ class SchedulerSuite(Suite):
         assert max(call.epochs for call in calls) == self.epochs
 
     def test_survives_failures_only(self, scheduler: Callable[[], Scheduler]) -> None:
-        made = self.started(scheduler)
+        one = self.started(scheduler)
         for index in range(20):
-            assert isinstance(made.report(index, 1, -math.inf), bool)
+            assert isinstance(one.report(index, 1, -math.inf), bool)
 
     @pytest.mark.parametrize("epochs", [1, 2])
     def test_few_epochs(self, scheduler: Callable[[], Scheduler], epochs: int) -> None:
-        made = scheduler()
-        made.start(epochs)
-        assert made.epochs == epochs
-        assert all(isinstance(made.report(0, epoch + 1, 0.5), bool) for epoch in range(epochs))
+        one = scheduler()
+        one.start(epochs)
+        assert one.epochs == epochs
+        assert all(isinstance(one.report(0, epoch + 1, 0.5), bool) for epoch in range(epochs))
 
     def test_pickles(self, scheduler: Callable[[], Scheduler]) -> None:
         """Copies that are taken in the middle of a search go on alike."""
         calls = list(self.drive(self.started(scheduler)))
         middle = len(calls) // 2
-        made = self.started(scheduler)
-        self.replayed(made, calls[:middle])
-        for twin in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
+        one = self.started(scheduler)
+        self.replayed(one, calls[:middle])
+        for twin in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
             assert self.replayed(twin, calls[middle:]) == calls[middle:]

@@ -111,13 +111,13 @@ class SpaceSuite(Suite):
             assert len(set(around)) == len(around)
             assert all(space.distance(arch, other) == 1 for other in around)
             assert all(arch in space.neighbors(other) for other in around[::7])
-            wanted = {
+            expected = {
                 Architecture(space.name, (*arch.choices[:i], choice, *arch.choices[i + 1 :]))
                 for i, decision in enumerate(space.decisions)
                 for choice in range(len(decision.choices))
                 if choice != arch.choices[i]
             }
-            assert set(around) == set(filter(space.is_valid, wanted))
+            assert set(around) == set(filter(space.is_valid, expected))
 
     def test_round_trips(self, space: SearchSpace, archs: list[Architecture]) -> None:
         for arch in archs:
