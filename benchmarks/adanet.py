@@ -59,7 +59,7 @@ class Trained:
         self._known: dict[tuple[Any, int], list[NDArray[np.float32]]] = {}
 
     def ensemble(self, searcher: AdaNet, samples: int = 22) -> tuple[int, float]:
-        """(members, test accuracy) of what a search ends with."""
+        """Return (members, test accuracy) of what a search ends with."""
         search = Search(self.space, searcher, Fifo(), samples, 1, self.seed, held_out=self)
         self._search = search
         while (evaluation := search.suggest()) is not None:
@@ -75,7 +75,7 @@ class Trained:
         return self._predictions(evaluation)[0]
 
     def _predictions(self, index: int) -> list[NDArray[np.float32]]:
-        """On the validation part, and on the test part."""
+        """Return the logits on the validation part, and on the test part."""
         assert self._search is not None
         arch, seed = self._search.architectures[index], self._search.seed_of(index)
         if (arch, seed) not in self._known:

@@ -34,14 +34,14 @@ class Cells(NASBench201):
     """NAS-Bench-201 without the knowledge of which cells compute the same function."""
 
     def canonical(self, arch: Architecture) -> Architecture:
-        """The architecture itself."""
+        """Return the architecture itself."""
         return self.check(arch)
 
 
 def measure(
     table: str, data: str, cells: bool, search: str, queries: int, runs: int, jobs: int
 ) -> dict[str, Any]:
-    """The figures of one search on one data set."""
+    """Return the figures of one search on one data set."""
     frame = raynas.bench(
         table, "arch", search, f"{data}_valid_200", report=f"{data}_test_200", queries=queries,
         runs=runs, jobs=jobs, space=Cells() if cells else search_spaces.get("nasbench201"),
@@ -50,7 +50,7 @@ def measure(
 
 
 def figures(frame: pd.DataFrame, queries: int) -> dict[str, float]:
-    """Mean and quantiles of the evaluations until the best was found, and what is reported."""
+    """Return mean and quantiles of the evaluations until the best was found, and the report."""
     found = frame["queries_to_best"].to_numpy()
     row: dict[str, float] = {"runs": len(found), "found": int(np.isfinite(found).sum())}
     row["mean"] = round(float(np.nan_to_num(found, nan=queries).mean()), 1)

@@ -120,7 +120,7 @@ def drain(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> None:
 
 
 def rate(work: Callable[[], None], images: int, device: torch.device) -> float:
-    """Images per second of one call."""
+    """Return images per second of one call."""
     start = time.perf_counter()
     work()
     if device.type == "cuda":
@@ -135,7 +135,7 @@ def compare(
     rounds: int,
     device: torch.device,
 ) -> dict[str, float | str]:
-    """Medians over alternating rounds; the best of the others counts."""
+    """Return medians over alternating rounds; the best of the others counts."""
     sides = [ours, *others]
     for side in sides:
         side()
@@ -151,7 +151,7 @@ def compare(
 
 
 def measure(device: torch.device, images: int, rounds: int) -> dict[str, dict[str, float | str]]:
-    """All measures on one device."""
+    """Return all measures on one device."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (images * 8 // 5, 32, 32, 3), dtype=np.uint8)
     data = load((pixels, np.arange(len(pixels)) % 10), crop=4, flip=True)

@@ -56,7 +56,7 @@ ALL_RULES: dict[str, type[Rule]] = {**RULES, "pap-literal": LiteralPAP}
 
 
 def halves(run: raynas.Result, combine: Any) -> dict[str, dict[str, float]]:
-    """{what: accuracy and loss on the test part} of one run."""
+    """Return {what: accuracy and loss on the test part} of one run."""
     config = run.config
     data = load(config["data"], seed=config["seed"])
     space = search_spaces.get(config["space"])

@@ -22,7 +22,7 @@ _EPOCHS = 4
 
 
 def figures(run: raynas.Result) -> dict[str, Any]:
-    """What the README says of a run."""
+    """Return what the README says of a run."""
     draws = run.trials[run.trials["evaluation"] < Evolution().population]
     whole = draws[draws["status"] == "completed"]
     events = read_events(run.path)

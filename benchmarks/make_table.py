@@ -36,7 +36,7 @@ _SAVE_EVERY = 20
 
 
 def part_of(space: SearchSpace, leave_out: list[str]) -> Iterator[Architecture]:
-    """All architectures of a space whose choices are not among `leave_out`."""
+    """Return all architectures of a space whose choices are not among `leave_out`."""
     kept = [
         [i for i, choice in enumerate(decision.choices) if str(choice) not in leave_out]
         for decision in space.decisions

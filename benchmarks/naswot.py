@@ -38,7 +38,7 @@ Score = Callable[[nn.Module, Tensor], float]
 
 
 def textbook(network: nn.Module, images: Tensor) -> float:
-    """The score as BayesWatch/nas-without-training computes it, each rectifier counted once.
+    """Return the score as BayesWatch/nas-without-training computes it, each rectifier counted once.
 
     Args:
         network: in training mode.
@@ -68,7 +68,7 @@ def textbook(network: nn.Module, images: Tensor) -> float:
 def timed(
     score: Score, space: SearchSpace, arch: Architecture, images: Tensor
 ) -> tuple[float, float]:
-    """Seconds to build and score an architecture, and its score."""
+    """Return seconds to build and score an architecture, and its score."""
     torch.manual_seed(0)
     start = time.perf_counter()
     value = score(space.build(arch), images)
@@ -76,14 +76,14 @@ def timed(
 
 
 def classes(space: SearchSpace) -> tuple[list[Architecture], float]:
-    """One architecture of each class, and the seconds it takes to find them all."""
+    """Return one architecture of each class, and the seconds it takes to find them all."""
     start = time.perf_counter()
     forms = sorted({space.canonical(arch) for arch in space})
     return forms, time.perf_counter() - start
 
 
 def compare(count: int, images: Tensor) -> dict[str, dict[str, float | str]]:
-    """Both measures, on `count` random cells and about as many random classes.
+    """Return both measures, on `count` random cells and about as many random classes.
 
     Raises:
         SystemExit: when the two sides' scores differ.

@@ -50,13 +50,13 @@ class Neighbors:
 
     @cached_property
     def rows(self) -> list[list[int]]:
-        """Of each row the rows of its neighbors."""
+        """Return, of each row, the rows of its neighbors."""
         space, table = self.table.space, self.table
         return [[table.row(near) for near in space.neighbors(arch)] for arch in table.rows]
 
     @cached_property
     def means(self) -> Floats:
-        """Of each row the mean over its neighborhood, itself included."""
+        """Return, of each row, the mean over its neighborhood, itself included."""
         values = self.table.finals
         if len({len(row) for row in self.rows}) == 1:
             return np.asarray(
@@ -65,12 +65,12 @@ class Neighbors:
         return np.array([values[[i, *row]].mean() for i, row in enumerate(self.rows)])
 
     def drop(self, row: int) -> float:
-        """How far the mean of its neighbors is below the value of a row."""
+        """Return how far the mean of its neighbors is below the value of a row."""
         return float(self.table.finals[row] - self.table.finals[self.rows[row]].mean())
 
 
 def tau(neighbors: Neighbors) -> Measures:
-    """Rank correlations over the whole table."""
+    """Return rank correlations over the whole table."""
     start = time.perf_counter()
     reports = neighbors.table.reports
     own = float(kendalltau(neighbors.table.finals, reports)[0])
@@ -84,7 +84,7 @@ def tau(neighbors: Neighbors) -> Measures:
 
 
 def of_centers(table: Benchmark, centers: Sequence[int], seed: int) -> list[float]:
-    """What the outcome of NA-RS, without racing, reports after each number of centers."""
+    """Return what the outcome of NA-RS, without racing, reports after each number of centers."""
     searcher = na_rs(racing=False)
     searcher.start(table.space, seed)
     begun, reported = searcher.centers, []
@@ -100,7 +100,7 @@ def of_centers(table: Benchmark, centers: Sequence[int], seed: int) -> list[floa
 
 
 def of_draws(table: Benchmark, centers: Sequence[int], seed: int) -> list[float]:
-    """What the best of the same centers by its own value reports."""
+    """Return what the best of the same centers by its own value reports."""
     searcher = RandomSearch()
     searcher.start(table.space, seed)
     rows = [table.row(searcher.ask()) for _ in range(max(centers))]
@@ -111,7 +111,7 @@ def of_draws(table: Benchmark, centers: Sequence[int], seed: int) -> list[float]
 def of_evaluations(
     neighbors: Neighbors, searcher: Searcher, counts: Sequence[int], seed: int
 ) -> list[tuple[float, float]]:
-    """(report, drop) of the outcome of a search after each number of evaluations.
+    """Return (report, drop) of the outcome of a search after each number of evaluations.
 
     As `Search` does it, but quicker: what computes the same function is paid for once.
     """
@@ -135,7 +135,7 @@ def of_evaluations(
 
 
 def compared(ours: Floats, other: Floats, unit: str) -> dict[str, float | str]:
-    """Means of paired runs, and the mean difference with its standard error."""
+    """Return means of paired runs, and the mean difference with its standard error."""
     difference = ours - other
     return {
         "ours": round(float(ours.mean()), 3),
@@ -151,7 +151,7 @@ def compared(ours: Floats, other: Floats, unit: str) -> dict[str, float | str]:
 def measured(
     neighbors: Neighbors, only: str, runs: int, centers: Sequence[int], other: Searcher
 ) -> Measures:
-    """All that was asked for; `other` is what `racing` compares with."""
+    """Return all that was asked for; `other` is what `racing` compares with."""
     results = tau(neighbors) if only in ("", "tau") else {}
     table = neighbors.table
     if only in ("", "na-rs"):

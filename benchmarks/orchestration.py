@@ -74,7 +74,7 @@ class EmptyTrainable(tune.Trainable):
 
 
 def empty_function(config: dict) -> None:
-    """The same as a function, the form that Tune's tutorials show."""
+    """Do the same as a function, the form that Tune's tutorials show."""
     tune.report({"val_accuracy": (config["seed"] % 1000) / 1000})
 
 
@@ -91,12 +91,12 @@ class Finished(tune.Callback):
 
 
 def rate(times: list[float]) -> float:
-    """Trials per second between the first and the last end of a trial."""
+    """Return trials per second between the first and the last end of a trial."""
     return (len(times) - 1) / (max(times) - min(times))
 
 
 def of_raynas(samples: int, folder: Path, data: Data, name: str) -> float:
-    """Trials per second of a search by raynas."""
+    """Return trials per second of a search by raynas."""
     raynas.run(
         space="nasbench201:channels=4,cells=1", data=data, search="random", evaluate=Empty(),
         scheduler="fifo", samples=samples, epochs=1, storage_path=folder, name=name,
@@ -106,7 +106,7 @@ def of_raynas(samples: int, folder: Path, data: Data, name: str) -> float:
 
 
 def of_tune(trainable: object, samples: int, folder: Path, reuse: bool) -> float:
-    """Trials per second of a search by Ray Tune."""
+    """Return trials per second of a search by Ray Tune."""
     finished = Finished()
     tune.Tuner(
         trainable,

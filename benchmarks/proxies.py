@@ -37,7 +37,7 @@ _RESAMPLES = 1000
 def scored(
     cells: Sequence[str], names: Sequence[str], images: str, file: Path | None
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """The scores of cells by all proxies, and the seconds that each proxy took for one cell.
+    """Return the scores of cells by all proxies, and the seconds that each proxy took for one cell.
 
     Args:
         cells: in the notation of NAS-Bench-201.
@@ -78,7 +78,7 @@ def save(scores: pd.DataFrame, file: Path) -> None:
 
 
 def tau(scores: pd.Series, accuracies: pd.Series) -> dict[str, float]:
-    """Kendall's tau-b, and the 2.5th and 97.5th percentile over resampled cells."""
+    """Return Kendall's tau-b, and the 2.5th and 97.5th percentile over resampled cells."""
     x, y = scores.rank().to_numpy(), accuracies.rank().to_numpy()
     rng = np.random.default_rng(0)
     draws = rng.integers(len(x), size=(_RESAMPLES, len(x)))

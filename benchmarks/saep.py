@@ -45,7 +45,7 @@ _ALPHA = 0.5
 
 
 def made_up(members: int, images: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Predictions, `members x images`, and labels."""
+    """Return predictions, `members x images`, and labels."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, _CLASSES, images)
     ease = rng.beta(2, 1, images)
@@ -58,7 +58,7 @@ def made_up(members: int, images: int) -> tuple[NDArray[np.uint8], NDArray[np.in
 
 
 def pie(quick: bool) -> dict[str, dict[str, Any]]:
-    """`pie` and `pie_cached`."""
+    """Return `pie` and `pie_cached`."""
     torch.set_num_threads(1)
     members, images, looped = (200, 2000, 40) if quick else (1000, 10_000, 200)
     predictions, labels = made_up(members, images)
@@ -82,7 +82,7 @@ def pie(quick: bool) -> dict[str, dict[str, Any]]:
 
 
 def whole(quick: bool) -> dict[str, dict[str, Any]]:
-    """`prune_pie` and `prune_pap`."""
+    """Return `prune_pie` and `prune_pap`."""
     torch.set_num_threads(1)
     predictions, labels = made_up(*((200, 2000) if quick else (1000, 10_000)))
     rng = np.random.default_rng(1)
@@ -98,12 +98,12 @@ def whole(quick: bool) -> dict[str, dict[str, Any]]:
 
 
 def _plain_loop(predictions: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """TDAC of every pair, by the function for a pair."""
+    """Return TDAC of every pair, by the function for a pair."""
     return _filled(len(predictions), lambda i, j: tdac(predictions[i], predictions[j], labels))
 
 
 def _cached_loop(predictions: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """TDAC of every pair, from what can be computed once and one contingency table."""
+    """Return TDAC of every pair, from what can be computed once and one contingency table."""
     codes = predictions.astype(np.int64)
     relevance = relevances(predictions, labels)
     own = [_entropy(np.bincount(code)) for code in codes]
@@ -133,7 +133,7 @@ def _entropy(counts: NDArray[np.int64]) -> float:
 
 
 def distributed(quick: bool) -> dict[str, dict[str, Any]]:
-    """`domep_seconds` and `domep_memory`."""
+    """Return `domep_seconds` and `domep_memory`."""
     members, images = (4000, 1000) if quick else (20_000, 10_000)
     predictions, labels = made_up(members, images)
     with connected(), _watched() as peak:
@@ -150,7 +150,7 @@ def distributed(quick: bool) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def _watched() -> Iterator[list[float]]:
-    """Follows the largest memory of this process and its descendants, in MiB."""
+    """Follow the largest memory of this process and its descendants, in MiB."""
     peak, ended = [0.0], threading.Event()
 
     def watch() -> None:
@@ -167,7 +167,7 @@ def _watched() -> Iterator[list[float]]:
 
 
 def _anonymous_mib() -> float:
-    """Memory of this process and its descendants; what they share through files is left out."""
+    """Return the memory of this process and its descendants, but for what files share."""
     parents, sizes = {}, {}
     for status in Path("/proc").glob("[0-9]*/status"):
         try:

@@ -28,13 +28,13 @@ OWN = Path(str(resources.files("trials") / "tables" / "digits-nb201.parquet"))
 
 
 def evolution(table: Path, roles: Roles, budget: float, runs: int) -> None:
-    """Regularized evolution under a time budget."""
+    """Simulate regularized evolution under a time budget."""
     columns = {key: value for key, value in vars(roles).items() if key != "space"}
     raynas.bench(table, search="evolution", time_budget=budget, runs=runs, **columns)
 
 
 def asha(variant: str, samples: int, workers: int) -> None:
-    """Random search with learning curves that are stopped early."""
+    """Simulate random search with learning curves that are stopped early."""
     benchmark = read_benchmark(OWN, Roles())
     scheduler = Asha(variant=variant, reduction=2)  # type: ignore[arg-type]
     simulation = Simulation(

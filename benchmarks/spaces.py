@@ -34,7 +34,7 @@ Work = Callable[[], int]
 
 
 def works_of(name: str, count: int) -> dict[str, Work]:
-    """Our side of all measures of one space, on `count` random architectures."""
+    """Return our side of all measures of one space, on `count` random architectures."""
     space = search_spaces.get(name)
     rng = np.random.default_rng(0)
     archs = [space.sample(rng) for _ in range(count)]
@@ -48,7 +48,7 @@ def works_of(name: str, count: int) -> dict[str, Work]:
 
 
 def optuna_samples(count: int) -> Work:
-    """Random configurations of NAS-Bench-201 from a new Optuna study, a tenth of `count`."""
+    """Return random configurations of NAS-Bench-201 from a new Optuna study, a tenth of `count`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     decisions = {
         decision.name: optuna.distributions.CategoricalDistribution(decision.choices)
@@ -63,7 +63,7 @@ def optuna_samples(count: int) -> Work:
 
 
 def networkx_hashes(count: int) -> Work:
-    """Hashes of NAS-Bench-101 cells, of as many rounds as a cell has vertices at most."""
+    """Return hashes of NAS-Bench-101 cells, of as many rounds as a cell has vertices at most."""
     space = search_spaces.get("nasbench101")
     assert isinstance(space, NASBench101)
     rng = np.random.default_rng(0)
@@ -80,14 +80,14 @@ def networkx_hashes(count: int) -> Work:
 
 
 def rate(work: Work) -> float:
-    """Architectures per second of one call."""
+    """Return architectures per second of one call."""
     start = time.perf_counter()
     count = work()
     return count / (time.perf_counter() - start)
 
 
 def compare(works: list[Work], rounds: int) -> dict[str, float | str]:
-    """Medians over alternating rounds; the first work is ours."""
+    """Return medians over alternating rounds; the first work is ours."""
     for work in works:
         work()
     rates = [[rate(work) for work in works] for _ in range(rounds)]

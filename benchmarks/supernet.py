@@ -33,7 +33,7 @@ _ROUNDS = 5
 def children(
     space: SearchSpace, archs: Sequence[Architecture], images: int, size: int, device: str
 ) -> dict[str, Any]:
-    """Children per second at once and one by one, the median of interleaved rounds."""
+    """Return children per second at once and one by one, the median of interleaved rounds."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     supernet = space.supernet((3, size, size), 10).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

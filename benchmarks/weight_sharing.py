@@ -79,7 +79,7 @@ def _recipe(groups: int, grouping: str, quick: bool) -> WeightSharing:
 
 
 def _rankings(images: str, recipe: WeightSharing, seed: int, group: int) -> list[dict[str, Any]]:
-    """One supernet's rankings of its children, towards the end of its training."""
+    """Return one supernet's rankings of its children, towards the end of its training."""
     torch.set_num_threads(1)
     children = Children(search_spaces.get(_SPACE), recipe.groups, recipe.grouping)
     training = SupernetTraining(recipe, children, group, _data(images), seed, torch.device("cpu"))
@@ -141,7 +141,7 @@ def _jobs(instances: int, alone: bool, quick: bool) -> Iterator[tuple[int, str, 
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each setting; see the module."""
+    """Return one row for each setting; see the module."""
     frame = _whole(frame)
     rows, taus = [], {}
     for (groups, grouping), part in frame.groupby(["groups", "grouping"]):
@@ -174,14 +174,14 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _whole(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rankings of instances of which all groups are there."""
+    """Return the rankings of instances of which all groups are there."""
     keys = ["groups", "grouping", "seed"]
     groups = frame.groupby(keys)["group"].transform("nunique")
     return frame[groups == frame["groups"]]
 
 
 def _finals(frame: pd.DataFrame) -> pd.DataFrame:
-    """Accuracies at the end of the training: one row per seed, one column per child."""
+    """Return accuracies at the end of the training: one row per seed, one column per child."""
     finals = frame[frame["kind"] == "final"]
     return finals.pivot_table("accuracy", "seed", "architecture").sort_index(axis="columns")
 
@@ -228,7 +228,7 @@ def reliability(frame: pd.DataFrame) -> float:
 
 
 def _instance(one: pd.DataFrame, truth: pd.Series) -> tuple[tuple[float, float], int, int]:
-    """((mean, standard deviation) of tau over the last mini-batches, T1R, T3R)."""
+    """Return ((mean, standard deviation) of tau over the last mini-batches, T1R, T3R)."""
     batches = one[one["kind"] == "batch"].pivot_table("accuracy", "offset", "architecture")
     values = [gt_tau(row, truth.to_numpy()) for row in batches.to_numpy()]
     final = _finals(one).to_numpy()[0]
@@ -237,12 +237,12 @@ def _instance(one: pd.DataFrame, truth: pd.Series) -> tuple[tuple[float, float],
 
 
 def _standard_error(values: np.ndarray) -> float:
-    """Of the mean; NaN for a single value."""
+    """Return the standard error of the mean; NaN for a single value."""
     return float(stats.sem(values)) if len(values) > 1 else float("nan")
 
 
 def _welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
-    """Difference of the means and its 95 % interval (Welch)."""
+    """Return the difference of the means and its 95 % interval (Welch)."""
     difference = float(a.mean() - b.mean())
     if len(a) < 2 or len(b) < 2:
         return difference, float("nan"), float("nan")
@@ -251,7 +251,7 @@ def _welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
 
 
 def nasbench201(images: str, table: str, seed: int, quick: bool) -> list[dict[str, Any]]:
-    """Tau of one supernet's accuracies with the table's, over random cells."""
+    """Return tau of one supernet's accuracies with the table's, over random cells."""
     torch.set_num_threads(1)
     space = search_spaces.get("nasbench201:channels=4,cells=1")
     recipe = replace(_NB201, epochs=1) if quick else _NB201
