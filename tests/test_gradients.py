@@ -395,18 +395,14 @@ class TestSearchWithoutRay:
         assert [search.suggest().index for _ in range(2)] == [3, 2]
         assert search.suggest() is None
 
-    def test_going_on_it_first_ends_what_only_lacked_the_word(self, tmp_path):
+    def test_going_on_it_first_ends_what_only_lacked_the_word(self):
         """Killed between the last epoch of a search, or the scheduler's decision, and the end."""
         search = self.search()
         for epoch in range(1, 5):
             search.derive(made_up(0, epoch, 0.6))
         assert not search.derive(made_up(1, 1, 0.5))
-        session = SimpleNamespace(
-            plan=SimpleNamespace(space=NB201), data=None, folder=RunFolder(tmp_path),
-            resources=SimpleNamespace(threads=1), search=search, history=search.history,
-            say=lambda *_, **__: None,
-        )  # fmt: skip
-        Searches(session, search.searcher).run()
+        session = SimpleNamespace(search=search, history=search.history, say=lambda *_, **__: None)
+        assert Searches(session, search.searcher).left == []
         ended = search.history.searches_ended
         assert {n: e.status for n, e in ended.items()} == {0: Status.COMPLETED, 1: Status.STOPPED}
 
