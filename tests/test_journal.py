@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from raynas import JournalError, StorageError
 from raynas.record.events import Suggested
+from raynas.record.history import History
 from raynas.record.journal import Journal, is_locked, read_events
 
 
@@ -67,6 +68,26 @@ def test_damage_before_the_last_line_is_an_error_that_names_it(tmp_path):
     with pytest.raises(JournalError, match="Line 2 of"):
         Journal(tmp_path)
     assert not is_locked(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"event": "invented"}, "'invented' of a newer raynas"),
+        ({"event": ["finished"]}, "of a newer raynas"),
+        ({"event": "session", "format": 99}, "'session' of a newer raynas"),
+        ({"event": "session", "format": "b"}, "'session' of a newer raynas"),
+        ({"event": "suggested", "evaluation": 3}, "'suggested' of the journal is damaged"),
+        ({"event": "finished", "evaluation": 0, "status": "tired"}, "is damaged: 'tired'"),
+        ({"event": "reported", "evaluation": 7, "metrics": {}}, "'reported' does not go with"),
+        ({"event": "finished", "evaluation": "0", "status": "failed"}, "'finished' does not go"),
+    ],
+)
+def test_events_that_cannot_be_understood_are_refused(tmp_path, line, message):
+    path = written(tmp_path)
+    path.write_bytes(path.read_bytes() + json.dumps(line).encode() + b"\n")
+    with pytest.raises(JournalError, match=message):
+        History(read_events(tmp_path))
 
 
 def test_only_one_process_writes(tmp_path):

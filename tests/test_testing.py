@@ -273,6 +273,8 @@ def test_options_of_a_suite():
     with pytest.raises(AssertionError, match="test_survives_failures_only"):
         check(Naswot(candidates=30))
     check(Naswot(candidates=30), most=1)
+    with pytest.raises(InvalidArgument, match="mots: SearcherSuite has no such option"):
+        check(Naswot(candidates=30), mots=1)
 
 
 def test_a_part_of_no_known_type_is_refused():

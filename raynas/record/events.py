@@ -246,8 +246,8 @@ def from_json(record: Mapping[str, Any]) -> Event:
     Raises:
         JournalError: when the kind is not known, a field is missing, or the format is newer.
     """
-    kind = KINDS.get(record["event"])
-    if kind is None or record.get("format", 1) > FORMAT:
+    kind = KINDS.get(str(record["event"]))
+    if kind is None or record.get("format", 1) not in range(1, FORMAT + 1):
         raise JournalError(
             f"The journal has an event {record['event']!r} of a newer raynas; this one reads format"
             f" {FORMAT}. Install the version that run.yaml names."

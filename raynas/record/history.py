@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from raynas.errors import JournalError
 from raynas.record.events import (
     METRIC,
     Complete,
@@ -119,11 +120,22 @@ class History:
             self.apply(event)
 
     def apply(self, event: Event) -> None:
-        """Take in the next event."""
+        """Take in the next event.
+
+        Raises:
+            JournalError: when it does not go with those before it.
+        """
         self.complete = isinstance(event, Complete)
         handler = self._handlers.get(type(event))
-        if handler is not None:
+        if handler is None:
+            return
+        try:
             handler(event)
+        except (LookupError, TypeError) as error:
+            raise JournalError(
+                f"The journal is damaged: an event {event.kind!r} does not go with those before it"
+                f" ({error!r}). Restore it from a copy, or start a new run under another name."
+            ) from error
 
     @property
     def running(self) -> list[Evaluation]:

@@ -138,7 +138,7 @@ def _parse(path: Path) -> tuple[list[Event], int, int]:
     for number, line in enumerate(io.BytesIO(data), start=1):
         try:
             record = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict) or "event" not in record:
             if end + len(line) < len(data):

@@ -10,9 +10,10 @@
 A suite is a class of tests for pytest. Everything here is imported when it is first asked for.
 """
 
-from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from search_spaces.naming import importer
 
 if find_spec("pytest") is None or find_spec("hypothesis") is None:
     raise ImportError("raynas.testing needs more packages: pip install 'raynas[testing]'.")
@@ -45,30 +46,23 @@ __all__ = [
 ]
 
 _MODULES = {
-    "DriverSuite": "drivers",
-    "EstimatorSuite": "estimators",
-    "ProxySuite": "proxies",
-    "RuleSuite": "pruning",
-    "SchedulerSuite": "schedulers",
-    "SearcherSuite": "searchers",
-    "SpaceSuite": "spaces",
-    "SupernetSuite": "supernets",
-    "TrialSuite": "trials",
-    "check": "checking",
+    "DriverSuite": "raynas.testing.drivers",
+    "EstimatorSuite": "raynas.testing.estimators",
+    "ProxySuite": "raynas.testing.proxies",
+    "RuleSuite": "raynas.testing.pruning",
+    "SchedulerSuite": "raynas.testing.schedulers",
+    "SearcherSuite": "raynas.testing.searchers",
+    "SpaceSuite": "raynas.testing.spaces",
+    "SupernetSuite": "raynas.testing.supernets",
+    "TrialSuite": "raynas.testing.trials",
+    "check": "raynas.testing.checking",
 }
 
 # Before they are imported, so that a failed test shows the values that it compared.
-pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES.values()))
+pytest.register_assert_rewrite(*_MODULES.values())
 
 if not TYPE_CHECKING:  # with it, type checkers would take any name for one of this package
-
-    def __getattr__(name: str) -> Any:
-        """Import what is in `__all__`, when it is first asked for."""
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = import_module(f"{__name__}.{_MODULES[name]}")
-        value = globals()[name] = getattr(module, name)
-        return value
+    __getattr__ = importer(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -41,7 +41,7 @@ def check(part: Any, suite: type | None = None, **options: Any) -> None:
         options: attributes of the suite, `check(MySearcher, most=1)`.
 
     Raises:
-        InvalidArgument: when no suite is for such a part.
+        InvalidArgument: when no suite is for such a part, or it has no such option.
         AssertionError: when tests fail; says which.
     """
     if _CHECKING in os.environ and not running:
@@ -61,6 +61,8 @@ def check(part: Any, suite: type | None = None, **options: Any) -> None:
             )  # fmt: skip
     finally:
         running.pop()
+    if checked.refusal is not None:
+        raise checked.refusal
     if code != pytest.ExitCode.OK:
         raise AssertionError(
             f"{part!r} fails {len(checked.failed)} of {checked.tests} tests:"
@@ -74,6 +76,7 @@ class _Check:
     def __init__(self, part: Any, suite: type | None, options: dict[str, Any]):
         self.part, self.suite, self.options = part, suite, options
         self.failed: list[str] = []
+        self.refusal: InvalidArgument | None = None
         self.tests = 0
         kind = part if isinstance(part, type) else type(part)
         bases = [f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__]
@@ -90,6 +93,11 @@ class _Check:
         suites = [self.suite] if self.suite else [
             getattr(import_module(f"raynas.testing.{room}"), name) for room, name in self.suites
         ]  # fmt: skip
+        for option in self.options:
+            if not any(hasattr(base, option) for base in suites):
+                names = " and ".join(base.__name__ for base in suites)
+                self.refusal = InvalidArgument(f"{option}: {names} has no such option.")
+                raise self.refusal
         for base in suites:
             name = f"Test{base.__name__.removesuffix('Suite')}"
             yield name, type(name, (base,), {"part": self.part, **self.options})

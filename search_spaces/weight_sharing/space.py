@@ -55,6 +55,6 @@ def sharing(space: SearchSpace) -> WeightSharingSpace:
         return space
     raise InvalidArgument(
         f"space={space.name!r} has no supernet: its architectures cannot share weights. Choose"
-        f" evaluate='train', or one of the spaces {', '.join(NAMES)}, or a network with LayerChoice"
-        " and InputChoice."
+        f" one of the spaces {', '.join(NAMES)}, or a network with LayerChoice and InputChoice; or"
+        " train architectures one by one (evaluate='train', and a search without gradients)."
     )

@@ -36,7 +36,7 @@ class Supernet(nn.Module, ABC):
         space: whose architectures it holds.
         slots: what can be chosen where: the meaning of a mixture.
         layers: how many layers it has from the input to the output, the stem and the classifier
-            aside; the unit of `trials.weight_sharing.Sharing.prefix`.
+            aside; the unit of `trials.WeightSharing.prefix`.
         normalization: how its batch normalization works.
         checkpoint: whether a mixture's forward pass keeps only what goes from layer to layer;
             the rest is computed again for the gradients, which saves memory and costs time.
