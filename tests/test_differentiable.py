@@ -465,8 +465,10 @@ class TestUpdatesOfASearch:
         for name, value in buffers.items():
             torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
 
-    def test_a_norm_of_the_users_own_is_no_exception(self, searching, pair):
-        search = searching(Darts(second_order=True), from_module("normed", Normed))
+    @pytest.mark.parametrize("checkpoint", [False, True])
+    def test_a_norm_of_the_users_own_is_no_exception(self, searching, pair, checkpoint):
+        space = from_module("normed", Normed)
+        search = searching(Darts(second_order=True), space, checkpoint=checkpoint)
         search.rule.step(search, *pair)
         counts = [
             int(buffer)
