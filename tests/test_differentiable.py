@@ -799,6 +799,12 @@ class TestChecks:
     def test_sizes_cannot_be_mixed(self, digits):
         self.refused(digits, "cannot be mixed", from_module("wide", Wide))
 
+    def test_choices_of_different_shapes(self, digits):
+        self.refused(digits, "cannot be mixed .*same shapes", from_module("uneven", Uneven))
+
+    def test_nothing_to_choose(self, digits):
+        self.refused(digits, "nothing is to be chosen", from_module("fixed", Fixed))
+
     def test_one_class(self, digits):
         data = replace(digits, class_names=("zero",))
         self.refused(data, "one class", error=DataError)
@@ -857,6 +863,24 @@ class Wide(Mine):
     def __init__(self, input_shape, num_classes):
         super().__init__(input_shape, num_classes)
         search_spaces.IntegerChoice("width", [1, 2])
+
+
+class Uneven(nn.Sequential):
+    def __init__(self, input_shape, num_classes):
+        one, other = (nn.Conv2d(input_shape[0], n, 3) for n in (4, 8))
+        pool = nn.AdaptiveAvgPool2d(1)
+        super().__init__(
+            LayerChoice("c", {"a": one, "b": other}), pool, nn.Flatten(), nn.Linear(4, num_classes)
+        )
+
+
+class Fixed(nn.Sequential):
+    def __init__(self, input_shape, num_classes):
+        width = search_spaces.IntegerChoice("width", [4])
+        pool = nn.AdaptiveAvgPool2d(1)
+        super().__init__(
+            nn.Conv2d(input_shape[0], width, 3), pool, nn.Flatten(), nn.Linear(width, num_classes)
+        )
 
 
 def test_every_rule_has_its_name():

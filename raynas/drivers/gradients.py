@@ -55,8 +55,8 @@ class GradientSearches(Driver):
         if not history.searches:
             reasons = sorted({str(e.reason) for e in history.searches_ended.values()})
             raise SearchFailed(
-                f"All searches failed: {'; '.join(reasons)}. The tracebacks are in"
-                f" {session.folder.searches}."
+                f"All searches failed: {'; '.join(reasons)}. Mend it and start again under another"
+                f" name. The tracebacks are in {session.folder.searches}."
             )
         epochs = [
             event for number in sorted(history.searches) for event in history.searches[number]
