@@ -644,5 +644,5 @@ class FailsAtOnce(MiLeNAS):
 
 def test_a_run_whose_searches_all_fail_says_why(local_ray, tmp_path):
     search = Gradients(FailsAtOnce(), searches=1, epochs=2, options={"batch_size": 32})
-    with pytest.raises(raynas.SearchFailed, match="failed: .*made to fail.* another name"):
+    with pytest.raises(raynas.SearchFailed, match=r"failed: .*made to fail.* another name"):
         raynas.run(**{**SERIAL, "search": search}, storage_path=tmp_path, name="failed")
