@@ -777,9 +777,13 @@ class TestCollapse:
         def epochs(values):
             return [{"skip_share": 0.1, "entropy": 0.6, "eigenvalue": v} for v in values]
 
-        assert collapse(epochs([0.1, 0.11, 0.12, 0.12, 0.13])) == ""
-        text = collapse(epochs([0.1, 0.1, 0.1, 0.1, 0.1, 0.2]))
-        assert "from 0.1 to 0.2 within 4 epochs (by epoch 6)" in text
+        # epochs 8 to 12 are the first average, 12 to 16 that four later
+        steady, noise = [0.1] * 12, [0.1, 0.2, 0.1, 0.05, 0.1] * 4
+        assert collapse(epochs([0.01] * 7 + [0.1] * 9)) == ""  # it grew at first only
+        assert collapse(epochs(noise)) == ""
+        assert collapse(epochs([*steady, 0.2, 0.2, 0.2])) == ""  # not long enough
+        text = collapse(epochs([*steady, 0.1, 0.1, 0.2, 0.2, 0.2]))
+        assert "from 0.1 to 0.14 within 4 epochs, as averages over 5 (by epoch 16)" in text
 
 
 class TestChecks:
