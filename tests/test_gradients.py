@@ -403,6 +403,17 @@ class TestSearchWithoutRay:
         assert [search.suggest().index for _ in range(2)] == [3, 2]
         assert search.suggest() is None
 
+    def test_what_computes_the_same_is_chosen_once(self):
+        """Edges that lead nowhere count as parameters, so one function can have several sizes."""
+        search = self.search()
+        dead = [(choice, 0, 0, 3, 0, 0) for choice in (0, 2, 3)]
+        epochs = [made_up(0, i + 1, 0.9 - 0.1 * i, c) for i, c in enumerate([*dead, (3,) * 6])]
+        for event in epochs:
+            search.derive(event)
+        assert [e.index for e in search.evaluations] == [0, 1]
+        search.choose([e.architecture for e in best_of_each_size(NB201, epochs)], most=2)
+        assert [search.suggest().index for _ in range(2)] == [0, 1]
+
     def test_going_on_it_first_ends_what_only_lacked_the_word(self, tmp_path):
         """Killed between the last epoch of a search, or the scheduler's decision, and the end."""
         search = self.search()

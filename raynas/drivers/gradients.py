@@ -61,8 +61,8 @@ class GradientSearches(Driver):
         epochs = [
             event for number in sorted(history.searches) for event in history.searches[number]
         ]
-        best = best_of_each_size(session.search.space, epochs)[: session.plan.config.samples]
-        session.search.choose([event.architecture for event in best])
+        best = best_of_each_size(session.search.space, epochs)
+        session.search.choose([e.architecture for e in best], session.plan.config.samples)
         if not session.search.exhausted:
             _evaluators(session.plan.evaluator.driver).run(session)
 
