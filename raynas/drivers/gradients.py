@@ -56,14 +56,14 @@ class GradientSearches(Driver):
         if not history.searches:
             reasons = sorted({str(e.reason) for e in history.searches_ended.values()})
             raise SearchFailed(
-                f"All searches failed: {'; '.join(reasons)}. The tracebacks are in"
-                f" {session.folder.searches}."
+                f"All searches failed: {'; '.join(reasons)}. Mend it and start again under another"
+                f" name. The tracebacks are in {session.folder.searches}."
             )
         epochs = [
             event for number in sorted(history.searches) for event in history.searches[number]
         ]
-        best = best_of_each_size(session.search.space, epochs)[: session.plan.config.samples]
-        session.search.choose([event.architecture for event in best])
+        best = best_of_each_size(session.search.space, epochs)
+        session.search.choose([e.architecture for e in best], session.plan.config.samples)
         if not session.search.exhausted:
             _evaluators(session.plan.evaluator.driver).run(session)
 
