@@ -465,8 +465,10 @@ class TestUpdatesOfASearch:
         for name, value in buffers.items():
             torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
 
-    def test_a_norm_of_the_users_own_is_no_exception(self, searching, pair):
-        search = searching(Darts(second_order=True), from_module("normed", Normed))
+    @pytest.mark.parametrize("checkpoint", [False, True])
+    def test_a_norm_of_the_users_own_is_no_exception(self, searching, pair, checkpoint):
+        space = from_module("normed", Normed)
+        search = searching(Darts(second_order=True), space, checkpoint=checkpoint)
         search.rule.step(search, *pair)
         counts = [
             int(buffer)
@@ -775,9 +777,13 @@ class TestCollapse:
         def epochs(values):
             return [{"skip_share": 0.1, "entropy": 0.6, "eigenvalue": v} for v in values]
 
-        assert collapse(epochs([0.1, 0.11, 0.12, 0.12, 0.13])) == ""
-        text = collapse(epochs([0.1, 0.1, 0.1, 0.1, 0.1, 0.2]))
-        assert "from 0.1 to 0.2 within 4 epochs (by epoch 6)" in text
+        # epochs 8 to 12 are the first average, 12 to 16 that four later
+        steady, noise = [0.1] * 12, [0.1, 0.2, 0.1, 0.05, 0.1] * 4
+        assert collapse(epochs([0.01] * 7 + [0.1] * 9)) == ""  # it grew at first only
+        assert collapse(epochs(noise)) == ""
+        assert collapse(epochs([*steady, 0.2, 0.2, 0.2])) == ""  # not long enough
+        text = collapse(epochs([*steady, 0.1, 0.1, 0.2, 0.2, 0.2]))
+        assert "from 0.1 to 0.14 within 4 epochs, as averages over 5 (by epoch 16)" in text
 
 
 class TestChecks:
@@ -796,6 +802,12 @@ class TestChecks:
 
     def test_sizes_cannot_be_mixed(self, digits):
         self.refused(digits, "cannot be mixed", from_module("wide", Wide))
+
+    def test_choices_of_different_shapes(self, digits):
+        self.refused(digits, "cannot be mixed .*same shapes", from_module("uneven", Uneven))
+
+    def test_nothing_to_choose(self, digits):
+        self.refused(digits, "nothing is to be chosen", from_module("fixed", Fixed))
 
     def test_one_class(self, digits):
         data = replace(digits, class_names=("zero",))
@@ -855,6 +867,24 @@ class Wide(Mine):
     def __init__(self, input_shape, num_classes):
         super().__init__(input_shape, num_classes)
         search_spaces.IntegerChoice("width", [1, 2])
+
+
+class Uneven(nn.Sequential):
+    def __init__(self, input_shape, num_classes):
+        one, other = (nn.Conv2d(input_shape[0], n, 3) for n in (4, 8))
+        pool = nn.AdaptiveAvgPool2d(1)
+        super().__init__(
+            LayerChoice("c", {"a": one, "b": other}), pool, nn.Flatten(), nn.Linear(4, num_classes)
+        )
+
+
+class Fixed(nn.Sequential):
+    def __init__(self, input_shape, num_classes):
+        width = search_spaces.IntegerChoice("width", [4])
+        pool = nn.AdaptiveAvgPool2d(1)
+        super().__init__(
+            nn.Conv2d(input_shape[0], width, 3), pool, nn.Flatten(), nn.Linear(width, num_classes)
+        )
 
 
 def test_every_rule_has_its_name():

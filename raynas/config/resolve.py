@@ -61,9 +61,11 @@ class Plan:
 
         Args:
             recorded: what else to write, under `recorded`.
-            evaluations: how many the run has already; `samples` is written as no less.
+            evaluations: how many the run has already; `samples` is written as no less, but where
+                it counts only those of them that are trained alone.
         """
-        samples = max(self.config.samples, evaluations)
+        chosen = self.searcher.driver is not None
+        samples = self.config.samples if chosen else max(self.config.samples, evaluations)
         self.folder.write_configuration(
             {**self.config.model_dump(), "samples": samples},
             {"data_fingerprint": self.data.fingerprint, **recorded},

@@ -1,19 +1,15 @@
 """The driver of trainings: one Ray Tune trial an architecture."""
 
-import logging
-import os
-from typing import Any
+from typing import Any, ClassVar
 
 from ray import tune
-from ray.tune.schedulers import TrialScheduler
-from ray.tune.search import Searcher
 
 from raynas.drivers.driver import Driver
 from raynas.drivers.session import Session
 from raynas.drivers.trainable import TrialActor
-from raynas.drivers.tune_adapter import TuneCallback, TuneScheduler, TuneSearcher
-
-_WORKER_DEATHS = 3  # before an evaluation whose worker keeps dying counts as failed
+from raynas.drivers.tune_adapter import Trials, fit
+from raynas.record.events import Status
+from raynas.search.search import Search
 
 
 class TuneTrials(Driver):
@@ -25,56 +21,54 @@ class TuneTrials(Driver):
         Raises:
             KeyboardInterrupt: when the user interrupts Tune, which ends quietly then.
         """
-        search = session.search
-        fit(
-            session,
-            "evaluation",
-            tune.with_parameters(TrialActor, job=session.job),
-            TuneSearcher(search),
-            TuneScheduler(search),
-            TuneCallback(search),
-        )
-        if not search.exhausted or search.finished < len(search.evaluations):
-            raise KeyboardInterrupt  # Tune ends quietly on the first Ctrl-C
+        trainable = tune.with_parameters(TrialActor, job=session.job)
+        fit(session, trainable, Evaluations(session.search))
 
 
-def fit(
-    session: Session,
-    number: str,
-    trainable: Any,
-    searcher: Searcher,
-    scheduler: TrialScheduler,
-    callback: tune.Callback,
-) -> None:
-    """Run Tune until a searcher has nothing more to suggest.
+class Evaluations(Trials):
+    """The evaluations that a search suggests.
 
     Args:
-        session: of the run.
-        number: which part of a trial's configuration is its number.
-        trainable: what a trial is; its actors serve one after another.
-        searcher: suggests trials.
-        scheduler: hears of results.
-        callback: hears of trials that Tune gave up.
+        search: begun.
     """
-    resources = session.resources
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures come as results
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.concurrent)
-    tune.Tuner(
-        tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=-1,
-            max_concurrent_trials=resources.concurrent,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: f"{trial.config[number]:05d}",
-        ),
-        run_config=tune.RunConfig(
-            name=f"{len(list(session.folder.tune.glob('*'))):03d}",
-            storage_path=str(session.folder.tune),
-            callbacks=[callback],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=_WORKER_DEATHS),
-            verbose=0,
-        ),
-    ).fit()
+
+    key: ClassVar[str] = "evaluation"
+
+    def __init__(self, search: Search):
+        self.search = search
+
+    @property
+    def exhausted(self) -> bool:
+        """See `Trials`."""
+        return self.search.exhausted
+
+    @property
+    def left(self) -> list[int]:
+        """See `Trials`."""
+        return [evaluation.index for evaluation in self.search.history.running]
+
+    def suggest(self) -> dict[str, Any] | None:
+        """Return what an evaluation is, for its actor."""
+        evaluation = self.search.suggest()
+        if evaluation is None:
+            return None
+        return {
+            "evaluation": evaluation.index,
+            "architecture": evaluation.notation,
+            "seed": self.search.seed_of(evaluation.index),
+            "reported": evaluation.epochs,
+        }
+
+    def epochs(self, number: int) -> int:
+        """See `Trials`."""
+        return self.search.evaluations[number].epochs
+
+    def report(self, number: int, result: dict[str, Any]) -> bool:
+        """See `Trials`."""
+        # Tune flattens nested results with a slash.
+        metrics = {k[8:]: v for k, v in result.items() if k.startswith("metrics/")}
+        return self.search.report(number, metrics)
+
+    def end(self, number: int, status: Status, reason: str | None = None) -> None:
+        """See `Trials`."""
+        self.search.finish(number, status, reason)

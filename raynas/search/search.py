@@ -222,20 +222,23 @@ class Search:
         self._evaluate_derived()
         return event.search not in self.searches_stopping
 
-    def choose(self, architectures: Sequence[str]) -> None:
+    def choose(self, architectures: Sequence[str], most: int | None = None) -> None:
         """Have some of the evaluations that were derived trained, in this order; end the others.
 
         Args:
-            architectures: as they were derived, in the notation of the space.
+            architectures: as they were derived, in the notation of the space; of those that
+                compute the same function, the evaluation is one.
+            most: how many evaluations; None: all of these.
         """
         of = self.deduplication.evaluation
-        chosen = [of(self.space.from_string(text)) for text in architectures]
+        indices = dict.fromkeys(of(self.space.from_string(text)) for text in architectures)
+        chosen = list(indices)[:most]
         self.samples = max(self.samples, len(self.evaluations))
         for evaluation in self.history.running:
             if evaluation.index not in chosen:
                 self.finish(evaluation.index, Status.STOPPED, _NOT_CHOSEN)
         running = {evaluation.index for evaluation in self.history.running}
-        self._interrupted = [i for i in dict.fromkeys(chosen) if i is not None and i in running]
+        self._interrupted = [i for i in chosen if i is not None and i in running]
 
     def commit(self, event: Event) -> None:
         """Record an event, then act on it."""

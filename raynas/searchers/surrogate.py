@@ -4,6 +4,14 @@ Rasmussen, Williams: Gaussian Processes for Machine Learning (2006), algorithm 2
 is the expected improvement of Jones et al. (1998). Values enter by rank, as normal scores (Salinas
 et al.: A Quantile-based Approach for Hyperparameter Transfer Learning, ICML 2020), so neither the
 unit of a metric nor the long tail of bad architectures matters.
+
+scikit-learn's Gaussian process in place of ours was measured by `python -m benchmarks.surrogate`
+(1.9.1; NAS-Bench-201, classes, CIFAR-10, 100 runs of at most 100 evaluations). With Matern kernels
+on standardized columns and the likelihood alone `auto` needed 63.7 ± 3.0 (mean and standard error)
+evaluations until the best was found, with ours 24.2 ± 1.2. With our kernels and our prior written
+for it, it needed as many, 22.7 ± 1.0, and an `ask` took about twice as long (with 100 results known
+15.5 ms of CPU against 7.2). That is no less code, and journals of earlier searches would not
+replay, so ours stays.
 """
 
 import math

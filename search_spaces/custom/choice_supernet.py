@@ -14,6 +14,7 @@ from search_spaces.custom.choices import Block, Constructor, Sampled, constructi
 from search_spaces.errors import InvalidArgument
 from search_spaces.space import SearchSpace
 from search_spaces.weight_sharing.checkpoint import recomputed
+from search_spaces.weight_sharing.shared_norm import kept_statistics, own_norms
 from search_spaces.weight_sharing.supernet import Mixture, Supernet, strongest
 
 _MAX_NETWORKS = 64  # of a supernet, one for each combination of integers
@@ -133,13 +134,14 @@ class ChoiceSupernet(Supernet):
         def later(function: Callable[[], Any]) -> Any:
             return recomputed(function, lambda: self._along(number, paths, again=True))
 
-        blocks = _blocks(self.networks[number])
+        network = self.networks[number]
+        blocks, own = _blocks(network), own_norms(network) if again else []
         tracking = self.normalization.tracking and not again
         try:
             for block in blocks:
                 block.path = paths[block.choice_name]
                 block.evaluate = later if self.checkpoint else None
-            with self.normalization.set(tracking=tracking):
+            with self.normalization.set(tracking=tracking), kept_statistics(own):
                 yield
         finally:
             for block in blocks:  # a mixture's weights are not kept

@@ -3,7 +3,7 @@
 Guo et al.: Single Path One-Shot NAS (ECCV 2020), section 3, recomputes them for every child.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
@@ -122,3 +122,30 @@ class SharedNorm(_BatchNorm):
 def is_replaced(module: nn.Module) -> TypeGuard[_BatchNorm]:
     """Tell whether a supernet replaces it; a user's subclass stays, statistics and all."""
     return type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def own_norms(module: nn.Module) -> list[_BatchNorm]:
+    """List the batch normalization that stays as it is and keeps running statistics."""
+    return [
+        norm
+        for norm in module.modules()
+        if isinstance(norm, _BatchNorm)
+        and not isinstance(norm, SharedNorm)
+        and norm.track_running_stats
+    ]
+
+
+@contextmanager
+def kept_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Let copies of running statistics move for a while in the place of the statistics.
+
+    Copies instead of nothing, as in `SharedNorm`, for the sake of checkpoints.
+    """
+    before = [dict(norm._buffers) for norm in norms]
+    try:
+        for norm, buffers in zip(norms, before, strict=True):
+            norm._buffers.update((k, b if b is None else b.clone()) for k, b in buffers.items())
+        yield
+    finally:
+        for norm, buffers in zip(norms, before, strict=True):
+            norm._buffers.update(buffers)

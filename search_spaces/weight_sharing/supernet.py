@@ -105,7 +105,6 @@ class Supernet(nn.Module, ABC):
         """Compute `forward` of a mixture."""
 
     @abstractmethod
-    @abstractmethod
     def sampled(self, x: Tensor, mixture: Mixture, choices: Sequence[int]) -> Tensor:
         """Compute one choice of each slot, so that all weights of a mixture get gradients.
 

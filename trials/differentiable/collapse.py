@@ -2,8 +2,9 @@
 
 Zela et al.: Understanding and Robustifying Differentiable Architecture Search (ICLR 2020): before
 the derived cell fills with skip connections, the largest eigenvalue of the Hessian of the
-validation loss in the architecture parameters grows; section 5 stops when it has grown by a third
-within four epochs.
+validation loss in the architecture parameters grows; section 5 stops when its average over five
+epochs has grown by a third within four. It grows in the first epochs of any search too, and one
+epoch's is noise: as the authors' code does, averages of before the tenth epoch do not count.
 """
 
 import math
@@ -22,6 +23,8 @@ _MANY = 0.5  # share of skip connections from which on a cell is said to have co
 _UNDECIDED = 0.98  # entropy above which the mixtures have hardly moved
 _GROWTH = 4 / 3  # of the eigenvalue within _WINDOW epochs: 1 / 0.75 of Zela et al.
 _WINDOW = 4  # epochs
+_AVERAGED = 5  # epochs
+_FROM = 10  # the first epoch that may be in the middle of an average
 
 
 def skip_share(space: SearchSpace, arch: Architecture) -> float:
@@ -106,18 +109,17 @@ def collapse(epochs: Sequence[Mapping[str, float]]) -> str:
             " fast with shared weights and is seldom good when trained alone"
         )
     values = [epoch["eigenvalue"] for epoch in epochs if "eigenvalue" in epoch]
-    grown = [
-        number
-        for number in range(_WINDOW, len(values))
-        if values[number] > _GROWTH * values[number - _WINDOW] > 0
-    ]
+    starts = range(_FROM - 1 - _AVERAGED // 2, len(values) - _AVERAGED + 1)
+    averages = [sum(values[i : i + _AVERAGED]) / _AVERAGED for i in starts]
+    pairs = enumerate(zip(averages, averages[_WINDOW:], strict=False))
+    grown = next(((i, x, y) for i, (x, y) in pairs if y > _GROWTH * x > 0), None)
     if grown:
-        number = grown[0]
+        number, before, after = grown
         reasons.append(
-            "the largest eigenvalue of the validation Hessian grew from"
-            f" {values[number - _WINDOW]:.3g} to {values[number]:.3g} within {_WINDOW} epochs (by"
-            f" epoch {number + 1}): the optimum is a sharp one, and what is derived from it loses"
-            " accuracy"
+            f"the largest eigenvalue of the validation Hessian grew from {before:.3g} to"
+            f" {after:.3g} within {_WINDOW} epochs, as averages over {_AVERAGED} (by epoch"
+            f" {starts[number + _WINDOW] + _AVERAGED}): the optimum is a sharp one, and what is"
+            " derived from it loses accuracy"
         )
     if not reasons:
         return ""

@@ -9,12 +9,14 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from search_spaces import SearchSpace
 from search_spaces.errors import InvalidArgument
-from search_spaces.weight_sharing.space import sharing
+from search_spaces.weight_sharing.space import WeightSharingSpace, sharing
 from trials.data import Data, DataError
 from trials.differentiable.halves import halves
 from trials.differentiable.milenas import MiLeNAS
 from trials.differentiable.records import check_expected
 from trials.differentiable.rule import Rule
+
+Beta = Annotated[float, Interval(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Options:
     weight_decay: NonNegativeFloat = 3e-4
     gradient_clip: Annotated[float, Ge(0)] = 5.0
     architecture_learning_rate: PositiveFloat = 3e-4
-    architecture_betas: tuple[float, float] = (0.5, 0.999)
+    architecture_betas: tuple[Beta, Beta] = (0.5, 0.999)
     architecture_weight_decay: NonNegativeFloat = 1e-3
     architecture_share: Annotated[float, Interval(gt=0, lt=1)] = 0.5
     judged_images: PositiveInt | None = None
@@ -84,11 +86,13 @@ class Options:
         self._check_data(data)
         if self.expected_size is not None:
             check_expected(space, self.expected_size, data.input_shape, data.num_classes)
-        supernet = space.differentiable_supernet(data.input_shape, data.num_classes)
-        mixture = [torch.full((n,), 1 / n) for n in (len(s.choices) for s in supernet.slots)]
-        with torch.no_grad():
-            supernet(torch.zeros(2, *data.input_shape), mixture)
-        supernet.derive(mixture)
+        try:
+            _check_mixture(space, data)
+        except RuntimeError as error:  # of shapes
+            raise InvalidArgument(
+                f"space={space.name!r}: its choices cannot be mixed ({error}); those of a"
+                " LayerChoice must take and give tensors of the same shapes."
+            ) from error
 
     def _check_data(self, data: Data) -> None:
         if data.num_classes < 2:
@@ -105,3 +109,16 @@ class Options:
                 f"{self.architecture_share}), too few for a batch of {self.batch_size}. Give more"
                 " images, or a smaller batch_size."
             )
+
+
+def _check_mixture(space: WeightSharingSpace, data: Data) -> None:
+    """Compute the even mixture of a space on two images."""
+    supernet = space.differentiable_supernet(data.input_shape, data.num_classes)
+    if all(len(slot.choices) < 2 for slot in supernet.slots):
+        raise InvalidArgument(
+            f"space={space.name!r} has one architecture: nothing is to be chosen."
+        )
+    mixture = [torch.full((n,), 1 / n) for n in (len(s.choices) for s in supernet.slots)]
+    supernet.derive(mixture)
+    with torch.no_grad():
+        supernet(torch.zeros(2, *data.input_shape), mixture)

@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch.nn.modules.batchnorm import _BatchNorm
-
-from search_spaces.weight_sharing.shared_norm import SharedNorm
+from search_spaces.weight_sharing.shared_norm import kept_statistics, own_norms
 from search_spaces.weight_sharing.supernet import Supernet
 
 
@@ -18,22 +16,10 @@ class RunningStatistics:
 
     def __init__(self, supernet: Supernet):
         self.normalization = supernet.normalization
-        self._others = [
-            norm
-            for norm in supernet.modules()
-            if isinstance(norm, _BatchNorm)
-            and not isinstance(norm, SharedNorm)
-            and norm.track_running_stats
-        ]
+        self._others = own_norms(supernet)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Leave them as they are for a while; in training, those of the batch are used anyway."""
-        try:
-            for norm in self._others:
-                norm.track_running_stats = False
-            with self.normalization.set(tracking=False):
-                yield
-        finally:
-            for norm in self._others:
-                norm.track_running_stats = True
+        with kept_statistics(self._others), self.normalization.set(tracking=False):
+            yield
