@@ -37,6 +37,8 @@ science: $(BIN)/raynas       ## the tables of the docs, measured again; hours
 	@test -e $(TABLES)/nb201.parquet || { echo "say where the tables are: make science TABLES=FOLDER"; exit 1; }
 	mkdir -p $(RESULTS)
 	$(BIN)/python -m benchmarks.proxies $(NB201) --images $(IMAGES) --scores $(RESULTS)/scores.parquet
+	$(BIN)/raynas score --space nasbench201 --data $(IMAGES) --samples 2000 --to $(RESULTS)/naswot.parquet
+	$(BIN)/python -m benchmarks.area $(NB201) --scores $(RESULTS)/naswot.parquet
 	$(BIN)/python -m benchmarks.auto $(NB201)
 	$(BIN)/python -m benchmarks.auto $(NB201) --cells
 	$(BIN)/python -m benchmarks.surrogate $(NB201)
