@@ -142,6 +142,13 @@ class TestArguments:
         with pytest.raises(InvalidArgument, match=message):
             construct("search", text, SEARCHERS)
 
+    def test_a_rule_of_ones_own_goes_by_its_own_name(self):
+        """Else a run that is continued by what its folder says would go on with another rule."""
+        own = Gradients(FailsAtOnce())
+        assert own != Gradients(MiLeNAS())
+        with pytest.raises(InvalidArgument, match="rule='FailsAtOnce' is unknown"):
+            construct("search", described(own, SEARCHERS), SEARCHERS)
+
     @pytest.mark.parametrize("rule", [[], [3], [MiLeNAS(), "darts"]])
     def test_rules_are_rules(self, rule):
         with pytest.raises(InvalidArgument, match="rule="):
