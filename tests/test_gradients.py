@@ -22,6 +22,7 @@ from torch import nn
 import raynas
 import search_spaces
 from raynas import Asha, Gradients
+from raynas.cli.run import status
 from raynas.config.description import described
 from raynas.config.resolve import resolve
 from raynas.drivers.gradients import Searches
@@ -142,6 +143,13 @@ class TestArguments:
         with pytest.raises(InvalidArgument, match=message):
             construct("search", text, SEARCHERS)
 
+    def test_a_rule_of_ones_own_goes_by_its_own_name(self):
+        """Else a run that is continued by what its folder says would go on with another rule."""
+        own = Gradients(FailsAtOnce())
+        assert own != Gradients(MiLeNAS())
+        with pytest.raises(InvalidArgument, match="rule='FailsAtOnce' is unknown"):
+            construct("search", described(own, SEARCHERS), SEARCHERS)
+
     @pytest.mark.parametrize("rule", [[], [3], [MiLeNAS(), "darts"]])
     def test_rules_are_rules(self, rule):
         with pytest.raises(InvalidArgument, match="rule="):
@@ -236,6 +244,11 @@ class TestRun:
         assert (searched.path / "best" / "model.pt2").exists()
         completed = searched.trials.query("status == 'completed'")["evaluation"]
         assert set(searched.ensemble.members["evaluation"]) == set(completed)
+
+    def test_the_status_counts_what_was_derived(self, searched, capsys):
+        status(searched.path)
+        derived = len(searched.trials)
+        assert f"{derived} derived, at most 2 to be evaluated: " in capsys.readouterr().out
 
     def test_the_report_says_what_the_searches_did(self, searched):
         report = (searched.path / "report.html").read_text()
@@ -413,6 +426,20 @@ class TestSearchWithoutRay:
         assert [e.index for e in search.evaluations] == [0, 1]
         search.choose([e.architecture for e in best_of_each_size(NB201, epochs)], most=2)
         assert [search.suggest().index for _ in range(2)] == [0, 1]
+
+    def test_nothing_comes_after_what_was_chosen(self, tmp_path):
+        """Also with more samples, and also for a run that is continued."""
+        with Journal(tmp_path) as journal:
+            search = self.search(journal)
+            search.derive(made_up(0, 1, 0.6))  # one, and two samples
+            search.choose([search.evaluations[0].notation])
+            assert search.samples == 1
+            assert not search.exhausted
+            search.suggest()
+            assert search.exhausted
+            search.finish(0, Status.COMPLETED)
+        with Journal(tmp_path) as journal:
+            assert self.search(journal).exhausted
 
     def test_going_on_it_first_ends_what_only_lacked_the_word(self):
         """Killed between the last epoch of a search, or the scheduler's decision, and the end."""

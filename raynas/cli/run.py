@@ -71,7 +71,11 @@ def status(
         print(json.dumps(content, default=plain))
         return
     print(f"{result.path}: {state}")
-    print(f"{len(result.trials)} of {content['samples']} evaluations started: {counts}")
+    trials, samples = result.trials, content["samples"]
+    if "search" in trials:
+        print(f"{len(trials)} derived, at most {samples} to be evaluated: {counts}")
+    else:
+        print(f"{len(trials)} of {samples} evaluations started: {counts}")
     if best:
         print(f"best: {best['architecture']}, {shown(result.metric, best[result.metric])}")
 

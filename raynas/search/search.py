@@ -233,7 +233,9 @@ class Search:
         of = self.deduplication.evaluation
         indices = dict.fromkeys(of(self.space.from_string(text)) for text in architectures)
         chosen = list(indices)[:most]
-        self.samples = max(self.samples, len(self.evaluations))
+        if len(self.evaluations) < self.samples:
+            self.commit(Exhausted())
+        self.samples = len(self.evaluations)
         for evaluation in self.history.running:
             if evaluation.index not in chosen:
                 self.finish(evaluation.index, Status.STOPPED, _NOT_CHOSEN)

@@ -65,7 +65,7 @@ class Gradients(Searcher):
         options = _options(self.options)
         self.recipes = tuple(Differentiable(rule=rule, **options) for rule in rules)
         self.rule = "|".join(
-            _nested(spell(r.name, {f.name: _text(getattr(r, f.name)) for f in _set(r)}))
+            _nested(spell(_name(r), {f.name: _text(getattr(r, f.name)) for f in _set(r)}))
             for r in rules
         )
         self.options = _nested(spell("", {k: _text(v) for k, v in options.items()})[1:])
@@ -138,6 +138,11 @@ def _options(options: str | Mapping[str, Any]) -> dict[str, Any]:
     if "rule" in values:
         raise InvalidArgument("options: the rule is an argument of its own.")
     return converted("options", "the loop", Differentiable, values)
+
+
+def _name(rule: Rule) -> str:
+    """Return the name of a rule; that of its class where it is none of ours, a subclass, say."""
+    return rule.name if RULES.get(rule.name) is type(rule) else type(rule).__name__
 
 
 def _set(rule: Rule) -> list["dataclasses.Field[Any]"]:
