@@ -27,7 +27,14 @@ from trials.differentiable import (
     SingleLevel,
     unrolled,
 )
-from trials.differentiable.collapse import collapse, entropy, largest_eigenvalue, skip_share
+from trials.differentiable.collapse import (
+    NONES,
+    SKIPS,
+    collapse,
+    entropy,
+    largest_eigenvalue,
+    operation_share,
+)
 from trials.differentiable.gdas import straight_through
 from trials.differentiable.halves import cycling, halves
 from trials.differentiable.na_darts import neighbor, slopes
@@ -736,11 +743,13 @@ class TestSizes:
 
 class TestCollapse:
     def test_skip_share(self):
-        assert skip_share(NB201, NB201.architecture([1] * 6)) == 1
-        assert skip_share(NB201, NB201.architecture([1, 0, 2, 3, 4, 1])) == pytest.approx(1 / 3)
+        assert operation_share(NB201, NB201.architecture([1] * 6), SKIPS) == 1
+        mixed = NB201.architecture([1, 0, 2, 3, 4, 1])
+        assert operation_share(NB201, mixed, SKIPS) == pytest.approx(1 / 3)
+        assert operation_share(NB201, mixed, NONES) == pytest.approx(1 / 6)
         cells = named("V2_r2_e100")
         skips = sum(n == "skip_connect" for n, _ in cells.normal.edges + cells.reduction.edges)
-        assert skip_share(CELLS, CELLS.genotype("V2_r2_e100")) == skips / 16
+        assert operation_share(CELLS, CELLS.genotype("V2_r2_e100"), SKIPS) == skips / 16
 
     def test_entropy(self):
         assert entropy([torch.full((5,), 0.2)]) == pytest.approx(1)
@@ -764,18 +773,24 @@ class TestCollapse:
         assert found == pytest.approx(max(values), abs=1e-6)
 
     def test_words(self):
-        calm = {"skip_share": 0.1, "entropy": 0.6}
+        calm = {"skip_share": 0.1, "none_share": 0.0, "entropy": 0.6}
         assert collapse([]) == ""
         assert collapse([calm] * 3) == ""
-        text = collapse([calm, {"skip_share": 0.75, "entropy": 0.6}])
+        text = collapse([calm, {"skip_share": 0.75, "none_share": 0.0, "entropy": 0.6}])
         assert text.startswith("This search looks collapsed: 75% of the derived operations")
         assert "10% after the first epoch" in text
         assert "almost even" not in text
-        assert "almost even" in collapse([{"skip_share": 0.75, "entropy": 0.999}])
+        assert "'none'" in collapse([calm, {**calm, "none_share": 0.5}])
+        assert "almost even" in collapse(
+            [{"skip_share": 0.75, "none_share": 0.0, "entropy": 0.999}]
+        )
 
     def test_words_on_the_eigenvalue(self):
         def epochs(values):
-            return [{"skip_share": 0.1, "entropy": 0.6, "eigenvalue": v} for v in values]
+            return [
+                {"skip_share": 0.1, "none_share": 0.0, "entropy": 0.6, "eigenvalue": v}
+                for v in values
+            ]
 
         # epochs 8 to 12 are the first average, 12 to 16 that four later
         steady, noise = [0.1] * 12, [0.1, 0.2, 0.1, 0.05, 0.1] * 4

@@ -356,8 +356,8 @@ def made_up(search, epoch, accuracy, choices=(3,) * 6, **metrics):
     """An epoch of a search in NB201; its size is the sum of its choices."""
     values = {
         "train_loss": 1.0, "train_accuracy": 0.75, "architecture_loss": 1.0,
-        "architecture_accuracy": accuracy, "val_accuracy": 0.5, "skip_share": 0.0,
-        "entropy": 0.9, "params": float(sum(choices)),
+        "architecture_accuracy": accuracy, "val_accuracy": 0.5, "entropy": 0.9, "skip_share": 0.0,
+        "none_share": 0.0, "params": float(sum(choices)),
     }  # fmt: skip
     arch = NB201.to_string(NB201.architecture(choices))
     return Searched(search, epoch, arch, {**values, **metrics}, [[0.1, 0.2, 0.3, 0.2, 0.2]] * 6)

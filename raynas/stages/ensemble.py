@@ -151,7 +151,7 @@ def make_ensemble(session: Session, request: Request) -> None:
         raise InvalidArgument(
             f"ensemble: {len(members)} of {len(request.evaluations)} trained architectures can be"
             " members, and an ensemble needs two."
-            f" {reasons or 'Evaluate more architectures (samples)'}."
+            f" {reasons or 'More must be trained: more samples, or searches'}."
         )
     penalties = [request.penalties.get(member.evaluation, 0.0) for member in members]
     candidates = Candidates(members, data, penalties, saep, session.plan.config.seed)

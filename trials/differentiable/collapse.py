@@ -8,7 +8,7 @@ epoch's is noise: as the authors' code does, averages of before the tenth epoch 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from search_spaces.cells.space import CellSpace
 
 #: what spaces call an operation that passes its input on
 SKIPS = ("skip_connect", "skip", "identity", "Identity")
+#: and one that gives nothing
+NONES = ("none",)
 
 _MANY = 0.5  # share of skip connections from which on a cell is said to have collapsed
 _UNDECIDED = 0.98  # entropy above which the mixtures have hardly moved
@@ -27,15 +29,16 @@ _AVERAGED = 5  # epochs
 _FROM = 10  # the first epoch that may be in the middle of an average
 
 
-def skip_share(space: SearchSpace, arch: Architecture) -> float:
-    """Return the share of skip connections among the operations of an architecture, 0..1."""
+def operation_share(space: SearchSpace, arch: Architecture, names: Collection[str]) -> float:
+    """Return the share of some operations among those of an architecture, 0..1."""
     if isinstance(space, CellSpace):
         genotype = space.to_genotype(arch)
-        names = [name for cell in (genotype.normal, genotype.reduction) for name, _ in cell.edges]
+        cells = (genotype.normal, genotype.reduction)
+        derived = [name for cell in cells for name, _ in cell.edges]
     else:
         chosen = zip(space.decisions, arch.choices, strict=True)
-        names = [str(d.choices[c]) for d, c in chosen if d.kind == "operation"]
-    return sum(name in SKIPS for name in names) / len(names) if names else 0.0
+        derived = [str(d.choices[c]) for d, c in chosen if d.kind == "operation"]
+    return sum(name in names for name in derived) / len(derived) if derived else 0.0
 
 
 def entropy(mixture: Sequence[Tensor]) -> float:
@@ -107,6 +110,11 @@ def collapse(epochs: Sequence[Mapping[str, float]]) -> str:
             f"{last['skip_share']:.0%} of the derived operations are skip connections"
             f" ({first['skip_share']:.0%} after the first epoch): a shallow network that trains"
             " fast with shared weights and is seldom good when trained alone"
+        )
+    if last["none_share"] >= _MANY:
+        reasons.append(
+            f"{last['none_share']:.0%} of the derived operations are 'none': hardly anything is"
+            " left of the cell, perhaps no way from its input to its output"
         )
     values = [epoch["eigenvalue"] for epoch in epochs if "eigenvalue" in epoch]
     starts = range(_FROM - 1 - _AVERAGED // 2, len(values) - _AVERAGED + 1)

@@ -13,7 +13,13 @@ from search_spaces import Architecture, SearchSpace
 from search_spaces.weight_sharing.space import sharing
 from search_spaces.weight_sharing.supernet import Supernet
 from trials.data import Data, Part
-from trials.differentiable.collapse import entropy, largest_eigenvalue, skip_share
+from trials.differentiable.collapse import (
+    NONES,
+    SKIPS,
+    entropy,
+    largest_eigenvalue,
+    operation_share,
+)
 from trials.differentiable.halves import cycling, halves
 from trials.differentiable.options import Options
 from trials.differentiable.problem import Batch, Path, Problem
@@ -144,7 +150,7 @@ class GradientSearch(Trial, Problem):
                 the search accuracy of the papers.
             val_loss, val_accuracy: of the derived architecture with the shared weights on the
                 validation part, with statistics of the batch; they only rank.
-            skip_share: of the derived operations, 0..1.
+            skip_share, none_share: of the derived operations, 0..1.
             entropy: of the mixtures, from 1 (undecided) to 0.
             the model size: normal_convolutions and reduction_convolutions, or params.
             eigenvalue: the largest of the validation Hessian in a, where it is asked for.
@@ -159,6 +165,8 @@ class GradientSearch(Trial, Problem):
         if not all(bool(alpha.isfinite().all()) for alpha in self.parameters_):
             raise Diverged(f"an architecture parameter is not finite in epoch {self.epoch + 1}")
         loss, accuracy = self.judge(self.judged)
+        if not math.isfinite(loss):
+            raise Diverged(f"the search loss is {loss} after epoch {self.epoch + 1}")
         metrics |= {"architecture_loss": loss, "architecture_accuracy": accuracy}
         if self.options.eigenvalue_iterations:
             metrics["eigenvalue"] = self._eigenvalue()
@@ -247,7 +255,8 @@ class GradientSearch(Trial, Problem):
         return {
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
-            "skip_share": skip_share(self.space, derived),
+            "skip_share": operation_share(self.space, derived, SKIPS),
+            "none_share": operation_share(self.space, derived, NONES),
             "entropy": entropy(self.relaxation),
             **{name: float(n) for name, n in zip(size_names(self.space), size, strict=True)},
         }
