@@ -19,8 +19,8 @@ from search_spaces.counting import Counts, conv_counts, linear_counts
 from search_spaces.graph import CellGraph, Edge
 from search_spaces.modules import GlobalPoolClassifier
 from search_spaces.notation import Scanner
+from search_spaces.weight_sharing.graph_supernet import GraphSupernet
 from search_spaces.weight_sharing.space import WeightSharingSpace
-from search_spaces.weight_sharing.supernet import GraphSupernet
 
 #: (source node, target node) in the order of the notation; node 0 is the cell's input
 EDGES = ((0, 1), (0, 2), (1, 2))

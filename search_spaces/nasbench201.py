@@ -24,8 +24,8 @@ from search_spaces.modules import (
     ResidualBlock,
 )
 from search_spaces.notation import Scanner
+from search_spaces.weight_sharing.graph_supernet import GraphSupernet
 from search_spaces.weight_sharing.space import WeightSharingSpace
-from search_spaces.weight_sharing.supernet import GraphSupernet
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 #: (source node, target node) in the order of the notation; node 0 is the input, 3 the output

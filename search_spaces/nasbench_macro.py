@@ -15,8 +15,8 @@ from search_spaces.architecture import Architecture, Decision
 from search_spaces.counting import Counts, conv_counts, linear_counts
 from search_spaces.modules import GlobalPoolClassifier, MobileBlock
 from search_spaces.notation import Scanner
+from search_spaces.weight_sharing.graph_supernet import GraphSupernet
 from search_spaces.weight_sharing.space import WeightSharingSpace
-from search_spaces.weight_sharing.supernet import GraphSupernet
 
 BLOCKS = ("identity", "MB3_K3", "MB6_K5")
 #: output channels of a layer in units of the stem's channels, and its stride

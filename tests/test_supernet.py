@@ -20,9 +20,10 @@ from search_spaces import (
     WeightSharingSpace,
     from_module,
 )
+from search_spaces.weight_sharing.graph_supernet import GraphSupernet
 from search_spaces.weight_sharing.shared_norm import Normalization
 from search_spaces.weight_sharing.space import NAMES, sharing
-from search_spaces.weight_sharing.supernet import GraphSupernet, Path
+from search_spaces.weight_sharing.supernet import Path
 from trials.weight_sharing import evaluation as many_children
 from trials.weight_sharing.evaluation import evaluate_children
 from trials.weight_sharing.images import Images

@@ -28,8 +28,8 @@ from search_spaces.cells.supernet import SharingCellSpace
 from search_spaces.modules import GlobalPoolClassifier
 from search_spaces.nasbench201 import OPERATIONS
 from search_spaces.weight_sharing import mixture as mixture_module
+from search_spaces.weight_sharing.graph_supernet import GraphSupernet
 from search_spaces.weight_sharing.shared_norm import SharedNorm
-from search_spaces.weight_sharing.supernet import GraphSupernet
 
 SHAPE = (3, 8, 8)
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from raynas.testing.suite import Suite
 from search_spaces import Architecture, WeightSharingSpace
 from search_spaces.errors import InvalidArchitecture, InvalidArgument
-from search_spaces.weight_sharing.supernet import GraphSupernet, Supernet
+from search_spaces.weight_sharing.graph_supernet import GraphSupernet
+from search_spaces.weight_sharing.supernet import Supernet
 
 
 class SupernetSuite(Suite):

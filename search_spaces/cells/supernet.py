@@ -18,8 +18,9 @@ from search_spaces.cells.operations import FactorizedReduce, operation
 from search_spaces.cells.space import CELLS, CellSpace
 from search_spaces.errors import InvalidArchitecture
 from search_spaces.modules import GlobalPoolClassifier
+from search_spaces.weight_sharing.graph_supernet import GraphSupernet
 from search_spaces.weight_sharing.space import WeightSharingSpace
-from search_spaces.weight_sharing.supernet import GraphSupernet, Mixture
+from search_spaces.weight_sharing.supernet import Mixture
 
 
 @dataclass(frozen=True)

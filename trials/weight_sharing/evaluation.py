@@ -24,8 +24,9 @@ from torch.nn import functional
 
 from search_spaces import Architecture
 from search_spaces.errors import InvalidArgument
+from search_spaces.weight_sharing.graph_supernet import GraphSupernet
 from search_spaces.weight_sharing.shared_norm import Statistics
-from search_spaces.weight_sharing.supernet import GraphSupernet, Supernet
+from search_spaces.weight_sharing.supernet import Supernet
 from trials.weight_sharing.images import Images
 from trials.weight_sharing.plans import Plan, Schedule, Sizes, Way
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces import Architecture
+from search_spaces.weight_sharing.graph_supernet import GraphSupernet
 from search_spaces.weight_sharing.shared_norm import SharedNorm
 from search_spaces.weight_sharing.steps import Call, needed
-from search_spaces.weight_sharing.supernet import GraphSupernet
 
 Way = Literal["one by one", "tree", "grouped"]
 
