@@ -43,7 +43,7 @@ science: $(BIN)/raynas       ## the tables of the docs, measured again; hours
 	$(BIN)/python -m benchmarks.auto $(NB201) --cells
 	$(BIN)/python -m benchmarks.surrogate $(NB201)
 	$(BIN)/python -m benchmarks.differentiable search $(NB201) --images $(IMAGES),fraction=0.5 --results $(RESULTS)/searches
-	$(BIN)/python -m benchmarks.differentiable sizes --images $(IMAGES),size=16,fraction=0.2 --results $(RESULTS)/sizes
+	$(BIN)/python -m benchmarks.differentiable sizes --images $(IMAGES),size=8,fraction=0.1 --results $(RESULTS)/sizes
 	for table in "nasbench_macro mean_acc" "nats_sss c10_valid_90"; do set -- $$table; \
 	    for queries in 20 40 80 150 300; do \
 	        $(BIN)/raynas bench --table $(TABLES)/$$1.parquet --architecture arch --metric $$2 \
