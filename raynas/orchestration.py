@@ -6,7 +6,7 @@ at the first stage that is not done.
 """
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +43,7 @@ def run(
     search: str | Searcher = "evolution",
     evaluate: str | AnyEvaluator = "train",
     scheduler: str | Scheduler | None = None,
+    architectures: str | Path | Sequence[str] | None = None,
     samples: int = 32,
     epochs: int = 4,
     retrain_epochs: int | None = None,
@@ -72,6 +73,9 @@ def run(
             `train` only the outcome of the search is trained alone.
         scheduler: `asha`, `fifo`, or a `Scheduler`; None: `asha`, with `adanet` and searches by
             gradients `fifo`. Of the latter it stops searches, not evaluations.
+        architectures: evaluate these, in the notation of the space or by the names of published
+            cells, and search no others: a list, or a file with one a line; `search` and `samples`
+            are not asked then.
         samples: number of architectures to evaluate; of searches by gradients, at most that many
             of what they derive.
         epochs: epochs of an evaluation that is not stopped early.

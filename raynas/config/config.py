@@ -54,6 +54,9 @@ class Config(BaseModel):
     scheduler: str | None = Field(
         None, description="which trials are stopped early: asha, fifo; default: as the search needs"
     )
+    architectures: list[str] | None = Field(
+        None, description="evaluate these and search no others: a file with one a line, or A;B;C"
+    )
     samples: Annotated[int, Field(ge=1)] = Field(32, description="architectures to evaluate")
     epochs: Annotated[int, Field(ge=1)] = Field(4, description="epochs of a full evaluation")
     retrain_epochs: Annotated[int, Field(ge=1)] | None = Field(
@@ -77,6 +80,16 @@ class Config(BaseModel):
     resume: Literal["auto", "must", "never"] = Field(
         "auto", description="continue the run of that name: if there is one, or it must, or never"
     )
+
+    @pydantic.field_validator("architectures", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Read a file, or split a text; anything else is checked as it is."""
+        if not isinstance(value, str):
+            return value
+        file = Path(value).expanduser()
+        lines = file.read_text().splitlines() if file.is_file() else value.split(";")
+        return [line.strip() for line in lines if line.strip()]
 
 
 def check_known(arguments: Iterable[Any]) -> None:

@@ -18,7 +18,7 @@ from raynas.ensemble.saep import SAEP
 from raynas.errors import InvalidArgument
 from raynas.record.folder import RunFolder
 from raynas.schedulers import SCHEDULERS, Scheduler
-from raynas.searchers import SEARCHERS, Searcher
+from raynas.searchers import SEARCHERS, Listed, Searcher
 from search_spaces import SearchSpace
 from search_spaces.naming import construct, converted, parse, spell
 from trials import EVALUATORS
@@ -84,7 +84,7 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
         for key, field in Config.model_fields.items()
     }
     space = _object("space", values, SearchSpace, search_spaces.SPACES)
-    searcher = _object("search", values, Searcher, SEARCHERS)
+    searcher = _searcher(values)
     evaluator = _object("evaluate", values, AnyEvaluator, EVALUATORS)
     searcher.check(space)
     if values["scheduler"] is None:
@@ -115,6 +115,15 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     evaluator.check(space, data)
     config, ensemble = _as_recorded(config, ensemble)
     return Plan(config, space, data, searcher, evaluator, scheduler, ensemble)
+
+
+def _searcher(values: dict[str, Any]) -> Searcher:
+    """Return the searcher, or what stands in its place where the architectures are listed."""
+    listed = validated({"architectures": values["architectures"]}).architectures
+    if listed is None:
+        return _object("search", values, Searcher, SEARCHERS)
+    values["architectures"], values["samples"] = listed, max(1, len(listed))
+    return Listed(listed)
 
 
 def _ensemble(values: Mapping[str, Any]) -> SAEP | None:
@@ -196,6 +205,8 @@ def _described_data(source: object, data: Data) -> str:
 def _default_name(config: Config, space: SearchSpace, data: Data) -> str:
     """Return a name that is the same for the same configuration."""
     fixed = config.model_dump(exclude=set(CHANGEABLE))
+    if fixed["architectures"] is None:  # older than this argument are the names of runs
+        del fixed["architectures"]
     digest = hashlib.blake2b(repr(fixed).encode(), digest_size=3).hexdigest()
     search = config.search.partition(":")[0].rpartition(".")[2]
     words = [re.sub(r"[^A-Za-z0-9_-]", "", word)[:40] for word in (space.name, data.name, search)]

@@ -131,7 +131,8 @@ class TensorBoard:
         evaluation = self.history.evaluations[event.evaluation]
         curve, metric = evaluation.history, self.history.metric
         arch = self.space.from_string(evaluation.notation)
-        chosen = {key: str(value) for key, value in self.space.to_config(arch).items()}
+        decided = {} if arch.name else self.space.to_config(arch)
+        chosen = {key: str(value) for key, value in decided.items()}
         row = hparams(  # type: ignore[no-untyped-call]
             {"architecture": evaluation.notation, **chosen}, _tagged(curve[-1]) if curve else {}
         )

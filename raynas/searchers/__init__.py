@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from raynas.searchers.evolution import Evolution
     from raynas.searchers.gradients import Gradients
     from raynas.searchers.growing import GrowingSearcher
+    from raynas.searchers.listed import Listed
     from raynas.searchers.local_search import LocalSearch
     from raynas.searchers.naswot import Naswot
     from raynas.searchers.neighborhood import NeighborhoodAware
@@ -30,6 +31,7 @@ __all__ = [
     "Gradients",
     "GrowingSearcher",
     "HeldOut",
+    "Listed",
     "LocalSearch",
     "Naswot",
     "NeighborhoodAware",
@@ -47,6 +49,7 @@ SEARCHERS: "Table[Callable[..., Searcher]]" = Table(
         "evolution": "raynas.searchers.evolution:Evolution",
         "gdas": "raynas.searchers.gradients:gdas",
         "gradients": "raynas.searchers.gradients:Gradients",
+        "listed": "raynas.searchers.listed:Listed",
         "local": "raynas.searchers.local_search:LocalSearch",
         "milenas": "raynas.searchers.gradients:milenas",
         "na-darts": "raynas.searchers.gradients:na_darts",
@@ -66,6 +69,7 @@ _MODULES = {
     "Gradients": "raynas.searchers.gradients",
     "GrowingSearcher": "raynas.searchers.growing",
     "HeldOut": "raynas.searchers.searcher",
+    "Listed": "raynas.searchers.listed",
     "LocalSearch": "raynas.searchers.local_search",
     "Naswot": "raynas.searchers.naswot",
     "NeighborhoodAware": "raynas.searchers.neighborhood",
