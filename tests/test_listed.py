@@ -46,7 +46,7 @@ def test_published_cells_outside_the_decisions_of_the_space(tmp_path, local_ray)
         **{**SMALL, "storage_path": tmp_path},
     )
     trials = result.trials
-    assert list(trials["architecture"])[0] == "DARTS_V2_CONN5"
+    assert trials["architecture"].iloc[0] == "DARTS_V2_CONN5"
     assert list(trials["status"]) == ["completed", "completed"]
     space = search_spaces.get("darts")
     assert space.from_string(trials["architecture"][1]) == space.genotype("DARTS_V2")
