@@ -2,14 +2,18 @@
 
 import copy
 import math
+import os
+import signal
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 import search_spaces
-from raynas.errors import InvalidArgument
+from raynas.drivers.surfaces import Measure, Trained, surface
+from raynas.errors import InvalidArgument, RaynasError
 from trials.data import load
 from trials.landscape import Plane, Point, gradient_variance, grid, loss_surface, sample
 from trials.landscape.surface import loss_and_accuracy
@@ -323,3 +327,130 @@ class TestSample:
     def test_refuses_more_than_there_are(self, data, count):
         with pytest.raises(InvalidArgument, match=f"images={count}: the part of the data has"):
             sample(data.test, images=count)
+
+
+class Recorder:
+    """Builds a small network and notes in a folder which processes have one.
+
+    Args:
+        folder: of the notes.
+        ill: what the network does when it is evaluated: nothing special, "raise" or "die".
+    """
+
+    def __init__(self, folder, ill=""):
+        self.folder, self.ill = folder, ill
+
+    def __call__(self, config, input_shape, num_classes):
+        (self.folder / str(os.getpid())).touch()
+        layers = [nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+        return nn.Sequential(*layers, nn.Linear(24, num_classes), Ill(self.ill))
+
+    def workers(self):
+        return {int(path.name) for path in self.folder.iterdir()} - {os.getpid()}
+
+
+class Ill(nn.Module):
+    """Passes on what comes, if nothing is wrong with it."""
+
+    def __init__(self, ill):
+        super().__init__()
+        self.ill = ill
+
+    def forward(self, x):
+        if self.ill == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.ill == "raise":
+            raise RuntimeError("it does not fit")
+        return x
+
+
+def user_space(folder, ill=""):
+    build = Recorder(folder, ill)
+    space = search_spaces.UserSpace("recorded", {"size": (1, 2)}, build)
+    torch.manual_seed(3)
+    return space, build({}, (1, 8, 8), 10).state_dict(), build
+
+
+def in_one_process(space, weights, data, points, **measure):
+    trained = Trained(space, space.from_string("size=1"), weights, (1, 8, 8), 10)
+    measure = Measure(**measure)
+    plane = trained.plane(measure.seed, torch.device("cpu"))
+    rows = measure.rows(plane, sample(data.test, 100, measure.seed), grid(points))
+    return pd.DataFrame(rows, columns=measure.columns)
+
+
+class TestSurfaceOverRay:
+    def test_has_the_numbers_of_one_process_bit_for_bit(self, local_ray, data, network):
+        arch, weights = SPACE.from_string(CELL), network.state_dict()
+        shares = []
+        table = surface(
+            SPACE, CELL, weights, data, images=150, points=5, extent=0.5, batches=2,
+            batch_size=32, seed=7, progress=lambda done, total: shares.append((done, total)),
+        )  # fmt: skip
+        plane = Trained(SPACE, arch, weights, data.input_shape, 10).plane(7, torch.device("cpu"))
+        points, drawn = grid(5, 0.5), sample(data.test, 150, 7)
+        assert list(table[["x", "y"]].itertuples(index=False, name=None)) == points
+        heights = loss_surface(plane, drawn, points)
+        assert list(table["loss"]) == [h.loss for h in heights]
+        assert list(table["accuracy"]) == [h.accuracy for h in heights]
+        spreads = gradient_variance(plane, drawn, points, 2, 32)
+        assert list(table["variance"]) == [s.variance for s in spreads]
+        assert list(table["relative_variance"]) == [s.relative_variance for s in spreads]
+        done = [done for done, _ in shares]
+        assert done == sorted(done)
+        assert shares[-1] == (25, 25)
+
+    def test_without_batches_there_is_no_variance(self, local_ray, data, network):
+        table = surface(SPACE, CELL, network.state_dict(), data, images=20, points=2, actors=1)
+        assert list(table.columns) == ["x", "y", "loss", "accuracy"]
+        assert len(table) == 4
+
+    def test_losses_that_are_not_finite_are_kept(self, local_ray, data, network):
+        weights = network.state_dict()
+        table = surface(SPACE, CELL, weights, data, images=20, points=3, extent=1e30, actors=1)
+        assert math.isfinite(table["loss"][4])
+        assert not any(map(math.isfinite, table["loss"].drop(4)))
+
+    def test_a_worker_that_is_killed_costs_only_time(self, local_ray, data, tmp_path):
+        space, weights, build = user_space(tmp_path)
+        killed = []
+
+        def kill_one(done, total):
+            if not killed and len(build.workers()) == 2:
+                killed.append(min(build.workers()))
+                os.kill(killed[0], signal.SIGKILL)
+
+        table = surface(
+            space, "size=1", weights, data, images=100, points=51, progress=kill_one
+        )  # fmt: skip
+        assert killed
+        assert len(build.workers()) == 3
+        assert table.equals(in_one_process(space, weights, data, 51))
+
+    def test_what_the_network_raises_is_said(self, local_ray, data, tmp_path):
+        space, weights, _ = user_space(tmp_path, "raise")
+        with pytest.raises(RaynasError, match="cannot be evaluated: RuntimeError: it does not fit"):
+            surface(space, "size=1", weights, data, images=20, points=2)
+
+    @pytest.mark.slow
+    def test_a_network_that_kills_every_worker_is_given_up(self, local_ray, data, tmp_path):
+        space, weights, _ = user_space(tmp_path, "die")
+        with pytest.raises(RaynasError, match=r"cannot be computed at \(.*worker died"):
+            surface(space, "size=1", weights, data, images=20, points=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"part": "tests"}, "part='tests': choose train, validation, test"),
+        ({"actors": 0}, "actors=0"),
+        ({"points": 1}, "points=1"),
+        ({"images": 10**6}, "images=1000000"),
+        ({"images": 100, "batches": 4, "batch_size": 26}, "104 images, and there are 100"),
+        ({"weights": {"other": torch.zeros(1)}}, "weights: they are not of the network"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_starts(data, network, arguments, said):
+    wanted = {"weights": network.state_dict(), **arguments}
+    with pytest.raises(InvalidArgument, match=said):
+        surface(SPACE, CELL, data=data, **wanted)

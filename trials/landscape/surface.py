@@ -10,7 +10,7 @@ from torch.nn import functional
 from trials.landscape.plane import Plane, Point
 from trials.landscape.sampling import Sample
 
-_BATCH = 512  # images of one forward pass
+_BATCH = 128  # images of one forward pass: more no longer fit the caches of a core
 
 
 class Height(NamedTuple):
@@ -48,7 +48,8 @@ def _height(network: nn.Module, sample: Sample, point: Point) -> Height:
 @torch.inference_mode()
 def loss_and_accuracy(network: nn.Module, sample: Sample) -> tuple[float, float]:
     """Compute mean cross-entropy and accuracy (0..1) of a network as it is."""
-    logits = torch.cat([network(images) for images, _ in sample.batches(_BATCH)])
+    batches = sample.batches(_BATCH)
+    logits = torch.cat([network(images.clone()) for images, _ in batches])  # it may write to them
     loss = functional.cross_entropy(logits, sample.labels)
     return float(loss), float(_right(logits, sample.labels).double().mean())
 

@@ -89,7 +89,7 @@ def _variance(plane: Plane, batches: list[tuple[Tensor, Tensor]]) -> tuple[float
     squares = 0.0
     for images, labels in batches:
         with torch.enable_grad():
-            loss = functional.cross_entropy(plane.network(images), labels)
+            loss = functional.cross_entropy(plane.network(images.clone()), labels)
             gradients = torch.autograd.grad(
                 loss, plane.parameters, allow_unused=True, materialize_grads=True
             )
