@@ -47,6 +47,7 @@ def run(
     samples: int = 32,
     epochs: int = 4,
     retrain_epochs: int | None = None,
+    snapshots: Sequence[int] = (),
     seed: int = 0,
     cpus_per_trial: float = 1,
     gpus_per_trial: float | None = None,
@@ -80,6 +81,9 @@ def run(
             of what they derive.
         epochs: epochs of an evaluation that is not stopped early.
         retrain_epochs: epochs of the retraining of the best; `epochs` if None.
+        snapshots: epochs after which the weights of every evaluation are kept too, beside those of
+            its last epoch; see `Result.snapshot`. What has been trained before is not trained
+            again for them.
         seed: all randomness derives from it. With one trial at a time the same seed gives the
             same run, bit for bit, on the same machine.
         cpus_per_trial: CPU cores of one trial, and its threads.
@@ -118,8 +122,8 @@ def resume(path: str | Path, **changes: Any) -> Result:
 
     Args:
         path: the run folder.
-        changes: arguments that may differ from before: `samples`, `ensemble`, resources,
-            `max_concurrent`.
+        changes: arguments that may differ from before: `samples`, `ensemble`, `snapshots`,
+            resources, `max_concurrent`.
 
     Raises:
         InvalidArgument: when the run was started with an object that has no name, such as a

@@ -41,6 +41,8 @@ class Flag:
     @property
     def kind(self) -> type:
         """Return the type of what is given on the command line."""
+        if isinstance(self.default, tuple):
+            return str
         words = re.findall(r"\w+", self.annotation)
         named = next((kind for word, kind in _KINDS.items() if word in words), None)
         return named or (type(self.default) if isinstance(self.default, float) else str)

@@ -38,6 +38,25 @@ def check_searcher(
         )
 
 
+def check_snapshots(config: Config, evaluator: AnyEvaluator) -> None:
+    """Refuse snapshots of epochs that no evaluation has.
+
+    Raises:
+        InvalidArgument: saying why.
+    """
+    if not config.snapshots:
+        return
+    if not evaluator.trains:
+        raise InvalidArgument(
+            f"snapshots={list(config.snapshots)} are weights of trained architectures, and"
+            f" evaluate={config.evaluate!r} trains none: use evaluate='train'."
+        )
+    if config.snapshots[-1] > config.epochs:
+        raise InvalidArgument(
+            f"snapshots={list(config.snapshots)}: an evaluation has only epochs={config.epochs}."
+        )
+
+
 def check_ensemble(config: Config, ensemble: SAEP | None, evaluator: AnyEvaluator) -> None:
     """Refuse an ensemble that cannot come about.
 

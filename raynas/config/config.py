@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from raynas.ensemble import ENSEMBLES
 from raynas.errors import InvalidArgument
@@ -24,7 +24,7 @@ from trials import EVALUATORS
 #: what may differ when a run is continued
 CHANGEABLE = (
     "samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "storage_path", "name",
-    "resume", "ensemble",
+    "resume", "ensemble", "snapshots",
 )  # fmt: skip
 
 #: `ensemble`: none, also where the run folder names one
@@ -38,6 +38,19 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "scheduler": SCHEDULERS,
     "ensemble": ENSEMBLES,
 }
+
+
+def _listed(value: Any) -> Any:
+    """Return the numbers of a flag, `1,3`, or a single one, as a list."""
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part.strip()]
+    if isinstance(value, int):
+        value = [value]
+    return value
+
+
+def _rising(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(set(numbers)))
 
 
 class Config(BaseModel):
@@ -62,6 +75,9 @@ class Config(BaseModel):
     retrain_epochs: Annotated[int, Field(ge=1)] | None = Field(
         None, description="epochs of the best architecture's retraining; default: epochs"
     )
+    snapshots: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_listed), AfterValidator(_rising)
+    ] = Field((), description="epochs after which the weights of every evaluation are kept: 1,3")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="all randomness derives from it")
     cpus_per_trial: Annotated[float, Field(ge=1e-4)] = Field(
         1, description="CPU cores of one trial"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from ray import cloudpickle
 
 import search_spaces
-from raynas.config.compatibility import check_ensemble, check_searcher
+from raynas.config.compatibility import check_ensemble, check_searcher, check_snapshots
 from raynas.config.config import CHANGEABLE, NO_ENSEMBLE, Config, check_known, validated
 from raynas.config.description import described, kind_of, options_of, table_name
 from raynas.ensemble import ENSEMBLES
@@ -104,6 +104,7 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     config = validated({**values, **texts})
     check_ensemble(config, ensemble, evaluator)
     check_searcher(config, searcher, evaluator, scheduler)
+    check_snapshots(config, evaluator)
     if config.name is not None:
         run_folder(config)  # before the data are read, which may take a while
     data = trial_data.load(source, seed=config.seed)

@@ -5,9 +5,10 @@ asked for by `score`, by a warm start or by a whole search, go this way.
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import ray
 
@@ -17,18 +18,24 @@ from trials.data import Data
 from trials.estimate import Estimate, estimated
 from trials.trial import Estimator
 
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+Itself = TypeVar("Itself", bound="WorkerPool[Any, Any]")
+
 _SECONDS = 0.5  # that a batch should take
-_MOST = 256  # architectures of a batch
+_MOST = 256  # items of a batch
 _RESTARTS = 3  # of a worker that dies
 
 
-class Pool:
-    """Workers that estimate architectures in batches; each batch takes about half a second.
+class WorkerPool(ABC, Generic[Item, Outcome]):
+    """Workers that take items in batches; each batch takes about half a second.
+
+    A worker that dies costs its batch, which other workers do again.
 
     Args:
-        new_worker: starts one; its `estimate.remote(architectures)` gives (seconds, estimates).
+        new_worker: starts one; its `estimate.remote(items)` gives (seconds, their outcomes).
         workers: how many.
-        most: architectures of a batch.
+        most: items of a batch.
         end: called with each worker at the end.
     """
 
@@ -42,25 +49,29 @@ class Pool:
         self._new_worker, self._end = new_worker, end
         self._idle = [self._new_worker() for _ in range(workers)]
         self._most = min(_MOST, max(1, most))
-        self._deaths: Counter[Architecture] = Counter()
-        self._retried: list[Architecture] = []
-        self._busy: dict[Any, tuple[Any, list[Architecture]]] = {}
-        self._seconds = _SECONDS  # of one architecture, as seen lately
+        self._deaths: Counter[Item] = Counter()
+        self._retried: list[Item] = []
+        self._busy: dict[Any, tuple[Any, list[Item]]] = {}
+        self._seconds = _SECONDS  # of one item, as seen lately
 
-    def __enter__(self) -> "Pool":
+    @abstractmethod
+    def given_up(self, item: Item, reason: str) -> Outcome:
+        """Return the outcome of an item that several workers have died of."""
+
+    def __enter__(self: Itself) -> Itself:
         return self
 
     def __exit__(self, *error: object) -> None:
         for actor in (*self._idle, *(actor for actor, _ in self._busy.values())):
             self._end(actor)
 
-    def map(self, archs: Iterable[Architecture]) -> Iterator[Estimate]:
-        """Yield the estimates of all architectures, as they come."""
-        waiting = iter(archs)
+    def map(self, items: Iterable[Item]) -> Iterator[Outcome]:
+        """Yield the outcomes of all items, as they come."""
+        waiting = iter(items)
         yield from self.run(lambda: next(waiting, None))
 
-    def run(self, next_one: Callable[[], Architecture | None]) -> Iterator[Estimate]:
-        """Yield estimates of what `next_one` gives, until it gives None and nothing is under way.
+    def run(self, next_one: Callable[[], Item | None]) -> Iterator[Outcome]:
+        """Yield outcomes of what `next_one` gives, until it gives None and nothing is under way.
 
         While something is under way, None only means that there is nothing just now.
         """
@@ -76,32 +87,40 @@ class Pool:
             (done, *_), _ = ray.wait(list(self._busy), num_returns=1)
             actor, batch = self._busy.pop(done)
             try:
-                seconds, estimates = ray.get(done)
+                seconds, outcomes = ray.get(done)
             except ray.exceptions.RayActorError as error:
                 yield from self._give_again(batch, error)
                 continue
             self._idle.append(actor)
             self._seconds = max(seconds / len(batch), 1e-6)
-            yield from estimates
+            yield from outcomes
 
-    def _batch(self, next_one: Callable[[], Architecture | None]) -> list[Architecture]:
+    def _batch(self, next_one: Callable[[], Item | None]) -> list[Item]:
         if self._retried:
             return [self._retried.pop()]  # alone, so that it takes no others with it
-        batch: list[Architecture] = []
+        batch: list[Item] = []
         size = min(self._most, max(1, int(_SECONDS / self._seconds)))
-        while len(batch) < size and (arch := next_one()) is not None:
-            batch.append(arch)
+        while len(batch) < size and (item := next_one()) is not None:
+            batch.append(item)
         return batch
 
-    def _give_again(self, batch: list[Architecture], error: Exception) -> Iterator[Estimate]:
+    def _give_again(self, batch: list[Item], error: Exception) -> Iterator[Outcome]:
         """Start another actor for what a dead one had; give up what has killed several."""
         self._idle.append(self._new_worker())
-        for arch in batch:
-            self._deaths[arch] += 1
-            if self._deaths[arch] > _RESTARTS:
-                yield Estimate(arch, None, f"worker died: {error}")
+        for item in batch:
+            self._deaths[item] += 1
+            if self._deaths[item] > _RESTARTS:
+                yield self.given_up(item, f"worker died: {error}")
             else:
-                self._retried.append(arch)
+                self._retried.append(item)
+
+
+class Pool(WorkerPool[Architecture, Estimate]):
+    """Workers that estimate architectures."""
+
+    def given_up(self, item: Architecture, reason: str) -> Estimate:
+        """See `WorkerPool`."""
+        return Estimate(item, None, reason)
 
 
 class EstimatorPool(Pool):

@@ -66,8 +66,9 @@ class Session:
         """Return what all trials of the run share."""
         plan = self.plan
         return Job(
-            plan.space, plan.evaluator, self.data, plan.epochs, self.folder, self.resources.threads
-        )
+            plan.space, plan.evaluator, self.data, plan.epochs, self.folder,
+            self.resources.threads, plan.config.snapshots,
+        )  # fmt: skip
 
     def record(self, event: Event) -> None:
         """Write an event that is no step of the search to the journal."""

@@ -38,6 +38,8 @@ class Job:
     #: which every node must see
     folder: RunFolder
     threads: int
+    #: epochs after which the weights are kept
+    snapshots: tuple[int, ...] = ()
 
 
 class TrialActor(tune.Trainable):
@@ -48,7 +50,8 @@ class TrialActor(tune.Trainable):
 
     After every epoch the state is saved in the run folder, `checkpoints/<evaluation>.pt`. A trial
     that finds such a file goes on from it, whether its actor, its node or the driver had died;
-    epochs that were done but not recorded any more are reported from the file. Nothing that a
+    epochs that were done but not recorded any more are reported from the file. After the epochs
+    that the job names, the weights are kept in another file too, a snapshot. Nothing that a
     network or an evaluator does is an error to Tune: a trial that fails reports so, with the
     reason, and ends; `checkpoints/<evaluation>.error.txt` has the traceback.
     """
@@ -117,6 +120,16 @@ class TrialActor(tune.Trainable):
     def _train_epoch(self) -> None:
         assert self.trial is not None
         self.history.append(checked(self.trial.step(), len(self.history) + 1))
+        self._keep_snapshot()
+
+    def _keep_snapshot(self) -> None:
+        """Keep the weights, where the run asks for those of this epoch.
+
+        It comes before the checkpoint, so that a trial that goes on from there lacks none.
+        """
+        epoch = len(self.history)
+        if epoch in self.job.snapshots and (state := self._state().only_weights()).trial:
+            state.save(self.job.folder.snapshot(self.evaluation, epoch))
 
     def _state(self) -> Checkpoint:
         assert self.trial is not None

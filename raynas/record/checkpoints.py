@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,10 @@ class Checkpoint:
         optional = {"architecture": self.architecture, "data": self.data}
         content |= {key: value for key, value in optional.items() if value is not None}
         write(path, lambda partial: torch.save(content, partial))
+
+    def only_weights(self) -> "Checkpoint":
+        """Return the same without what training goes on with; empty where there are no weights."""
+        return replace(self, trial={} if self.weights is None else {WEIGHTS: self.weights})
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> "Checkpoint":

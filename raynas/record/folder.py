@@ -104,6 +104,15 @@ class RunFolder:
         """Return where the state of an evaluation is kept."""
         return self.checkpoints / f"{evaluation:05d}.pt"
 
+    def snapshot(self, evaluation: int, epoch: int) -> Path:
+        """Return where the weights of an evaluation after an epoch are kept."""
+        return self.checkpoints / f"{evaluation:05d}-epoch-{epoch:04d}.pt"
+
+    def snapshots(self, evaluation: int) -> list[int]:
+        """Return the epochs after which weights of an evaluation were kept, rising."""
+        files = self.checkpoints.glob(f"{evaluation:05d}-epoch-*.pt")
+        return sorted(int(file.stem.rpartition("-")[2]) for file in files)
+
     def retraining(self, evaluation: int) -> Path:
         """Return where the state of the retraining of an evaluation's architecture is kept."""
         return self.checkpoints / f"final-{evaluation:05d}.pt"

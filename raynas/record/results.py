@@ -17,6 +17,8 @@ from raynas.record.table import trials_table
 if TYPE_CHECKING:  # it takes long to import, and only a model needs it
     from torch import nn
 
+    from raynas.record.checkpoints import Checkpoint
+
 
 @dataclass(frozen=True)
 class Best:
@@ -191,6 +193,41 @@ class Result:
                 " run(ensemble=...)."
             )
         return Ensemble(folder)
+
+    def snapshot(self, evaluation: int, epoch: int) -> "Checkpoint":
+        """Return weights and metrics of an evaluation after an epoch.
+
+        Kept are those of the epochs that the argument `snapshots` of the run names, and those of
+        the last epoch that the evaluation was trained for.
+
+        Raises:
+            StorageError: when they are not there, saying which are, or cannot be read.
+        """
+        from raynas.record.checkpoints import Checkpoint  # with torch
+
+        folder, kept = self.folder, {}
+        for number in folder.snapshots(evaluation):
+            kept[number] = folder.snapshot(evaluation, number)
+        try:
+            if epoch in kept:
+                return Checkpoint.load(kept[epoch])
+            if (last := folder.checkpoint(evaluation)).exists():
+                state = Checkpoint.load(last).only_weights()
+                if state.weights is not None:
+                    kept[len(state.history)] = last
+                    if epoch == len(state.history):
+                        return state
+        except Exception as error:  # damaged files raise anything
+            raise StorageError(
+                f"The weights of evaluation {evaluation} in {folder.checkpoints} cannot be read:"
+                f" {error!r}."
+            ) from error
+        there = f"only after {', '.join(map(str, sorted(kept)))}" if kept else "after none"
+        raise StorageError(
+            f"{self.path} holds no weights of evaluation {evaluation} after epoch {epoch},"
+            f" {there}. A run with snapshots=[{epoch}] keeps them while it trains; what is trained"
+            " already is not trained again, so start one under another name."
+        )
 
     @property
     def finished(self) -> bool:
