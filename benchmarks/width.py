@@ -127,13 +127,14 @@ def landscape_of(folder: Path, name: str, whole: bool) -> dict[str, Any]:
     network = space.build(space.from_string(name), data.input_shape, data.num_classes)
     network.load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
     images = sample(data.test, min(_IMAGES, len(data.test)))
+    batch = len(images) // _BATCHES
     angles = [2 * math.pi * i / _DIRECTIONS for i in range(_DIRECTIONS)]
     circle = [Point(_RADIUS * math.cos(a), _RADIUS * math.sin(a)) for a in angles]
     center = Point(0.0, 0.0)
     around = [loss_surface(Plane(network, seed), images, circle) for seed in range(_PLANES)]
     plane = Plane(network, 0)
     (own,) = loss_surface(plane, images, [center])
-    (spread,) = gradient_variance(plane, images, [center], _BATCHES, len(images) // _BATCHES)
+    (spread,) = gradient_variance(plane, images, [center], _BATCHES, batch)
     rises = [height.loss - own.loss for heights in around for height in heights]
     measured = {
         "name": name, "test_loss": own.loss, "rise": float(np.mean(rises)),
@@ -142,7 +143,7 @@ def landscape_of(folder: Path, name: str, whole: bool) -> dict[str, Any]:
     if whole:
         measured["losses"] = loss_surface(plane, images, grid(_LOSS_POINTS))
         points = grid(_VARIANCE_POINTS)
-        measured["variances"] = gradient_variance(plane, images, points, _BATCHES, len(images) // _BATCHES)
+        measured["variances"] = gradient_variance(plane, images, points, _BATCHES, batch)
     return measured
 
 
@@ -186,8 +187,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], seed: int = 0) -> l
     """Return Spearman's correlation and its 95 % percentile bootstrap interval, over wirings."""
     a, b = np.asarray(x, float), np.asarray(y, float)
     draws = np.random.default_rng(seed).integers(len(a), size=(_DRAWS, len(a)))
-    p, q = (stats.rankdata(values[draws], axis=1) for values in (a, b))
-    p, q = (ranks - ranks.mean(1, keepdims=True) for ranks in (p, q))
+    p, q = (np.sign(v[draws][:, :, None] - v[draws][:, None, :]).sum(2) for v in (a, b))  # ranks
     with np.errstate(invalid="ignore"):  # where all that was drawn has one width
         drawn = (p * q).sum(1) / np.sqrt((p**2).sum(1) * (q**2).sum(1))
     return [float(stats.spearmanr(a, b).statistic), *np.nanpercentile(drawn, [2.5, 97.5]).tolist()]
