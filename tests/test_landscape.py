@@ -447,6 +447,7 @@ class TestSurfaceOverRay:
         ({"points": 1}, "points=1"),
         ({"images": 10**6}, "images=1000000"),
         ({"images": 100, "batches": 4, "batch_size": 26}, "104 images, and there are 100"),
+        ({"weights": {}}, "weights: there are none"),
         ({"weights": {"other": torch.zeros(1)}}, "weights: they are not of the network"),
     ],
 )

@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import ray
 
@@ -22,15 +22,15 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 Itself = TypeVar("Itself", bound="WorkerPool[Any, Any]")
 
-_SECONDS = 0.5  # that a batch should take
 _MOST = 256  # items of a batch
 _RESTARTS = 3  # of a worker that dies
 
 
 class WorkerPool(ABC, Generic[Item, Outcome]):
-    """Workers that take items in batches; each batch takes about half a second.
+    """Workers that take items in batches.
 
-    A worker that dies costs its batch, which other workers do again.
+    A batch takes about half a second (`seconds`). A worker that dies costs its batch, which other
+    workers do again.
 
     Args:
         new_worker: starts one; its `estimate.remote(items)` gives (seconds, their outcomes).
@@ -38,6 +38,9 @@ class WorkerPool(ABC, Generic[Item, Outcome]):
         most: items of a batch.
         end: called with each worker at the end.
     """
+
+    #: that a batch should take
+    seconds: ClassVar[float] = 0.5
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class WorkerPool(ABC, Generic[Item, Outcome]):
         self._deaths: Counter[Item] = Counter()
         self._retried: list[Item] = []
         self._busy: dict[Any, tuple[Any, list[Item]]] = {}
-        self._seconds = _SECONDS  # of one item, as seen lately
+        self._seconds = self.seconds  # of one item, as seen lately
 
     @abstractmethod
     def given_up(self, item: Item, reason: str) -> Outcome:
@@ -99,7 +102,7 @@ class WorkerPool(ABC, Generic[Item, Outcome]):
         if self._retried:
             return [self._retried.pop()]  # alone, so that it takes no others with it
         batch: list[Item] = []
-        size = min(self._most, max(1, int(_SECONDS / self._seconds)))
+        size = min(self._most, max(1, int(self.seconds / self._seconds)))
         while len(batch) < size and (item := next_one()) is not None:
             batch.append(item)
         return batch

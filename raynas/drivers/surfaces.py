@@ -1,15 +1,15 @@
 """Loss surfaces and gradient variance of a network, in tiles all over the cluster.
 
-What is computed at a point is in `trials.landscape`. A tile is as many points as take about half a
-second; every worker holds the network and its plane, and all workers of a node share one copy of
-the images.
+What is computed at a point is in `trials.landscape`. A tile is as many points as take about a
+fifth of a second; every worker holds the network and its plane, and all workers of a node share one
+copy of the images.
 """
 
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -129,6 +129,8 @@ def surface(
         raise InvalidArgument(f"actors={actors} must be at least 1.")
     wanted = grid(points, extent)
     arch = space.from_string(architecture) if isinstance(architecture, str) else architecture
+    if not weights:
+        raise InvalidArgument("weights: there are none; give the state of a trained network.")
     on_cpu = {name: tensor.detach().cpu() for name, tensor in weights.items()}
     trained = Trained(space, arch, on_cpu, data.input_shape, data.num_classes)
     trained.plane(seed, torch.device("cpu"))  # complains before anything starts
@@ -192,6 +194,10 @@ class SurfacePool(WorkerPool[Point, tuple[Point, Row]]):
         cpus: of each.
         gpus: of each.
     """
+
+    seconds: ClassVar[float] = (
+        0.2  # a network is moved at once, and no worker waits long at the end
+    )
 
     def __init__(
         self, trained: Trained, drawn: Sample, measure: Measure, actors: int,
