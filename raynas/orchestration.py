@@ -70,8 +70,9 @@ def run(
         evaluate: `train`, `table:FILE`, `proxy`, `supernet` (with the weights that all
             architectures share; `trials.WeightSharing`), or an `Evaluator` or `Estimator`. Without
             `train` only the outcome of the search is trained alone.
-        scheduler: `asha`, `fifo`, or a `Scheduler`; None: `asha`, with `adanet` and searches by
-            gradients `fifo`. Of the latter it stops searches, not evaluations.
+        scheduler: `asha`, `asha-stratified` (within families, by depth unless told otherwise),
+            `fifo`, or a `Scheduler`; None: `asha`, with `adanet` and searches by gradients `fifo`.
+            Of the latter it stops searches, not evaluations.
         samples: number of architectures to evaluate; of searches by gradients, at most that many
             of what they derive.
         epochs: epochs of an evaluation that is not stopped early.

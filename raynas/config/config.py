@@ -52,7 +52,9 @@ class Config(BaseModel):
         "train", description="how an architecture is evaluated: train, table, proxy, supernet"
     )
     scheduler: str | None = Field(
-        None, description="which trials are stopped early: asha, fifo; default: as the search needs"
+        None,
+        description="which trials are stopped early: asha, asha-stratified, fifo; default: as the"
+        " search needs",
     )
     samples: Annotated[int, Field(ge=1)] = Field(32, description="architectures to evaluate")
     epochs: Annotated[int, Field(ge=1)] = Field(4, description="epochs of a full evaluation")
