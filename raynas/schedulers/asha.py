@@ -58,7 +58,7 @@ class Asha(Scheduler):
         self._rungs = {}
         rung = self.grace
         while rung < epochs:
-            self._rungs[rung] = self._rung(self.reduction, 0 if self.promotes else 1)
+            self._rungs[rung] = self._rung(rung)
             rung *= self.reduction
 
     def report(self, evaluation: int, epochs: int, value: float) -> bool:
@@ -82,9 +82,9 @@ class Asha(Scheduler):
         rung = next(waiting, None)
         return None if rung is None else rung.promote()
 
-    def _rung(self, reduction: int, least: int) -> "Rung":
-        """Make an empty rung."""
-        return Rung(reduction, least)
+    def _rung(self, epochs: int) -> "Rung":
+        """Make an empty rung at so many epochs."""
+        return Rung(self.reduction, least=0 if self.promotes else 1)
 
 
 class Rung:

@@ -2,15 +2,16 @@
 
 Wide and shallow cells converge faster than deep ones of equal final accuracy (Shu, Wang, Cai:
 Understanding Architectures Learnt by Cell-based NAS, ICLR 2020, section 4), so what is best after
-a few epochs is so in part by its family. Here an architecture competes with its own family only,
-and at every rung each family passes as large a share as of all. No paper has this rule; it is
-stratified sampling applied to the rungs of `Asha`.
+a few epochs is so in part by its family. Here an architecture competes with its own family only
+at the early rungs, and of each family as large a share passes as of all. No paper has this rule;
+it is stratified sampling applied to the rungs of `Asha`.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
@@ -34,8 +35,11 @@ class AshaStratified(Asha):
     As many pass a rung as with `Asha`, 1/eta of all that reach it. Each place that this gives
     goes to the stratum that is furthest below its share, 1/eta of its own members, and there to
     the best. So a stratum keeps its part within about one place however few it has, and one of
-    few members costs nothing: it waits until a place is due to it. Where every architecture is
-    a stratum of its own this is `Asha`.
+    few members costs nothing: it waits until a place is due to it.
+
+    By default strata hold at the early rungs, those up to the geometric mean of the first rung and
+    the last epoch (10 epochs of 1 to 100), and the later rungs are those of `Asha`: what is behind
+    there is not behind because it converges slowly, and holding places for it costs accuracy.
 
     Args:
         grace: epochs that every trial gets, r.
@@ -45,10 +49,12 @@ class AshaStratified(Asha):
             of space and architecture. `params` and `macs` are those for 32 x 32 color images
             in 10 classes; only their order counts.
         strata: their number, at most.
+        at: the rungs at which strata hold, `early` or `all`.
     """
 
     by: str | Property = "depth"
     strata: Annotated[int, Ge(2)] = 4
+    at: Literal["early", "all"] = "early"
     needs_architectures = True
     #: {evaluation: its stratum}
     _stratum: dict[int, int] = field(default_factory=dict, init=False, repr=False)
@@ -79,8 +85,10 @@ class AshaStratified(Asha):
         value = measure(self.by, space)(architecture)
         self._stratum[evaluation] = bisect_left(self._bounds, value)
 
-    def _rung(self, reduction: int, least: int) -> Rung:
-        return StratifiedRung(reduction, least, self._stratum)
+    def _rung(self, epochs: int) -> Rung:
+        if self.at == "early" and epochs**2 > self.grace * self.epochs:
+            return super()._rung(epochs)
+        return StratifiedRung(self.reduction, self._stratum)
 
     def _bounds_in(self, space: SearchSpace) -> list[float]:
         """Return the highest value of every stratum but the last."""
@@ -101,13 +109,13 @@ class StratifiedRung(Rung):
 
     Args:
         reduction: eta.
-        least: the number of places where 1/eta of all would be fewer.
         stratum: {evaluation: its stratum}, which grows.
     """
 
-    def __init__(self, reduction: int, least: int, stratum: Mapping[int, int]):
-        self._reduction, self._least, self._stratum = reduction, least, stratum
-        self._count = self._places = 0
+    def __init__(self, reduction: int, stratum: Mapping[int, int]):
+        self._reduction, self._stratum = reduction, stratum
+        self._count = 0
+        self._highest = -math.inf
         self._strata: dict[int, Best] = {}
 
     @property
@@ -122,12 +130,19 @@ class StratifiedRung(Rung):
         return None if best is None else best.candidate
 
     def add(self, value: float, evaluation: int) -> bool:
-        """Record an evaluation; return whether it is among the best of its stratum."""
+        """Record an evaluation; return whether it is among the best of its stratum.
+
+        Before eta have arrived there is no place to share out, and as in `Asha` the best so far
+        is among the best. Otherwise the first to arrive, of whatever stratum, could be the only
+        one to pass the last rung for long.
+        """
         own = self._strata.setdefault(self._stratum[evaluation], Best())
         own.add(value, evaluation)
         self._count += 1
-        if self._places < max(self._least, self._count // self._reduction):
-            self._places += 1
+        self._highest = max(self._highest, value)
+        if self._count < self._reduction:
+            return value >= self._highest
+        if self._count % self._reduction == 0:
             max(self._strata.values(), key=self._claim).widen()
         return own.reached_by(value)
 
