@@ -1,7 +1,7 @@
 """Asynchronous successive halving within families of architectures.
 
 Wide and shallow cells converge faster than deep ones of equal final accuracy (Shu, Wang, Cai:
-Understanding Architectures Learnt by Cell-based NAS, ICLR 2020, section 4), so what is best after
+Understanding Architectures Learnt by Cell-based NAS, ICLR 2020), so what is best after
 a few epochs is so in part by its family. Here an architecture competes with its own family only
 at the early rungs, and of each family as large a share passes as of all. No paper has this rule;
 it is stratified sampling applied to the rungs of `Asha`.
