@@ -24,8 +24,8 @@ test: $(BIN)/raynas          ## the default tests
 slow: $(BIN)/raynas          ## long runs
 	$(PYTEST) -m slow || test $$? -eq 5   # 5: no test carries the mark
 
-# A folder of published tables: nb201, nasbench_macro, nats_sss, spikenas_cifar10, and of images:
-# cifar10-train, all .parquet.
+# A folder of published tables: nb201, nasbench_macro, nats_curves_3arch, nats_sss, spikenas_cifar10,
+# and of images: cifar10-train, all .parquet.
 TABLES  ?= tables
 IMAGES  := parquet:$(TABLES)/cifar10-train.parquet
 NB201   := --table $(TABLES)/nb201.parquet
@@ -59,6 +59,7 @@ science: $(BIN)/raynas       ## the tables of the docs, measured again; hours
 	    --only racing --runs 200
 	$(FLAT) --table $(TABLES)/spikenas_cifar10.parquet --metric valid_acc --report test_acc \
 	    --where "epochs == 100" --only racing --runs 200
+	$(BIN)/python -m benchmarks.stratified --tables $(TABLES)
 	$(BIN)/python -m benchmarks.adanet
 	$(BIN)/python -m benchmarks.ensemble digits $(RESULTS)/ensembles --samples 24 --epochs 12 --seeds 5
 	$(BIN)/python -m benchmarks.weight_sharing micro64 --images $(IMAGES),size=16,fraction=0.08,validation_fraction=0.02 --results $(RESULTS)/micro64.parquet

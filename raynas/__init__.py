@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from raynas.orchestration import resume, run
     from raynas.record.results import Best, Ensemble, Result, load
-    from raynas.schedulers import Asha, Fifo, Scheduler
+    from raynas.schedulers import Asha, AshaStratified, Fifo, Scheduler
     from raynas.searchers import (
         AdaNet,
         Area,
@@ -50,6 +50,7 @@ __all__ = [
     "AdaNet",
     "Area",
     "Asha",
+    "AshaStratified",
     "Auto",
     "Best",
     "ConfigurationMismatch",
@@ -95,6 +96,7 @@ _MODULES = {
     "AdaNet": "raynas.searchers",
     "Area": "raynas.searchers",
     "Asha": "raynas.schedulers",
+    "AshaStratified": "raynas.schedulers",
     "Auto": "raynas.searchers",
     "Best": "raynas.record.results",
     "ConfigurationMismatch": "raynas.errors",

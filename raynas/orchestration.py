@@ -77,6 +77,9 @@ def run(
         architectures: evaluate these, in the notation of the space or by the names of published
             cells, and search no others: a list, or a file with one a line; `search` and `samples`
             are not asked then.
+        scheduler: `asha`, `asha-stratified` (within families, by depth unless told otherwise),
+            `fifo`, or a `Scheduler`; None: `asha`, with `adanet` and searches by gradients `fifo`.
+            Of the latter it stops searches, not evaluations.
         samples: number of architectures to evaluate; of searches by gradients, at most that many
             of what they derive.
         epochs: epochs of an evaluation that is not stopped early.

@@ -117,6 +117,7 @@ def test_queries_to_best_counts_until_the_best_of_the_table(macro):
         ({"queries": None, "time_budget": 9, "cost": "value * 0"}, "is 0 everywhere"),
         ({"search": 5}, "search=5: give names"),
         ({"scheduler": 5}, "scheduler=5 is neither"),
+        ({"scheduler": "asha-stratified"}, "no cells as graphs, so no depth"),
         ({"space": 5}, "space=5 is neither"),
         ({"seed": -1}, "seed=-1 must not be negative"),
         (

@@ -3,11 +3,14 @@
 import itertools
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raynas import Asha, Fifo
+import search_spaces
+from raynas import Asha, AshaStratified, Fifo, InvalidArgument
+from raynas.config.resolve import resolve
 from raynas.schedulers import SCHEDULERS
 from raynas.testing import SchedulerSuite
 from search_spaces.naming import construct
@@ -15,7 +18,13 @@ from search_spaces.naming import construct
 
 class TestSchedulers(SchedulerSuite):
     @pytest.fixture(
-        params=[*SCHEDULERS, "asha:reduction=2", "asha:reduction=3,variant=promotion,grace=2"]
+        params=[
+            *SCHEDULERS,
+            "asha:reduction=2",
+            "asha:reduction=3,variant=promotion,grace=2",
+            "asha-stratified:reduction=3,variant=promotion,by=params,strata=3",
+            "asha-stratified:reduction=2,by=width,at=all",
+        ]
     )
     def scheduler(self, request):
         return lambda: construct("scheduler", request.param, SCHEDULERS)
@@ -148,3 +157,133 @@ def test_fifo_never_stops():
     fifo = Fifo()
     fifo.start(3)
     assert all(fifo.report(i, 1, float("-inf")) for i in range(5))
+
+
+SPACE = search_spaces.get("nasbench201")
+
+
+def first_choice(space, arch):
+    """A property that a test chooses freely."""
+    return arch.choices[0]
+
+
+def of_stratum(stratum):
+    return SPACE.architecture([stratum, 0, 0, 0, 0, 0])
+
+
+def stratified(strata, epochs=9, **options):
+    """Started, with one evaluation for each of these strata (0 to 4), all begun."""
+    scheduler = AshaStratified(by=first_choice, strata=5, **options)
+    scheduler.start(epochs)
+    for evaluation, stratum in enumerate(strata):
+        scheduler.begin(evaluation, SPACE, of_stratum(stratum))
+    return scheduler
+
+
+def passed(scheduler, values, epochs=1):
+    """The evaluations that pass a rung that they reach in turn."""
+    goes_on = [i for i, value in enumerate(values) if scheduler.report(i, epochs, value)]
+    return list(iter(scheduler.promote, None)) if scheduler.promotes else goes_on
+
+
+@pytest.mark.parametrize("variant", ["stopping", "promotion"])
+def test_no_family_is_cut_because_it_converges_slowly(variant):
+    """One in three is slow, and then below all others; ASHA passes none of them."""
+    rng = random.Random(0)
+    strata = [rng.choice([0, 1, 1]) for _ in range(3000)]
+    values = [stratum + rng.random() for stratum in strata]
+    asha = passed(started(epochs=9, variant=variant), values)
+    ours = passed(stratified(strata, variant=variant), values)
+    slow = [i for i in ours if not strata[i]]
+    assert len([i for i in asha if not strata[i]]) <= 3  # among the first
+    assert len(slow) / strata.count(0) == pytest.approx(1 / 4, abs=0.03)
+    assert len(ours) == pytest.approx(len(asha), rel=0.1)
+    # the best of them, not just any
+    assert sum(values[i] for i in slow) / len(slow) > 0.8
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=80), st.integers(2, 4))
+def test_every_stratum_has_its_share_of_the_places(arrivals, reduction):
+    """As many places as ASHA has; no stratum is two below its share."""
+    strata = [stratum for stratum, _ in arrivals]
+    scheduler = stratified(strata, reduction=reduction)
+    for i, (_, value) in enumerate(arrivals):
+        scheduler.report(i, 1, float(value))
+    rung = scheduler._rungs[1]
+    places = {stratum: best.size for stratum, best in rung._strata.items()}
+    assert sum(places.values()) == len(arrivals) // reduction
+    for stratum, size in places.items():
+        assert strata.count(stratum) / reduction - size < 2
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.sampled_from(["early", "all"]))
+@pytest.mark.parametrize("variant", ["stopping", "promotion"])
+def test_with_one_stratum_it_is_asha(variant, values, at):
+    options = {"reduction": 3, "variant": variant}
+    scheduler, asha = stratified([0] * len(values), at=at, **options), started(9, **options)
+    for epochs in (1, 3):
+        reports = [(i, epochs, float(value)) for i, value in enumerate(values)]
+        assert [scheduler.report(*r) for r in reports] == [asha.report(*r) for r in reports]
+    assert scheduler.rungs == asha.rungs
+    promoted = [list(iter(one.promote, None)) for one in (scheduler, asha) if one.promotes]
+    assert not promoted or promoted[0] == promoted[1]
+
+
+def test_a_rare_stratum_costs_nothing():
+    """The first of each of four strata arrives after the best; only ASHA's own first one passes."""
+    scheduler = stratified([0, 1, 2, 3], reduction=8)
+    assert passed(scheduler, [0.9, 0.1, 0.2, 0.3]) == [0]
+
+
+def test_strata_hold_at_the_early_rungs_unless_asked_otherwise():
+    """1 to 100 epochs: up to 10. In the later rungs the slow half of them is cut."""
+    for at, epochs, kept in [("early", 4, True), ("early", 16, False), ("all", 16, True)]:
+        scheduler = stratified([0, 1] * 400, epochs=100, at=at)
+        slow = [i for i in passed(scheduler, [i % 2 + i / 800 for i in range(800)], epochs)
+                if i % 2 == 0]  # fmt: skip
+        assert (len(slow) > 50) == kept
+    assert list(stratified([], epochs=100).rungs) == [1, 4, 16, 64]
+
+
+def test_the_strata_of_few_values_are_the_values_and_of_many_are_of_equal_population():
+    space = search_spaces.get("darts:channels=4,cells=2")
+    rng = np.random.default_rng(1)
+    archs = [space.sample(rng) for _ in range(400)]
+
+    def strata(**options):
+        scheduler = AshaStratified(**options)
+        scheduler.start(9)
+        for evaluation, arch in enumerate(archs):
+            scheduler.begin(evaluation, space, arch)
+        return scheduler._stratum.values()
+
+    by_depth = set(zip(strata(strata=9), map(space.depth, archs), strict=True))
+    assert len(by_depth) == len({depth for _, depth in by_depth})
+    counts = np.bincount(list(strata(by="macs", strata=5)))
+    assert len(counts) == 5
+    assert (abs(counts / 400 - 0.2) < 0.12).all()  # 5 standard errors of bounds and counts
+    assert len(set(strata(by="width", strata=3))) <= 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"space": "natsbench_size"}, "by='depth': .* no cells as graphs, so no depth. Use params"),
+        ({"scheduler": "asha-stratified:by=deph"}, "by='deph': .*Did you mean 'depth'"),
+        ({"scheduler": "asha-stratified:by=reduction_depth"}, "only normal cells"),
+        ({"scheduler": "asha-stratified:strata=1"}, "asha-stratified:strata='1'"),
+        ({"scheduler": "asha-stratified:at=late"}, "asha-stratified:at='late'"),
+        ({"scheduler": AshaStratified(by=lambda *_: float("nan"))}, "it is nan for some"),
+        ({"search": "darts", "space": "micro64"}, "use scheduler='asha' or 'fifo'"),
+    ],
+)
+def test_what_cannot_be_stratified_is_refused_at_once(arguments, message):
+    with pytest.raises(InvalidArgument, match=message):
+        resolve({"name": "x", "scheduler": "asha-stratified", **arguments})
+
+
+def test_a_property_of_the_users_own_is_part_of_the_configuration():
+    plan = resolve({"name": "x", "scheduler": AshaStratified(by=first_choice, strata=3)})
+    assert plan.config.scheduler.startswith(
+        "asha-stratified:grace=1,reduction=4,variant=stopping,by=function-first_choice-"
+    )

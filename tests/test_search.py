@@ -12,6 +12,7 @@ import search_spaces
 from raynas import Asha, Evolution, Fifo, JournalError, RandomSearch, Searcher
 from raynas.record.events import Status
 from raynas.record.journal import Journal
+from raynas.schedulers import SCHEDULERS
 from raynas.search.search import Search
 from raynas.searchers import SEARCHERS
 from search_spaces.naming import construct
@@ -234,15 +235,20 @@ PROMOTION = {"reduction": 2, "variant": "promotion"}
     searcher=st.sampled_from(
         ["area:population=3,candidates=6", "auto:initial=2", "local", "na-rs"]
     ),
+    scheduler=st.sampled_from(["asha", "asha-stratified"]),
     variant=st.sampled_from(["stopping", "promotion"]),
 )
 @settings(max_examples=12, deadline=None)
-def test_every_searcher_goes_on_from_where_it_was_killed(tmp_path_factory, cut, searcher, variant):
+def test_every_searcher_goes_on_from_where_it_was_killed(
+    tmp_path_factory, cut, searcher, scheduler, variant
+):
     """Scores, promotions and races are replayed like everything else."""
 
     def started(folder):
         search = searching(
-            folder, construct("search", searcher, SEARCHERS), Asha(reduction=2, variant=variant)
+            folder,
+            construct("search", searcher, SEARCHERS),
+            construct("scheduler", f"{scheduler}:reduction=2,variant={variant}", SCHEDULERS),
         )
         for arch in list(search.unscored):
             search.score(arch, float(sum(arch.choices)))

@@ -88,6 +88,8 @@ def bench(
     benchmark = _benchmark(table, Roles(architecture, metric, cost, report), space)
     if time_budget is not None and not benchmark.costs.any():
         raise InvalidArgument(f"cost={benchmark.roles.cost!r} is 0 everywhere: give queries.")
+    decider = _scheduler(scheduler)
+    decider.check(benchmark.space)
     proxies = proxy_scores(benchmark, scores)
     notes = stand_ins(searchers, benchmark, proxies)
     limits = {
@@ -96,7 +98,7 @@ def bench(
         "workers": workers,
         "unique": queries is not None if unique is None else unique,
     }
-    contest = Contest(benchmark, _scheduler(scheduler), proxies, seed, limits)
+    contest = Contest(benchmark, decider, proxies, seed, limits)
     results = [
         result
         for label, searcher in searchers.items()

@@ -26,6 +26,12 @@ def check_searcher(
             f"samples={config.samples}: search={config.search!r} comes to something only with"
             f" {searcher.fewest_samples} or more."
         )
+    if searcher.driver is not None and scheduler.needs_architectures:
+        raise InvalidArgument(
+            f"scheduler={config.scheduler!r} compares architectures with those like them, and"
+            f" search={config.search!r} runs whole searches, which are of no one architecture:"
+            " use scheduler='asha' or 'fifo'."
+        )
     if searcher.driver is not None and scheduler.promotes:
         raise InvalidArgument(
             f"scheduler={config.scheduler!r}: search={config.search!r} runs whole searches, which"

@@ -65,7 +65,9 @@ class Config(BaseModel):
         "train", description="how an architecture is evaluated: train, table, proxy, supernet"
     )
     scheduler: str | None = Field(
-        None, description="which trials are stopped early: asha, fifo; default: as the search needs"
+        None,
+        description="which trials are stopped early: asha, asha-stratified, fifo; default: as the"
+        " search needs",
     )
     architectures: list[str] | None = Field(
         None, description="evaluate these and search no others: a file with one a line, or A;B;C"

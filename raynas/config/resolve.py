@@ -113,6 +113,7 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     if config.name is None:
         config = config.model_copy(update={"name": _default_name(config, space, data)})
     space = evaluator.restricted(space)
+    scheduler.check(space)
     evaluator.check(space, data)
     config, ensemble = _as_recorded(config, ensemble)
     return Plan(config, space, data, searcher, evaluator, scheduler, ensemble)

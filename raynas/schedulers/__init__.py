@@ -3,9 +3,14 @@
 from collections.abc import Callable
 
 from raynas.schedulers.asha import Asha
+from raynas.schedulers.asha_stratified import AshaStratified
 from raynas.schedulers.fifo import Fifo
 from raynas.schedulers.scheduler import Scheduler
 
-__all__ = ["SCHEDULERS", "Asha", "Fifo", "Scheduler"]
+__all__ = ["SCHEDULERS", "Asha", "AshaStratified", "Fifo", "Scheduler"]
 
-SCHEDULERS: dict[str, Callable[..., Scheduler]] = {"asha": Asha, "fifo": Fifo}
+SCHEDULERS: dict[str, Callable[..., Scheduler]] = {
+    "asha": Asha,
+    "asha-stratified": AshaStratified,
+    "fifo": Fifo,
+}

@@ -4,6 +4,7 @@ Li et al.: A System for Massively Parallel Hyperparameter Tuning (MLSys 2020). R
 forgets its rungs when the driver dies; these are replayed from the journal.
 """
 
+import math
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heappushpop
 from typing import Annotated, Literal
@@ -57,7 +58,7 @@ class Asha(Scheduler):
         self._rungs = {}
         rung = self.grace
         while rung < epochs:
-            self._rungs[rung] = Rung(self.reduction, least=0 if self.promotes else 1)
+            self._rungs[rung] = self._rung(rung)
             rung *= self.reduction
 
     def report(self, evaluation: int, epochs: int, value: float) -> bool:
@@ -65,8 +66,8 @@ class Asha(Scheduler):
         rung = self._rungs.get(epochs)
         if rung is None:
             return True
-        rung.add(value, evaluation)
-        return not self.promotes and value >= rung.threshold
+        among_best = rung.add(value, evaluation)
+        return among_best and not self.promotes
 
     def promotable(self) -> int | None:
         """Return the best candidate of the highest rung that has one."""
@@ -81,11 +82,13 @@ class Asha(Scheduler):
         rung = next(waiting, None)
         return None if rung is None else rung.promote()
 
+    def _rung(self, epochs: int) -> "Rung":
+        """Make an empty rung at so many epochs."""
+        return Rung(self.reduction, least=0 if self.promotes else 1)
+
 
 class Rung:
-    """What has reached a rung: its best 1/eta, and which of those were not promoted yet.
-
-    Recording and promoting take logarithmic time, however many evaluations there are.
+    """What has reached a rung, and which of its best 1/eta were not promoted yet.
 
     Args:
         reduction: eta.
@@ -94,7 +97,41 @@ class Rung:
 
     def __init__(self, reduction: int, least: int):
         self._reduction, self._least = reduction, least
-        self._count = 0
+        self._best = Best()
+
+    @property
+    def values(self) -> list[float]:
+        """Return all values recorded, rising."""
+        return self._best.values
+
+    @property
+    def candidate(self) -> int | None:
+        """Return the best evaluation of the best 1/eta that was not promoted, if any."""
+        return self._best.candidate
+
+    def add(self, value: float, evaluation: int) -> bool:
+        """Record an evaluation; return whether it is among the best 1/eta."""
+        self._best.add(value, evaluation)
+        if self._best.size < max(self._least, self._best.count // self._reduction):
+            self._best.widen()
+        return self._best.reached_by(value)
+
+    def promote(self) -> int | None:
+        """Count the candidate as promoted, and return it."""
+        return self._best.promote()
+
+
+class Best:
+    """The best so many of what has arrived, and which of them were not promoted yet.
+
+    Recording and promoting take logarithmic time, however many evaluations there are.
+
+    Attributes:
+        count: number of arrivals.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
         #: heaps of (value, -arrival, evaluation): the lowest of the best, the highest of the rest
         self._best: list[_Arrival] = []
         self._rest: list[_Arrival] = []
@@ -104,18 +141,23 @@ class Rung:
         self._promoted: set[int] = set()
 
     @property
+    def size(self) -> int:
+        """Return how many are the best."""
+        return len(self._best)
+
+    @property
     def values(self) -> list[float]:
         """Return all values recorded, rising."""
         return sorted([a[0] for a in self._best] + [-a[0] for a in self._rest])
 
     @property
-    def threshold(self) -> float:
-        """Return the lowest value among the best 1/eta."""
-        return self._best[0][0]
+    def next_value(self) -> float:
+        """Return the value that the next place would go to."""
+        return -self._rest[0][0] if self._rest else -math.inf
 
     @property
     def candidate(self) -> int | None:
-        """Return the best evaluation of the best 1/eta that was not promoted, if any."""
+        """Return the best evaluation of the best that was not promoted, if any."""
         while self._waiting:
             evaluation = self._waiting[0][2]
             if evaluation in self._among_best and evaluation not in self._promoted:
@@ -123,20 +165,26 @@ class Rung:
             heappop(self._waiting)
         return None
 
+    def reached_by(self, value: float) -> bool:
+        """Return whether a value is as high as the lowest of the best."""
+        return bool(self._best) and value >= self._best[0][0]
+
     def add(self, value: float, evaluation: int) -> None:
-        """Record an evaluation."""
-        self._count += 1
-        arrival = (value, -self._count, evaluation)
+        """Record an evaluation, which may drive the lowest of the best from its place."""
+        self.count += 1
+        arrival = (value, -self.count, evaluation)
         if self._best and arrival > self._best[0]:
             lowest = heappushpop(self._best, arrival)
             self._among_best.discard(lowest[2])
             self._enters(arrival)
             arrival = lowest
         heappush(self._rest, _negative(arrival))
-        if len(self._best) < max(self._least, self._count // self._reduction):
-            arrival = _negative(heappop(self._rest))
-            heappush(self._best, arrival)
-            self._enters(arrival)
+
+    def widen(self) -> None:
+        """Count one more among the best: the highest of the rest."""
+        arrival = _negative(heappop(self._rest))
+        heappush(self._best, arrival)
+        self._enters(arrival)
 
     def promote(self) -> int | None:
         """Count the candidate as promoted, and return it."""

@@ -2,12 +2,22 @@
 
 from abc import ABC, abstractmethod
 
+from search_spaces import Architecture, SearchSpace
+
 
 class Scheduler(ABC):
     """Told every result, answers whether that trial goes on.
 
-    `start(epochs)` is called once, before the first `report`. A scheduler is a function of
-    what was reported, in that order: replaying the reports restores it.
+    The life of a scheduler:
+
+        scheduler.check(space)               before anything starts
+        scheduler.start(9)                   once: trials have at most 9 epochs
+        scheduler.begin(0, space, arch)      once for each evaluation, before its first report
+        scheduler.report(0, 1, 0.91)         its value after the first epoch; True: it goes on
+
+    A scheduler is a function of these calls, in this order: replaying them restores it. Over a
+    searcher with a driver of its own it decides over that driver's searches, and `begin` is not
+    called: a search is of no one architecture.
     """
 
     #: whether it may end a trial before its last epoch
@@ -15,10 +25,24 @@ class Scheduler(ABC):
     epochs: int = 0
     #: whether trials that it has stopped may be told to go on later
     promotes: bool = False
+    #: whether it decides by what the architectures are, and so needs `begin`
+    needs_architectures: bool = False
+
+    def check(self, space: SearchSpace) -> None:  # noqa: B027  most go with any
+        """Refuse a space with which this cannot work, before anything starts.
+
+        Raises:
+            InvalidArgument: saying why, and the remedy.
+        """
 
     def start(self, epochs: int) -> None:
         """Learn the largest number of epochs of a trial."""
         self.epochs = epochs
+
+    def begin(  # noqa: B027  most decide by values alone
+        self, evaluation: int, space: SearchSpace, architecture: Architecture
+    ) -> None:
+        """Learn what an evaluation is of, when it starts for the first time."""
 
     @abstractmethod
     def report(self, evaluation: int, epochs: int, value: float) -> bool:

@@ -351,6 +351,7 @@ class Search:
 
     def _begin(self, index: int) -> None:
         assert self._asked is not None
+        self.scheduler.begin(index, self.space, self._asked)
         self.architectures.append(self._asked)
         self.deduplication.add(self._asked, index)
         self._asked = None

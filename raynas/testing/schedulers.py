@@ -11,22 +11,26 @@ import pytest
 
 from raynas.schedulers import Scheduler
 from raynas.testing.suite import Suite
+from search_spaces import SearchSpace
+from search_spaces.nasbench201 import NASBench201
 
 
 class Call(NamedTuple):
-    """A call of a scheduler and its answer; a promotion has no epochs, value and answer.
+    """A call of a scheduler and its answer; a beginning and a promotion have no epochs and value.
 
     Attributes:
         evaluation: its index.
         epochs: that it has reached.
         value: its metric then.
         goes_on: what the scheduler said.
+        begins: whether the scheduler is told of the evaluation.
     """
 
     evaluation: int
     epochs: int = 0
     value: float = 0.0
     goes_on: bool = True
+    begins: bool = False
 
 
 class SchedulerSuite(Suite):
@@ -34,9 +38,11 @@ class SchedulerSuite(Suite):
 
     Attributes:
         epochs: of a full evaluation.
+        space: of the architectures.
     """
 
     epochs: ClassVar[int] = 9
+    space: ClassVar[SearchSpace] = NASBench201()
 
     @pytest.fixture
     def scheduler(self) -> Callable[[], Scheduler]:
@@ -60,6 +66,9 @@ class SchedulerSuite(Suite):
                 index = next(new, None) if promoted is None else promoted
                 if index is None:
                     break
+                if promoted is None:
+                    self.begin(scheduler, index)
+                    yield Call(index, begins=True)
                 running.append(index)
             if not running:
                 return
@@ -75,13 +84,21 @@ class SchedulerSuite(Suite):
         """Make the same calls of another one; return them with its answers."""
         answers = []
         for call in calls:
-            if call.epochs:
+            if call.begins:
+                self.begin(scheduler, call.evaluation)
+                answers.append(call)
+            elif call.epochs:
                 goes_on = scheduler.report(call.evaluation, call.epochs, call.value)
                 answers.append(call._replace(goes_on=goes_on))
             else:
                 promoted = scheduler.promote()
                 answers.append(call if promoted == call.evaluation else Call(-1))
         return answers
+
+    def begin(self, scheduler: Scheduler, evaluation: int) -> None:
+        """Tell it of an evaluation, which is of the same architecture in every search."""
+        arch = self.space.sample(np.random.default_rng(evaluation))
+        scheduler.begin(evaluation, self.space, arch)
 
     def started(self, scheduler: Callable[[], Scheduler]) -> Scheduler:
         """Return one that is started."""
@@ -132,6 +149,8 @@ class SchedulerSuite(Suite):
         stopped: set[int] = set()
         trained: set[tuple[int, int]] = set()
         for call in self.drive(one):
+            if call.begins:
+                continue
             if not call.epochs:
                 assert call.evaluation in stopped
                 stopped.remove(call.evaluation)
@@ -153,6 +172,7 @@ class SchedulerSuite(Suite):
     def test_survives_failures_only(self, scheduler: Callable[[], Scheduler]) -> None:
         one = self.started(scheduler)
         for index in range(20):
+            self.begin(one, index)
             assert isinstance(one.report(index, 1, -math.inf), bool)
 
     @pytest.mark.parametrize("epochs", [1, 2])
@@ -160,6 +180,7 @@ class SchedulerSuite(Suite):
         one = scheduler()
         one.start(epochs)
         assert one.epochs == epochs
+        self.begin(one, 0)
         assert all(isinstance(one.report(0, epoch + 1, 0.5), bool) for epoch in range(epochs))
 
     def test_pickles(self, scheduler: Callable[[], Scheduler]) -> None:
