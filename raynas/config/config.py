@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from raynas.ensemble import ENSEMBLES
 from raynas.errors import InvalidArgument
 from raynas.schedulers import SCHEDULERS
-from raynas.searchers import SEARCHERS
+from raynas.searchers import CONSTRAINTS, SEARCHERS
 from search_spaces import SPACES
 from search_spaces.naming import lookup, parse, suggestion
 from trials import EVALUATORS
@@ -24,7 +24,7 @@ from trials import EVALUATORS
 #: what may differ when a run is continued
 CHANGEABLE = (
     "samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "storage_path", "name",
-    "resume", "ensemble",
+    "resume", "ensemble", "select",
 )  # fmt: skip
 
 #: `ensemble`: none, also where the run folder names one
@@ -36,6 +36,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "search": SEARCHERS,
     "evaluate": EVALUATORS,
     "scheduler": SCHEDULERS,
+    "constraint": CONSTRAINTS,
     "ensemble": ENSEMBLES,
 }
 
@@ -58,6 +59,12 @@ class Config(BaseModel):
     epochs: Annotated[int, Field(ge=1)] = Field(4, description="epochs of a full evaluation")
     retrain_epochs: Annotated[int, Field(ge=1)] | None = Field(
         None, description="epochs of the best architecture's retraining; default: epochs"
+    )
+    select: Annotated[int, Field(ge=1)] = Field(
+        1, description="full training decides among so many of the best; 1: the search decides"
+    )
+    constraint: str | None = Field(
+        None, description="limit, quota or penalty: limit:of=macs,most=3e6"
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="all randomness derives from it")
     cpus_per_trial: Annotated[float, Field(ge=1e-4)] = Field(

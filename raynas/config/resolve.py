@@ -10,7 +10,12 @@ from typing import Any, TypeVar, cast
 from ray import cloudpickle
 
 import search_spaces
-from raynas.config.compatibility import check_ensemble, check_searcher
+from raynas.config.compatibility import (
+    check_constraint,
+    check_ensemble,
+    check_searcher,
+    check_select,
+)
 from raynas.config.config import CHANGEABLE, NO_ENSEMBLE, Config, check_known, validated
 from raynas.config.description import described, kind_of, options_of, table_name
 from raynas.ensemble import ENSEMBLES
@@ -18,7 +23,7 @@ from raynas.ensemble.saep import SAEP
 from raynas.errors import InvalidArgument
 from raynas.record.folder import RunFolder
 from raynas.schedulers import SCHEDULERS, Scheduler
-from raynas.searchers import SEARCHERS, Searcher
+from raynas.searchers import CONSTRAINTS, SEARCHERS, Constraint, Searcher
 from search_spaces import SearchSpace
 from search_spaces.naming import construct, converted, parse, spell
 from trials import EVALUATORS
@@ -40,6 +45,7 @@ class Plan:
     evaluator: AnyEvaluator
     scheduler: Scheduler
     ensemble: SAEP | None
+    constraint: Constraint | None = None
 
     @property
     def folder(self) -> RunFolder:
@@ -55,6 +61,11 @@ class Plan:
     def epochs(self) -> int:
         """Return the epochs of a full evaluation; what is not trained has one."""
         return self.config.epochs if self.evaluator.trains else 1
+
+    @property
+    def retrain_epochs(self) -> int:
+        """Return the epochs of a full training."""
+        return self.config.retrain_epochs or self.config.epochs
 
     def write(self, recorded: Mapping[str, Any], evaluations: int = 0) -> None:
         """Write the configuration to the run folder.
@@ -92,16 +103,22 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
         values["scheduler"] = "fifo" if whole else "asha"
     scheduler = _object("scheduler", values, Scheduler, SCHEDULERS)
     ensemble = _ensemble(values)
+    constraint = None
+    if values["constraint"] is not None:
+        constraint = _object("constraint", values, Constraint, CONSTRAINTS)
     source = values["data"]
     texts = {
         "space": described(space, search_spaces.SPACES),
         "search": described(searcher, SEARCHERS),
         "evaluate": described(evaluator, EVALUATORS),
         "scheduler": described(scheduler, SCHEDULERS),
+        "constraint": None if constraint is None else described(constraint, CONSTRAINTS),
         "ensemble": values["ensemble"] if ensemble is None else described(ensemble, ENSEMBLES),
         "data": trial_data.absolute(source) if isinstance(source, str) else kind_of(source),
     }
     config = validated({**values, **texts})
+    check_select(config)
+    check_constraint(config, constraint, searcher)
     check_ensemble(config, ensemble, evaluator)
     check_searcher(config, searcher, evaluator, scheduler)
     if config.name is not None:
@@ -113,8 +130,10 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
         config = config.model_copy(update={"name": _default_name(config, space, data)})
     space = evaluator.restricted(space)
     evaluator.check(space, data)
+    if constraint is not None:
+        constraint.measured(space, data.input_shape, data.num_classes)  # or says why it cannot
     config, ensemble = _as_recorded(config, ensemble)
-    return Plan(config, space, data, searcher, evaluator, scheduler, ensemble)
+    return Plan(config, space, data, searcher, evaluator, scheduler, ensemble, constraint)
 
 
 def _ensemble(values: Mapping[str, Any]) -> SAEP | None:
@@ -195,7 +214,8 @@ def _described_data(source: object, data: Data) -> str:
 
 def _default_name(config: Config, space: SearchSpace, data: Data) -> str:
     """Return a name that is the same for the same configuration."""
-    fixed = config.model_dump(exclude=set(CHANGEABLE))
+    unsaid = {"constraint"} if config.constraint is None else set()  # as in older names
+    fixed = config.model_dump(exclude={*CHANGEABLE, *unsaid})
     digest = hashlib.blake2b(repr(fixed).encode(), digest_size=3).hexdigest()
     search = config.search.partition(":")[0].rpartition(".")[2]
     words = [re.sub(r"[^A-Za-z0-9_-]", "", word)[:40] for word in (space.name, data.name, search)]
