@@ -65,6 +65,7 @@ def status(
         "state": state,
         "samples": result.config["samples"],
         "evaluations": counts,
+        "selecting": {index: len(curve) for index, curve in result.history.selecting.items()},
         "best": best,
     }
     if as_json:
@@ -76,6 +77,8 @@ def status(
         print(f"{len(trials)} derived, at most {samples} to be evaluated: {counts}")
     else:
         print(f"{len(trials)} of {samples} evaluations started: {counts}")
+    if content["selecting"]:
+        print(f"epochs of full training before the last decision: {content['selecting']}")
     if best:
         print(f"best: {best['architecture']}, {shown(result.metric, best[result.metric])}")
 

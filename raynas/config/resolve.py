@@ -45,7 +45,7 @@ class Plan:
     evaluator: AnyEvaluator
     scheduler: Scheduler
     ensemble: SAEP | None
-    constraint: Constraint | None = None
+    constraint: Constraint | None
 
     @property
     def folder(self) -> RunFolder:

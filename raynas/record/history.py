@@ -190,6 +190,12 @@ class History:
         judged = merits or {}
         return sorted(ranked, key=lambda e: judged.get(e.index, _UNJUDGED), reverse=True)
 
+    @property
+    def chosen(self) -> Evaluation | None:
+        """Return what the last decision chose, if it has been made."""
+        chosen = self.selected.chosen if self.selected else ()
+        return self.evaluations[chosen[0]] if chosen else None
+
     def selected_of(self, candidates: Sequence[Evaluation]) -> list[Evaluation] | None:
         """Return those that the last decision chose, the best first; None: it was of others."""
         indices = [candidate.index for candidate in candidates]

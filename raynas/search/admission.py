@@ -66,6 +66,26 @@ class Admission:
             self.beyond += not self.admits(arch)
             self._counts[self._value(arch)] += 1
 
+    def note(self, evaluations: int, samples: int) -> str:
+        """Return what the user should know of what the constraint has done; empty: nothing.
+
+        Args:
+            evaluations: begun in all.
+            samples: that were asked for.
+        """
+        notes = []
+        if self.beyond:
+            notes.append(
+                f"{self.beyond} of {evaluations} evaluations go beyond the quota, because nothing"
+                " new within it was found."
+            )
+        if self.declined and evaluations < samples:
+            notes.append(
+                f"The search ended after {evaluations} of {samples} evaluations: nothing new was"
+                " found that the constraint admits."
+            )
+        return f"constraint={self.constraint}: {' '.join(notes)}" if notes else ""
+
     def unseen(self, known: Deduplication, seed: int) -> Architecture | None:
         """Return an architecture to evaluate in place of what was declined.
 
