@@ -3,9 +3,10 @@
 `tensorboard/search` has the progress of the search, `tensorboard/searches/<number>` the epochs of
 a differentiable search and, at its end, its mixtures as a figure and what looks wrong as a text,
 `tensorboard/trials/<evaluation>` the curves of each trial and its row in the HParams table,
-`tensorboard/supernet/<group>` the training of the shared weights, `tensorboard/selecting/<evaluation>`
-the full training of a candidate of the last decision, `tensorboard/retraining` that of the best, `tensorboard/ensemble/<rule>` what the ensembles that a rule leaves are worth, over the
-number of their members.
+`tensorboard/supernet/<group>` the training of the shared weights,
+`tensorboard/selecting/<evaluation>` the full training of a candidate of the last decision,
+`tensorboard/retraining` that of the best, `tensorboard/ensemble/<rule>` what the ensembles that a
+rule leaves are worth, over the number of their members.
 """
 
 import math
