@@ -281,36 +281,49 @@ def journal(folder):
         return []
 
 
-@pytest.mark.slow  # two runs in processes of their own
-@pytest.mark.parametrize("damaged", [False, True])
-def test_killed_in_the_middle_no_epoch_is_lost(tmp_path, damaged):
-    folder = tmp_path / "killed"
-    command = [*COMMAND, "--storage-path", tmp_path, "--name", folder.name]
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 180
-    while sum(e["event"] == "selecting" for e in journal(folder)) < 5:
-        assert driver.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
+def command(folder):
+    return [*COMMAND, "--storage-path", folder.parent, "--name", folder.name]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run(command(folder), capture_output=True, check=True)
+    return raynas.load(folder)
+
+
+def kill_in_the_middle(folder):
+    """Start the command and kill -9 its driver once the journal has five epochs of candidates."""
+    driver = subprocess.Popen(command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while sum(e["event"] == "selecting" for e in journal(folder)) < 5:
+            assert driver.poll() is None
+            time.sleep(0.01)
+    finally:
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
     before = journal(folder)
     assert not any(e["event"] == "selected" for e in before), "killed too late to show anything"
+    return before
+
+
+@pytest.mark.slow  # three runs in processes of their own
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_killed_in_the_middle_no_epoch_is_lost(tmp_path, uninterrupted, damaged):
+    folder = tmp_path / "killed"
+    before = kill_in_the_middle(folder)
     if damaged:
         time.sleep(2)  # the workers notice and end
         for file in folder.glob("checkpoints/select-*.pt"):
             os.truncate(file, file.stat().st_size // 2)
-    again = subprocess.run(command, capture_output=True, text=True)
+    again = subprocess.run(command(folder), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:]
-    after = read_events(folder)
-    assert after[: len(before)] == before
+    assert read_events(folder)[: len(before)] == before
     killed = raynas.load(folder)
     for index in range(3):
         epochs = [e["epoch"] for e in of(killed, "selecting") if e["evaluation"] == index]
         assert epochs == [1, 2, 3, 4, 5, 6]
-    whole = [*COMMAND, "--storage-path", tmp_path, "--name", "whole"]
-    subprocess.run(whole, capture_output=True, check=True)
-    uninterrupted = raynas.load(tmp_path / "whole")
     assert trained(killed) == trained(uninterrupted)
     assert killed.best.metrics["test_accuracy"] == uninterrupted.best.metrics["test_accuracy"]
 

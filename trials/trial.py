@@ -150,8 +150,8 @@ class Role(IntEnum):
 
     The searcher has the path (seed,), an evaluation (seed, index), its retraining (seed, index,
     1), its training before the last decision (seed, index, 2), draws in place of what was declined
-    for it (seed, index, 3). A role stands in the place of the index, far beyond any of them, so that nobody else has
-    its path.
+    for it (seed, index, 3). A role stands in the place of the index, far beyond any of them, so
+    that nobody else has its path.
     """
 
     PROXY_WEIGHTS = 1 << 31
