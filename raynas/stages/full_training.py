@@ -86,7 +86,7 @@ def next_epoch(running: Any) -> Metrics | None:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, OSError | StorageError):
             raise StorageError(
-                f"The retraining cannot read or write its files: {error.cause} Mend that,"
+                f"The training cannot read or write its files: {error.cause} Mend that,"
                 " then the same command continues the run."
             ) from error
         raise error.cause from error
