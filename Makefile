@@ -42,6 +42,8 @@ science: $(BIN)/raynas       ## the tables of the docs, measured again; hours
 	$(BIN)/python -m benchmarks.auto $(NB201)
 	$(BIN)/python -m benchmarks.auto $(NB201) --cells
 	$(BIN)/python -m benchmarks.surrogate $(NB201)
+	$(BIN)/python -m benchmarks.constraints $(NB201) --search random evolution
+	$(BIN)/python -m benchmarks.constraints $(NB201) --search auto --runs 50 --queries 40
 	$(BIN)/python -m benchmarks.differentiable search $(NB201) --images $(IMAGES),fraction=0.5 --results $(RESULTS)/searches
 	$(BIN)/python -m benchmarks.differentiable sizes --images $(IMAGES),size=8,fraction=0.1 --results $(RESULTS)/sizes
 	for table in "nasbench_macro mean_acc" "nats_sss c10_valid_90"; do set -- $$table; \

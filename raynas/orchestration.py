@@ -1,8 +1,8 @@
 """`run()`: from a data set to the best architecture, trained and exported.
 
-A run is a plan, a session and a list of stages (`raynas.stages`): score, search, retrain, export,
-ensemble, report. What a stage has done is in the journal, so a run that was killed anywhere goes on
-at the first stage that is not done.
+A run is a plan, a session and a list of stages (`raynas.stages`): score, search, select, retrain,
+export, ensemble, report. What a stage has done is in the journal, so a run that was killed anywhere
+goes on at the first stage that is not done.
 """
 
 import platform
@@ -29,8 +29,9 @@ from raynas.reports.monitor import Monitor
 from raynas.reports.table import TrialsTable
 from raynas.reports.tensorboard import TensorBoard
 from raynas.schedulers import Scheduler
+from raynas.search.admission import Admission
 from raynas.search.search import Search
-from raynas.searchers import Searcher
+from raynas.searchers import Constraint, Searcher
 from raynas.stages import STAGES
 from search_spaces import SearchSpace
 from search_spaces.naming import lookup
@@ -48,6 +49,8 @@ def run(
     epochs: int = 4,
     retrain_epochs: int | None = None,
     snapshots: Sequence[int] = (),
+    select: int = 1,
+    constraint: str | Constraint | None = None,
     seed: int = 0,
     cpus_per_trial: float = 1,
     gpus_per_trial: float | None = None,
@@ -72,14 +75,12 @@ def run(
         evaluate: `train`, `table:FILE`, `proxy`, `supernet` (with the weights that all
             architectures share; `trials.WeightSharing`), or an `Evaluator` or `Estimator`. Without
             `train` only the outcome of the search is trained alone.
-        scheduler: `asha`, `fifo`, or a `Scheduler`; None: `asha`, with `adanet` and searches by
-            gradients `fifo`. Of the latter it stops searches, not evaluations.
-        architectures: evaluate these, in the notation of the space or by the names of published
-            cells, and search no others: a list, or a file with one a line; `search` and `samples`
-            are not asked then.
         scheduler: `asha`, `asha-stratified` (within families, by depth unless told otherwise),
             `fifo`, or a `Scheduler`; None: `asha`, with `adanet` and searches by gradients `fifo`.
             Of the latter it stops searches, not evaluations.
+        architectures: evaluate these, in the notation of the space or by the names of published
+            cells, and search no others: a list, or a file with one a line; `search` and `samples`
+            are not asked then.
         samples: number of architectures to evaluate; of searches by gradients, at most that many
             of what they derive.
         epochs: epochs of an evaluation that is not stopped early.
@@ -87,6 +88,12 @@ def run(
         snapshots: epochs after which the weights of every evaluation are kept too, beside those of
             its last epoch; see `Result.snapshot`. What has been trained before is not trained
             again for them.
+        select: how many of the best are trained alone for `retrain_epochs`, on the training part,
+            before the best of them on the validation part is retrained; also of a run that is
+            finished. 1: the best of the search is.
+        constraint: what may be evaluated, `limit:of=macs,most=3e6` or `quota:of=depth,most=0.5`, or
+            what lowers the metric, `penalty:of=macs,above=3e6,weight=0.05`; or a `Limit`, `Quota`
+            or `Penalty`.
         seed: all randomness derives from it. With one trial at a time the same seed gives the
             same run, bit for bit, on the same machine.
         cpus_per_trial: CPU cores of one trial, and its threads.
@@ -125,8 +132,8 @@ def resume(path: str | Path, **changes: Any) -> Result:
 
     Args:
         path: the run folder.
-        changes: arguments that may differ from before: `samples`, `ensemble`, `snapshots`,
-            resources, `max_concurrent`.
+        changes: arguments that may differ from before: `samples`, `select`, `ensemble`,
+            `snapshots`, resources, `max_concurrent`.
 
     Raises:
         InvalidArgument: when the run was started with an object that has no name, such as a
@@ -161,10 +168,19 @@ def _session(plan: Plan) -> Iterator[Session]:
             plan.space, plan.searcher, plan.scheduler, config.samples, plan.epochs, config.seed,
             journal, plan.evaluator.metric_name,
             held_out=ValidationLogits(plan.folder, plan.space, plan.data),
+            admission=_admission(plan), select=config.select,
         )  # fmt: skip
         session = Session(plan, journal, search, share, _recorded())
         session.write_plan()
         yield session
+
+
+def _admission(plan: Plan) -> Admission:
+    """Return what may be evaluated in a run."""
+    if plan.constraint is None:
+        return Admission()
+    shape, classes = plan.data.input_shape, plan.data.num_classes
+    return Admission(plan.constraint, plan.constraint.measured(plan.space, shape, classes))
 
 
 @contextmanager

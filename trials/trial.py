@@ -149,8 +149,9 @@ class Role(IntEnum):
     """Who draws from a run's seed, beside its searcher and its evaluations.
 
     The searcher has the path (seed,), an evaluation (seed, index), its retraining (seed, index,
-    1). A role stands in the place of the index, far beyond any of them, so that nobody else has
-    its path.
+    1), its training before the last decision (seed, index, 2), draws in place of what was declined
+    for it (seed, index, 3). A role stands in the place of the index, far beyond any of them, so
+    that nobody else has its path.
     """
 
     PROXY_WEIGHTS = 1 << 31

@@ -13,7 +13,7 @@ from raynas.benchmarking.contest import Contest
 from raynas.benchmarking.proxy_scores import proxy_scores, stand_ins
 from raynas.errors import InvalidArgument
 from raynas.schedulers import SCHEDULERS, Scheduler
-from raynas.searchers import SEARCHERS, Searcher
+from raynas.searchers import CONSTRAINTS, SEARCHERS, Constraint, Searcher
 from search_spaces import SearchSpace
 from search_spaces.naming import construct
 from trials.tables.benchmark import Benchmark, Roles, read_benchmark
@@ -39,6 +39,7 @@ def bench(
     workers: int = 1,
     unique: bool | None = None,
     scores: str | Path | pd.DataFrame | None = None,
+    constraint: str | Constraint | None = None,
     jobs: int = 1,
     figure: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -66,6 +67,8 @@ def bench(
         scores: proxy scores, for searchers that want some: a Parquet file, or what one would
             hold, with the column `architecture` and one for each proxy. Columns of the table
             itself serve too. `params` and `macs` need none.
+        constraint: a quota, a limit or a penalty on a property of the architectures, as in
+            `run()`; parameters and MACs are those of 32 x 32 images in three channels.
         jobs: processes.
         figure: file for a picture of the best so far against time, or evaluations.
 
@@ -98,7 +101,10 @@ def bench(
         "workers": workers,
         "unique": queries is not None if unique is None else unique,
     }
-    contest = Contest(benchmark, decider, proxies, seed, limits)
+    rule = _constraint(constraint)
+    if rule is not None:
+        rule.measured(benchmark.space)  # or says why it cannot
+    contest = Contest(benchmark, decider, proxies, seed, limits, rule)
     results = [
         result
         for label, searcher in searchers.items()
@@ -165,6 +171,14 @@ def _scheduler(scheduler: str | Scheduler) -> Scheduler:
     if not isinstance(scheduler, Scheduler):
         raise InvalidArgument(f"scheduler={scheduler!r} is neither a name nor a Scheduler.")
     return scheduler
+
+
+def _constraint(constraint: str | Constraint | None) -> Constraint | None:
+    if isinstance(constraint, str):
+        return construct("constraint", constraint, CONSTRAINTS)
+    if constraint is not None and not isinstance(constraint, Constraint):
+        raise InvalidArgument(f"constraint={constraint!r} is neither a name nor a Constraint.")
+    return constraint
 
 
 def _benchmark(

@@ -2,16 +2,18 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ray import cloudpickle
 
 from raynas.benchmarking.simulation import Simulation
 from raynas.schedulers import Scheduler
-from raynas.searchers import Searcher
+from raynas.search.admission import Admission
+from raynas.searchers import Constraint, Searcher
 from search_spaces import Architecture
 from trials.tables.benchmark import Benchmark
 from trials.trial import derived_seed
@@ -31,6 +33,14 @@ class Contest:
     scores: Mapping[str, Mapping[Architecture, float]]
     seed: int
     limits: dict[str, Any]
+    constraint: Constraint | None = None
+
+    @cached_property
+    def _measured(self) -> Callable[[Architecture], float] | None:
+        """What the constraint is about, counted once for all runs of a process."""
+        if self.constraint is None:
+            return None
+        return self.constraint.measured(self.benchmark.space)
 
     def results(self, label: str, searcher: Searcher, runs: int, jobs: int) -> Iterator[Outcome]:
         """Yield the outcomes of all runs of one searcher, in order."""
@@ -53,6 +63,7 @@ class Contest:
             copy.deepcopy(self.scheduler),
             seed=derived_seed(self.seed, run),
             scores=self.score,
+            admission=Admission(self.constraint, self._measured),
             **self.limits,
         ).run()
         evaluations = simulation.search.evaluations

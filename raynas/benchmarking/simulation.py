@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from raynas.record.events import METRIC, Status
 from raynas.record.history import Evaluation
 from raynas.schedulers import Fifo, Scheduler
+from raynas.search.admission import Admission
 from raynas.search.search import Search
 from raynas.searchers import Searcher
 from search_spaces import Architecture
@@ -37,6 +38,7 @@ class Simulation:
         workers: trials at the same time.
         unique: whether architectures that compute the same function are evaluated once only.
         scores: of proxies, for searchers that want some before they start.
+        admission: what may be evaluated; None: everything.
 
     Attributes:
         search: the search, with all its evaluations.
@@ -57,6 +59,7 @@ class Simulation:
     workers: int = 1
     unique: bool = True
     scores: Scores | None = None
+    admission: Admission | None = None
     search: Search = field(init=False)
     seconds: float = field(default=0.0, init=False)
     ended: int = field(default=0, init=False)
@@ -68,7 +71,7 @@ class Simulation:
         samples = self.queries if self.queries is not None else 2**62
         self.search = search = Search(
             self.benchmark.space, self.searcher, self.scheduler or Fifo(), samples,
-            self.benchmark.epochs, self.seed, unique=self.unique,
+            self.benchmark.epochs, self.seed, unique=self.unique, admission=self.admission,
         )  # fmt: skip
         self._score()
         #: (when the next epoch ends, a tie-breaker, evaluation)

@@ -15,6 +15,7 @@ from raynas.cli.flags import read_flags, with_flags
 from raynas.cli.output import AsJson, finite
 from raynas.config.config import check_names
 from raynas.schedulers import SCHEDULERS
+from raynas.searchers import CONSTRAINTS
 from search_spaces import SPACES
 
 _QUERIES = 100  # of a run, unless the user says how long one is
@@ -37,7 +38,7 @@ def bench(
     arguments: dict[str, Any],
 ) -> None:
     """Run searchers on a tabular benchmark, many times, on a virtual clock."""
-    check_names(arguments, {"space": SPACES, "scheduler": SCHEDULERS})
+    check_names(arguments, {"space": SPACES, "scheduler": SCHEDULERS, "constraint": CONSTRAINTS})
     if not arguments.keys() & {"queries", "time_budget"}:
         arguments["queries"] = _QUERIES
     if figure is None and not as_json:

@@ -39,11 +39,16 @@ def run(
 def resume(
     path: Annotated[Path, typer.Argument(help="run folder")],
     samples: Annotated[Optional[int], typer.Option(help="architectures in all")] = None,  # noqa: UP045
+    select: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="full training decides among so many of the best"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue an interrupted run, or extend a finished one."""
     raynas.load(path)  # complains at once
-    changes = {} if samples is None else {"samples": samples}
+    asked = {"samples": samples, "select": select}
+    changes = {key: value for key, value in asked.items() if value is not None}
     _print_result(raynas.resume(path, **changes), as_json)
 
 
@@ -65,6 +70,7 @@ def status(
         "state": state,
         "samples": result.config["samples"],
         "evaluations": counts,
+        "selecting": {index: len(curve) for index, curve in result.history.selecting.items()},
         "best": best,
     }
     if as_json:
@@ -76,6 +82,8 @@ def status(
         print(f"{len(trials)} derived, at most {samples} to be evaluated: {counts}")
     else:
         print(f"{len(trials)} of {samples} evaluations started: {counts}")
+    if content["selecting"]:
+        print(f"epochs of full training before the last decision: {content['selecting']}")
     if best:
         print(f"best: {best['architecture']}, {shown(result.metric, best[result.metric])}")
 

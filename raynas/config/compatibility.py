@@ -4,7 +4,7 @@ from raynas.config.config import Config
 from raynas.ensemble.saep import SAEP
 from raynas.errors import InvalidArgument
 from raynas.schedulers import Scheduler
-from raynas.searchers import Searcher
+from raynas.searchers import Constraint, Searcher
 from trials.trial import AnyEvaluator
 
 
@@ -60,6 +60,33 @@ def check_snapshots(config: Config, evaluator: AnyEvaluator) -> None:
     if config.snapshots[-1] > config.epochs:
         raise InvalidArgument(
             f"snapshots={list(config.snapshots)}: an evaluation has only epochs={config.epochs}."
+        )
+
+
+def check_constraint(config: Config, constraint: Constraint | None, searcher: Searcher) -> None:
+    """Refuse a constraint on a searcher that is not free in what it asks for.
+
+    Raises:
+        InvalidArgument: saying which searchers are.
+    """
+    if constraint is None or not (searcher.needs_predictions or searcher.driver):
+        return
+    why = "derives architectures by gradients" if searcher.driver else "grows an ensemble"
+    raise InvalidArgument(
+        f"constraint={config.constraint!r}: search={config.search!r} {why}, so nothing can be"
+        " evaluated in place of what breaks it: use search='auto', 'evolution', 'local', 'random'."
+    )
+
+
+def check_select(config: Config) -> None:
+    """Refuse a last decision among more architectures than there will be.
+
+    Raises:
+        InvalidArgument: naming both numbers.
+    """
+    if config.select > config.samples:
+        raise InvalidArgument(
+            f"select={config.select}: only samples={config.samples} architectures are evaluated."
         )
 
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from raynas.ensemble import ENSEMBLES
 from raynas.errors import InvalidArgument
 from raynas.schedulers import SCHEDULERS
-from raynas.searchers import SEARCHERS
+from raynas.searchers import CONSTRAINTS, SEARCHERS
 from search_spaces import SPACES
 from search_spaces.naming import lookup, parse, suggestion
 from trials import EVALUATORS
@@ -24,7 +24,7 @@ from trials import EVALUATORS
 #: what may differ when a run is continued
 CHANGEABLE = (
     "samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "storage_path", "name",
-    "resume", "ensemble", "snapshots",
+    "resume", "ensemble", "snapshots", "select",
 )  # fmt: skip
 
 #: `ensemble`: none, also where the run folder names one
@@ -36,6 +36,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "search": SEARCHERS,
     "evaluate": EVALUATORS,
     "scheduler": SCHEDULERS,
+    "constraint": CONSTRAINTS,
     "ensemble": ENSEMBLES,
 }
 
@@ -80,6 +81,12 @@ class Config(BaseModel):
     snapshots: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_listed), AfterValidator(_rising)
     ] = Field((), description="epochs after which the weights of every evaluation are kept: 1,3")
+    select: Annotated[int, Field(ge=1)] = Field(
+        1, description="full training decides among so many of the best; 1: the search decides"
+    )
+    constraint: str | None = Field(
+        None, description="limit, quota or penalty: limit:of=macs,most=3e6"
+    )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="all randomness derives from it")
     cpus_per_trial: Annotated[float, Field(ge=1e-4)] = Field(
         1, description="CPU cores of one trial"

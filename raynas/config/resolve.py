@@ -10,7 +10,13 @@ from typing import Any, TypeVar, cast
 from ray import cloudpickle
 
 import search_spaces
-from raynas.config.compatibility import check_ensemble, check_searcher, check_snapshots
+from raynas.config.compatibility import (
+    check_constraint,
+    check_ensemble,
+    check_searcher,
+    check_select,
+    check_snapshots,
+)
 from raynas.config.config import CHANGEABLE, NO_ENSEMBLE, Config, check_known, validated
 from raynas.config.description import described, kind_of, options_of, table_name
 from raynas.ensemble import ENSEMBLES
@@ -18,7 +24,7 @@ from raynas.ensemble.saep import SAEP
 from raynas.errors import InvalidArgument
 from raynas.record.folder import RunFolder
 from raynas.schedulers import SCHEDULERS, Scheduler
-from raynas.searchers import SEARCHERS, Listed, Searcher
+from raynas.searchers import CONSTRAINTS, SEARCHERS, Constraint, Listed, Searcher
 from search_spaces import SearchSpace
 from search_spaces.naming import construct, converted, parse, spell
 from trials import EVALUATORS
@@ -27,6 +33,9 @@ from trials.data import Data
 from trials.trial import AnyEvaluator
 
 T = TypeVar("T")
+
+#: arguments that are younger than the default names of runs, which are without them where None
+_YOUNGER = ("architectures", "constraint")
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class Plan:
     evaluator: AnyEvaluator
     scheduler: Scheduler
     ensemble: SAEP | None
+    constraint: Constraint | None
 
     @property
     def folder(self) -> RunFolder:
@@ -55,6 +65,11 @@ class Plan:
     def epochs(self) -> int:
         """Return the epochs of a full evaluation; what is not trained has one."""
         return self.config.epochs if self.evaluator.trains else 1
+
+    @property
+    def retrain_epochs(self) -> int:
+        """Return the epochs of a full training."""
+        return self.config.retrain_epochs or self.config.epochs
 
     def write(self, recorded: Mapping[str, Any], evaluations: int = 0) -> None:
         """Write the configuration to the run folder.
@@ -92,16 +107,22 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
         values["scheduler"] = "fifo" if whole else "asha"
     scheduler = _object("scheduler", values, Scheduler, SCHEDULERS)
     ensemble = _ensemble(values)
+    constraint = None
+    if values["constraint"] is not None:
+        constraint = _object("constraint", values, Constraint, CONSTRAINTS)
     source = values["data"]
     texts = {
         "space": described(space, search_spaces.SPACES),
         "search": described(searcher, SEARCHERS),
         "evaluate": described(evaluator, EVALUATORS),
         "scheduler": described(scheduler, SCHEDULERS),
+        "constraint": None if constraint is None else described(constraint, CONSTRAINTS),
         "ensemble": values["ensemble"] if ensemble is None else described(ensemble, ENSEMBLES),
         "data": trial_data.absolute(source) if isinstance(source, str) else kind_of(source),
     }
     config = validated({**values, **texts})
+    check_select(config)
+    check_constraint(config, constraint, searcher)
     check_ensemble(config, ensemble, evaluator)
     check_searcher(config, searcher, evaluator, scheduler)
     check_snapshots(config, evaluator)
@@ -115,8 +136,10 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     space = evaluator.restricted(space)
     scheduler.check(space)
     evaluator.check(space, data)
+    if constraint is not None:
+        constraint.measured(space, data.input_shape, data.num_classes)  # or says why it cannot
     config, ensemble = _as_recorded(config, ensemble)
-    return Plan(config, space, data, searcher, evaluator, scheduler, ensemble)
+    return Plan(config, space, data, searcher, evaluator, scheduler, ensemble, constraint)
 
 
 def _searcher(values: dict[str, Any]) -> Searcher:
@@ -206,9 +229,8 @@ def _described_data(source: object, data: Data) -> str:
 
 def _default_name(config: Config, space: SearchSpace, data: Data) -> str:
     """Return a name that is the same for the same configuration."""
-    fixed = config.model_dump(exclude=set(CHANGEABLE))
-    if fixed["architectures"] is None:  # older than this argument are the names of runs
-        del fixed["architectures"]
+    unsaid = {key for key in _YOUNGER if getattr(config, key) is None}
+    fixed = config.model_dump(exclude={*CHANGEABLE, *unsaid})
     digest = hashlib.blake2b(repr(fixed).encode(), digest_size=3).hexdigest()
     search = config.search.partition(":")[0].rpartition(".")[2]
     words = [re.sub(r"[^A-Za-z0-9_-]", "", word)[:40] for word in (space.name, data.name, search)]

@@ -182,6 +182,39 @@ class SearchEnded(Event):
 
 
 @dataclass(frozen=True)
+class Selecting(Event):
+    """The full training of a candidate of the last decision has done one more epoch."""
+
+    kind: ClassVar[str] = "selecting"
+    evaluation: int
+    epoch: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class SelectingFailed(Event):
+    """The full training of a candidate of the last decision failed: it is out."""
+
+    kind: ClassVar[str] = "selecting_failed"
+    evaluation: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Selected(Event):
+    """The last decision has been made.
+
+    Attributes:
+        evaluations: the candidates, the best of the search first.
+        chosen: those of them that were fully trained, the best by that first.
+    """
+
+    kind: ClassVar[str] = "selected"
+    evaluations: Sequence[int]
+    chosen: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Retraining(Event):
     """The retraining of an evaluation's architecture has done one more epoch."""
 
@@ -232,8 +265,8 @@ KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
         Session, Scored, Suggested, Waited, Exhausted, Promoted, Reported, Finished, Leading,
-        Grown, SupernetTrained, Searched, SearchEnded, Retraining, RetrainingFailed, Retrained,
-        EnsembleMade, Complete,
+        Grown, SupernetTrained, Searched, SearchEnded, Selecting, SelectingFailed, Selected,
+        Retraining, RetrainingFailed, Retrained, EnsembleMade, Complete,
     )
 }  # fmt: skip
 _FIELDS = {kind: {f.name for f in dataclasses.fields(kind)} for kind in KINDS.values()}

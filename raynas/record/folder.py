@@ -117,6 +117,10 @@ class RunFolder:
         """Return where the state of the retraining of an evaluation's architecture is kept."""
         return self.checkpoints / f"final-{evaluation:05d}.pt"
 
+    def selection(self, evaluation: int) -> Path:
+        """Return where the state of a candidate of the last decision is kept."""
+        return self.checkpoints / f"select-{evaluation:05d}.pt"
+
     def error(self, evaluation: int) -> Path:
         """Return where the traceback of an evaluation that failed is kept."""
         return self.checkpoints / f"{evaluation:05d}.error.txt"

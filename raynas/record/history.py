@@ -6,7 +6,7 @@ history, whether it grows while a run is on or is made from a journal.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,9 @@ from raynas.record.events import (
     RetrainingFailed,
     Searched,
     SearchEnded,
+    Selected,
+    Selecting,
+    SelectingFailed,
     Session,
     Status,
     Suggested,
@@ -86,6 +89,12 @@ class History:
         #: {number: every epoch} of differentiable searches
         self.searches: dict[int, list[Searched]] = {}
         self.searches_ended: dict[int, SearchEnded] = {}
+        #: {evaluation: metrics of every epoch} of full trainings before the last decision
+        self.selecting: dict[int, list[Metrics]] = {}
+        #: {evaluation: reason} of those that failed
+        self.selecting_failures: dict[int, str] = {}
+        #: the last decision
+        self.selected: Selected | None = None
         #: {evaluation: metrics of every epoch} of retrainings
         self.retraining: dict[int, list[Metrics]] = {}
         self.retrained: dict[int, Mapping[str, Any]] = {}
@@ -111,6 +120,9 @@ class History:
             SupernetTrained: self._supernet,
             Searched: self._searched,
             SearchEnded: self._search_ended,
+            Selecting: self._selecting,
+            SelectingFailed: self._selecting_fails,
+            Selected: self._selected,
             Retraining: self._retraining,
             RetrainingFailed: self._failed,
             Retrained: self._retrained,
@@ -178,6 +190,19 @@ class History:
         judged = merits or {}
         return sorted(ranked, key=lambda e: judged.get(e.index, _UNJUDGED), reverse=True)
 
+    @property
+    def chosen(self) -> Evaluation | None:
+        """Return what the last decision chose, if it has been made."""
+        chosen = self.selected.chosen if self.selected else ()
+        return self.evaluations[chosen[0]] if chosen else None
+
+    def selected_of(self, candidates: Sequence[Evaluation]) -> list[Evaluation] | None:
+        """Return those that the last decision chose, the best first; None: it was of others."""
+        indices = [candidate.index for candidate in candidates]
+        if self.selected is None or list(self.selected.evaluations) != indices:
+            return None
+        return [self.evaluations[i] for i in self.selected.chosen]
+
     def _session(self, event: Session) -> None:
         self.metric = event.metric
 
@@ -216,6 +241,16 @@ class History:
 
     def _search_ended(self, event: SearchEnded) -> None:
         self.searches_ended[event.search] = event
+
+    def _selecting(self, event: Selecting) -> None:
+        self.selecting.setdefault(event.evaluation, []).append(event.metrics)
+        self.selecting_failures.pop(event.evaluation, None)
+
+    def _selecting_fails(self, event: SelectingFailed) -> None:
+        self.selecting_failures[event.evaluation] = event.reason
+
+    def _selected(self, event: Selected) -> None:
+        self.selected = event
 
     def _retraining(self, event: Retraining) -> None:
         self.retraining.setdefault(event.evaluation, []).append(event.metrics)

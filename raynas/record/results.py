@@ -174,10 +174,11 @@ class Result:
             architecture = read_json(folder / "architecture.json")["architecture"]
             return Best(architecture, read_json(folder / "metrics.json"), folder)
         history = self.history
-        if history.best is None:
+        best = history.chosen or history.best
+        if best is None:
             raise StorageError(f"{self.path}: no evaluation has ended well yet.")
-        row = trials_table(history).iloc[history.best.index].drop("curve").dropna()
-        return Best(history.best.notation, {str(k): value for k, value in row.items()}, folder)
+        row = trials_table(history).iloc[best.index].drop("curve").dropna()
+        return Best(best.notation, {str(k): value for k, value in row.items()}, folder)
 
     @property
     def ensemble(self) -> Ensemble:

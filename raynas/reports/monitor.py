@@ -101,6 +101,12 @@ class Monitor:
         running = history.searches.keys() - history.searches_ended.keys()
         return [history.searches[number][-1] for number in sorted(running)]
 
+    def _selecting(self) -> list[Evaluation]:
+        """Return the candidates of a last decision that is being made."""
+        candidates = self.search.candidates if self.search.history.selecting else []
+        decided = self.search.history.selected_of(candidates) is not None
+        return [] if decided else candidates
+
     def _display(self) -> Table:
         search = self.search
         table = Table.grid(padding=(0, 2))
@@ -123,6 +129,13 @@ class Monitor:
         bar = Text("━" * filled, style="green") + Text("━" * (width - filled), style="dim")
         table.add_row("search", bar, self._progress())
         table.add_row("best", f"{describe(search.best)}", "")
+        for candidate in self._selecting():
+            epochs = len(search.history.selecting.get(candidate.index, []))
+            table.add_row(
+                f"#{candidate.index}",
+                Text(candidate.notation, overflow="ellipsis", no_wrap=True),
+                f"full training, {epochs} epochs done",
+            )
         for evaluation in search.history.running[:_MAX_RUNNING]:
             table.add_row(
                 f"#{evaluation.index}",

@@ -3,9 +3,10 @@
 `tensorboard/search` has the progress of the search, `tensorboard/searches/<number>` the epochs of
 a differentiable search and, at its end, its mixtures as a figure and what looks wrong as a text,
 `tensorboard/trials/<evaluation>` the curves of each trial and its row in the HParams table,
-`tensorboard/supernet/<group>` the training of the shared weights, `tensorboard/retraining` that of
-the best, `tensorboard/ensemble/<rule>` what the ensembles that a rule leaves are worth, over the
-number of their members.
+`tensorboard/supernet/<group>` the training of the shared weights,
+`tensorboard/selecting/<evaluation>` the full training of a candidate of the last decision,
+`tensorboard/retraining` that of the best, `tensorboard/ensemble/<rule>` what the ensembles that a
+rule leaves are worth, over the number of their members.
 """
 
 import math
@@ -27,6 +28,7 @@ from raynas.record.events import (
     Retraining,
     Searched,
     SearchEnded,
+    Selecting,
     Status,
     SupernetTrained,
 )
@@ -37,7 +39,7 @@ from search_spaces import SearchSpace
 from trials.data import Data
 from trials.differentiable.collapse import collapse
 
-_PARTS = ("search", "searches", "trials", "supernet", "retraining", "ensemble")
+_PARTS = ("search", "searches", "trials", "supernet", "selecting", "retraining", "ensemble")
 
 
 class EventFile:
@@ -87,6 +89,8 @@ class TensorBoard:
                 self._searched(event)
             case SearchEnded():
                 self._search_ended(event)
+            case Selecting():
+                self._epoch(event.epoch, event, "selecting", f"{event.evaluation:05d}")
             case Retraining():
                 self._epoch(event.epoch, event, "retraining")
             case Grown():
@@ -95,7 +99,7 @@ class TensorBoard:
                 self._ensemble(event)
 
     def _epoch(
-        self, epoch: int, event: SupernetTrained | Retraining | Reported, *parts: str
+        self, epoch: int, event: SupernetTrained | Selecting | Retraining | Reported, *parts: str
     ) -> None:
         """Write the metrics of an epoch."""
         self._file(*parts).append(_scalars(epoch, event.time, _tagged(event.metrics)))

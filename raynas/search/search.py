@@ -8,7 +8,6 @@ not been.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from raynas.errors import InvalidArgument, JournalError
 from raynas.record.events import (
@@ -29,22 +28,17 @@ from raynas.record.events import (
 from raynas.record.history import Evaluation, History
 from raynas.record.journal import Journal
 from raynas.schedulers import Fifo, Scheduler
+from raynas.search.admission import Admission
 from raynas.search.deduplication import Deduplication
+from raynas.search.judgment import Judgment, judgments
+from raynas.search.proposals import Proposals
 from raynas.searchers import HeldOut, Searcher
 from search_spaces import Architecture, SearchSpace
 from trials.trial import derived_seed
 
-_MAX_DUPLICATES = 1000  # in a row, before the space is gone through in order instead
 _FIRST_FAILURES = 10  # as many failures for one reason, and nothing else, end the search
 _FINALISTS = 3  # retrained in turn when one diverges
 _NOT_CHOSEN = "not chosen: the best of each size are evaluated, at most as many as samples"
-
-
-class Judgment(NamedTuple):
-    """How the searcher judges an evaluation, by more than its value."""
-
-    epochs: int
-    merit: float
 
 
 class Search:
@@ -63,6 +57,8 @@ class Search:
         unique: whether architectures that compute the same function are evaluated only once,
             unless the searcher wants them all.
         held_out: predictions of evaluations, for a searcher that needs them.
+        admission: what may be evaluated; None: everything.
+        select: how many of the best the last decision is among (`stages/select.py`).
 
     Raises:
         InvalidArgument: when such a searcher has no predictions to go by.
@@ -81,6 +77,8 @@ class Search:
         metric: str = METRIC,
         unique: bool = True,
         held_out: HeldOut | None = None,
+        admission: Admission | None = None,
+        select: int = 1,
     ):
         if searcher.needs_predictions and held_out is None:
             raise InvalidArgument(
@@ -92,9 +90,11 @@ class Search:
         self._over_searches = scheduler
         self.samples, self.epochs, self.seed, self.journal = samples, epochs, seed, journal
         self.metric, self.held_out = metric, held_out
+        self.admission, self.select = admission or Admission(), select
         self.history = History()
         self.history.metric = metric
         self.deduplication = Deduplication(space, unique and not searcher.repeats)
+        self._proposals = Proposals(self)
         #: what each evaluation is of
         self.architectures: list[Architecture] = []
         #: set when the search as a whole has failed: the reason common to all
@@ -108,7 +108,8 @@ class Search:
         self.searches_stopping: set[int] = set()
         self._running = 0
         self._interrupted: list[int] = []
-        self._all_seen = False
+        if self.admission.constraint is not None:
+            searcher.admits = self.admission.admits
         searcher.start(space, derived_seed(seed))
         scheduler.start(searcher.epochs_of_search or epochs)
         #: what the searcher wants to have scored before the first evaluation
@@ -152,8 +153,18 @@ class Search:
 
     @property
     def finalists(self) -> list[Evaluation]:
-        """Return the evaluations that are retrained, each if those before it fail."""
-        return self.ranked[:_FINALISTS]
+        """Return the evaluations that are retrained, each if those before it fail.
+
+        First come those that the full training of the best has put in order, if it has.
+        """
+        selected = self.history.selected_of(self.candidates) or []
+        return [*selected, *(e for e in self.ranked[:_FINALISTS] if e not in selected)]
+
+    @property
+    def candidates(self) -> list[Evaluation]:
+        """Return the evaluations that the last decision is among; empty: it is the search's own."""
+        best = self.ranked[: self.select]
+        return best if len(best) > 1 else []
 
     @property
     def winner(self) -> Evaluation | None:
@@ -178,6 +189,10 @@ class Search:
     def seed_of(self, index: int) -> int:
         """Return the seed of an evaluation."""
         return derived_seed(self.seed, index)
+
+    def worth(self, evaluation: Evaluation) -> float:
+        """Return the value of an evaluation, less what its architecture is penalized for."""
+        return evaluation.value - self.admission.penalty(self.architectures[evaluation.index])
 
     # What happens
 
@@ -212,6 +227,14 @@ class Search:
         self.commit(Finished(index, status, reason))
         self._note_leading()
         self._grow()
+
+    def tell_known(self, index: int, asked: Architecture) -> None:
+        """Tell the result that stands for what was asked for, at once or when it comes."""
+        evaluation = self.evaluations[index]
+        if evaluation.status is Status.RUNNING:
+            self.deduplication.follow(index, asked)
+        else:
+            self.searcher.tell(asked, self.worth(evaluation), evaluation.epochs)
 
     def derive(self, event: Searched) -> bool:
         """Take an epoch of a differentiable search and return whether that search goes on.
@@ -261,7 +284,7 @@ class Search:
         """Have searcher and scheduler do what they did then, and compare."""
         if isinstance(event, Suggested | Waited):
             if self._asked is None:
-                self._asked = self._new()
+                self._asked = self._proposals.next()
             notation = None if self._asked is None else self.space.to_string(self._asked)
             if isinstance(event, Suggested) and notation != event.architecture:
                 raise JournalError(
@@ -285,18 +308,20 @@ class Search:
                 self._running += 1
             case Reported():
                 evaluation = self.evaluations[event.evaluation]
-                if not self.scheduler.report(evaluation.index, evaluation.epochs, evaluation.value):
+                worth = self.worth(evaluation)
+                if not self.scheduler.report(evaluation.index, evaluation.epochs, worth):
                     self._stopping.add(evaluation.index)
             case Finished():
                 self._end(self.evaluations[event.evaluation])
             case Scored():
-                score = -math.inf if math.isnan(event.score) else event.score
-                self._scores[self.unscored.pop(0)] = score
+                arch = self.unscored.pop(0)
+                unusable = math.isnan(event.score) or self.admission.forbids(arch)
+                self._scores[arch] = -math.inf if unusable else event.score
                 if not self.unscored:
                     self.searcher.tell_scores(self._scores)
             case Searched():
                 self.searcher.learn(self.space.from_string(event.architecture))
-                self._asked = self._new()
+                self._asked = self._proposals.next()
                 accuracy = event.metrics["architecture_accuracy"]
                 if not self._over_searches.report(event.search, event.epoch, accuracy):
                     self.searches_stopping.add(event.search)
@@ -319,41 +344,22 @@ class Search:
             return
         if len(self.evaluations) >= self.samples:
             return
-        duplicates = self.deduplication.duplicates
-        self._asked = self._new()
+        unpaid = self._proposals.unpaid
+        self._asked = self._proposals.next()
         if self._asked is not None:
             yield Suggested(len(self.evaluations), self.space.to_string(self._asked))
             return
-        if self.deduplication.duplicates > duplicates:
+        if self._proposals.unpaid > unpaid:
             yield Waited()
         if not self._running:
             yield Exhausted()
-
-    def _new(self) -> Architecture | None:
-        """Return the next new architecture; tell what is known already at once, unpaid."""
-        if self._all_seen:
-            return None
-        for _ in range(_MAX_DUPLICATES):
-            asked = self.searcher.ask()
-            if asked is None:
-                return None
-            index = self.deduplication.duplicated(asked)
-            if index is None:
-                return asked
-            evaluation = self.evaluations[index]
-            if evaluation.status is Status.RUNNING:
-                self.deduplication.follow(index, asked)
-            else:
-                self.searcher.tell(asked, evaluation.value, evaluation.epochs)
-        unseen = next(self.deduplication.unseen(), None)
-        self._all_seen = unseen is None
-        return unseen
 
     def _begin(self, index: int) -> None:
         assert self._asked is not None
         self.scheduler.begin(index, self.space, self._asked)
         self.architectures.append(self._asked)
         self.deduplication.add(self._asked, index)
+        self.admission.begin(self._asked)
         self._asked = None
         self._running += 1
 
@@ -366,7 +372,7 @@ class Search:
         self._running -= 1
         arch = self.architectures[evaluation.index]
         for equal in self.deduplication.end(arch, evaluation.index):
-            self.searcher.tell(equal, evaluation.value, evaluation.epochs)
+            self.searcher.tell(equal, self.worth(evaluation), evaluation.epochs)
         if self.finished == _FIRST_FAILURES:
             self.failure = self.history.common_failure
 
@@ -387,11 +393,8 @@ class Search:
             self.commit(Leading(best))
 
     def _judgments(self) -> dict[int, Judgment]:
-        """Return {evaluation: judgment}, where the searcher judges by more than the value."""
-        judged: dict[int, Judgment] = {}
-        for arch, merit in self.searcher.merits().items():
-            index = self.deduplication.evaluation(arch)
-            if index is not None and index in self.history.finished:
-                judgment = Judgment(self.evaluations[index].epochs, merit)
-                judged[index] = max(judgment, judged.get(index, judgment))
-        return judged
+        """Return {evaluation: judgment}, where more than the value counts."""
+        finished, of = self.history.finished, self.deduplication.evaluation
+        penalized = finished.items() if self.admission.penalizes else ()
+        worths = {index: self.worth(evaluation) for index, evaluation in penalized}
+        return judgments(self.searcher.merits(), of, finished, worths)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from raynas.searchers.adanet import AdaNet
     from raynas.searchers.area import Area
     from raynas.searchers.auto import Auto
+    from raynas.searchers.constraints import Constraint, Limit, Penalty, Quota
     from raynas.searchers.evolution import Evolution
     from raynas.searchers.gradients import Gradients
     from raynas.searchers.growing import GrowingSearcher
@@ -23,18 +24,23 @@ if TYPE_CHECKING:
     from raynas.searchers.searcher import HeldOut, Scoring, Searcher
 
 __all__ = [
+    "CONSTRAINTS",
     "SEARCHERS",
     "AdaNet",
     "Area",
     "Auto",
+    "Constraint",
     "Evolution",
     "Gradients",
     "GrowingSearcher",
     "HeldOut",
+    "Limit",
     "Listed",
     "LocalSearch",
     "Naswot",
     "NeighborhoodAware",
+    "Penalty",
+    "Quota",
     "RandomSearch",
     "Scoring",
     "Searcher",
@@ -61,18 +67,30 @@ SEARCHERS: "Table[Callable[..., Searcher]]" = Table(
     }
 )
 
+CONSTRAINTS: "Table[Callable[..., Constraint]]" = Table(
+    {
+        "limit": "raynas.searchers.constraints:Limit",
+        "penalty": "raynas.searchers.constraints:Penalty",
+        "quota": "raynas.searchers.constraints:Quota",
+    }
+)
+
 _MODULES = {
     "AdaNet": "raynas.searchers.adanet",
     "Area": "raynas.searchers.area",
     "Auto": "raynas.searchers.auto",
+    "Constraint": "raynas.searchers.constraints",
     "Evolution": "raynas.searchers.evolution",
     "Gradients": "raynas.searchers.gradients",
     "GrowingSearcher": "raynas.searchers.growing",
     "HeldOut": "raynas.searchers.searcher",
     "Listed": "raynas.searchers.listed",
+    "Limit": "raynas.searchers.constraints",
     "LocalSearch": "raynas.searchers.local_search",
     "Naswot": "raynas.searchers.naswot",
     "NeighborhoodAware": "raynas.searchers.neighborhood",
+    "Penalty": "raynas.searchers.constraints",
+    "Quota": "raynas.searchers.constraints",
     "RandomSearch": "raynas.searchers.random_search",
     "Scoring": "raynas.searchers.searcher",
     "Searcher": "raynas.searchers.searcher",

@@ -90,6 +90,11 @@ class Auto(Searcher):
             self._pending.remove(form)
         self.results[form] = max(self.results.get(form, (0, -math.inf)), (budget, value))
 
+    def decline(self, architecture: Architecture) -> None:
+        """Await no result."""
+        self._pending.remove(architecture)
+        self._asked -= 1
+
     def _most_promising(self) -> Architecture:
         seen = {*self.results, *self._pending}
         pool = self._pool(seen)
@@ -119,7 +124,7 @@ class Auto(Searcher):
         drawn = [self.space.canonical(self.space.sample(self.rng)) for _ in range(_DRAWN)]
         kept = (arch for arch in dict.fromkeys([*drawn, *self._drawn]) if arch not in seen)
         self._drawn = list(itertools.islice(kept, _POOL))
-        pool = list(self._drawn)
+        pool = self._admitted(self._drawn)
         for center in sorted(self.results, key=self._rank, reverse=True)[:_CENTERS]:
             pool += self._new_neighbors(center, seen)
         return list(dict.fromkeys(pool))
@@ -129,7 +134,11 @@ class Auto(Searcher):
         if len(near) > _NEAR:
             near = [near[i] for i in self.rng.choice(len(near), _NEAR, replace=False)]
         forms = (self.space.canonical(neighbor) for neighbor in near)
-        return [form for form in dict.fromkeys(forms) if form not in seen]
+        return self._admitted([form for form in dict.fromkeys(forms) if form not in seen])
+
+    def _admitted(self, forms: list[Architecture]) -> list[Architecture]:
+        """Return those that would be evaluated now."""
+        return list(forms if self.admits is None else filter(self.admits, forms))
 
     def _fitted(self) -> Surrogate:
         """Fit the surrogate to what is known and, as predicted, to what is awaited."""

@@ -112,6 +112,15 @@ class Evolution(Searcher):
         if len(self.members) > self.population:
             del self.members[min(self.members)]
 
+    def decline(self, architecture: Architecture) -> None:
+        """Give the birth back, which the next architecture has."""
+        births = self._pending[architecture]
+        births.pop()
+        if not births:
+            del self._pending[architecture]
+        self._born.pop(architecture)
+        self._births -= 1
+
     def _birth(self, architecture: Architecture) -> int:
         """Return when the architecture was asked for; now, if it never was.
 

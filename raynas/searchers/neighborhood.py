@@ -102,6 +102,8 @@ class NeighborhoodAware(Searcher):
     #: evaluations asked for: all, and of neighbors
     _asked: int = field(default=0, init=False, repr=False)
     _drawn: int = field(default=0, init=False, repr=False)
+    #: whether what was asked for last is one
+    _is_neighbor: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.inner, str):
@@ -130,6 +132,7 @@ class NeighborhoodAware(Searcher):
         """Begin; the inner searcher has the random numbers that it would have by itself."""
         super().start(space, seed)
         self.rng = np.random.default_rng([seed, 1])
+        self.searcher.admits = self.admits
         self.searcher.start(space, seed)
         self.scoring = self.searcher.scoring
         self.results, self.centers, self._pending, self._races = {}, {}, {}, []
@@ -174,6 +177,29 @@ class NeighborhoodAware(Searcher):
             self._arrived(center, *self.results[form])
         self._settle()
 
+    def decline(self, architecture: Architecture) -> None:
+        """Leave a neighbor out of its neighborhoods; have the inner searcher take a center back."""
+        if self.neighbors == 0:
+            self.searcher.decline(architecture)
+            return
+        form = self.space.canonical(architecture)
+        if form in self._pending:
+            del self._pending[form]
+            self._asked -= 1
+        if self._is_neighbor:
+            self._drawn -= 1
+            self._drawn_by.pop(form)[-1].drawn.remove(form)
+            self._settle()
+            return
+        center = self.centers[architecture]
+        center.asked -= 1
+        self.searcher.decline(architecture)
+        if not center.asked and center.own is None:
+            del self.centers[architecture]
+            if center.open:
+                self._races.remove(center)
+                del self._opened[architecture]
+
     def merits(self) -> dict[Architecture, float]:
         """Return how the centers are judged, of those that may be the outcome."""
         if self.neighbors == 0:
@@ -186,6 +212,7 @@ class NeighborhoodAware(Searcher):
 
     def _begin(self, arch: Architecture) -> Architecture:
         """Note a center that the inner searcher asks for."""
+        self._is_neighbor = False
         center = self.centers.get(arch)
         if center is None:
             center = self.centers[arch] = Center(arch)
@@ -205,7 +232,8 @@ class NeighborhoodAware(Searcher):
         near = draw_neighbors(
             self.space, center.architecture, self.neighbors, self.rng, self.distance, self.rewire
         )
-        center.queue = [(neighbor, self.space.canonical(neighbor)) for neighbor in near]
+        admitted = near if self.admits is None else filter(self.admits, near)
+        center.queue = [(neighbor, self.space.canonical(neighbor)) for neighbor in admitted]
 
     def _draw(self) -> Architecture | None:
         """Return the next neighbor to evaluate, of the best center that lacks one."""
@@ -219,6 +247,7 @@ class NeighborhoodAware(Searcher):
                     self._pending[form] = None
                     self._asked += 1
                     self._drawn += 1
+                    self._is_neighbor = True
                     return neighbor
         return None
 

@@ -4,8 +4,9 @@ A searcher is a pure algorithm. It knows no Ray, no trials and no journal; the s
 driven by a real run, by a replay of its journal, and by the simulator.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -43,6 +44,7 @@ class Searcher(ABC):
         arch = searcher.ask()                an architecture to evaluate, or None: none just now
         searcher.tell(arch, 0.91, 4)         its validation accuracy after 4 epochs
         searcher.tell(arch, -inf, 1)         it failed
+        searcher.decline(arch)               right after `ask`: it is not evaluated
 
     Calls come in any order that parallel evaluation brings about: several `ask` before the first
     `tell`, results in another order than they were asked for, more than one `tell` for an
@@ -74,6 +76,9 @@ class Searcher(ABC):
     epochs_of_search: int | None = None
     #: evaluations without which it comes to nothing
     fewest_samples: int = 1
+    #: says whether an architecture would be evaluated now, set before `start` where not every one
+    #: would (see `raynas.searchers.constraints`); for searchers that choose among many
+    admits: "Callable[[Architecture], bool] | None" = None
 
     def check(self, space: SearchSpace) -> None:  # noqa: B027  most search any
         """Refuse a space that this cannot search, before anything starts.
@@ -109,6 +114,14 @@ class Searcher(ABC):
             budget: epochs behind the value. A trial that a scheduler stopped early comes with
                 fewer than the others, and its value is not comparable with theirs.
         """
+
+    def decline(self, architecture: Architecture) -> None:
+        """Learn that what `ask` has just returned is not evaluated: it breaks a constraint.
+
+        It may be asked for again; a quota that is full now may have room later. By default it
+        counts as failed, so that nobody waits for its result.
+        """
+        self.tell(architecture, -math.inf, 0)
 
     def merits(self) -> Mapping[Architecture, float]:
         """Return what the outcome is chosen by; only these architectures may be the outcome.

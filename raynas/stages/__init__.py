@@ -6,6 +6,7 @@ from raynas.stages.report import ReportStage
 from raynas.stages.retrain import RetrainStage
 from raynas.stages.score import ScoreStage
 from raynas.stages.search import SearchStage
+from raynas.stages.select import SelectStage
 from raynas.stages.stage import Stage
 
 __all__ = ["STAGES", "Stage"]
@@ -13,6 +14,7 @@ __all__ = ["STAGES", "Stage"]
 STAGES: tuple[Stage, ...] = (
     ScoreStage(),
     SearchStage(),
+    SelectStage(),
     RetrainStage(),
     ExportStage(),
     EnsembleStage(),

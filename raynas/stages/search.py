@@ -27,11 +27,19 @@ class SearchStage(Stage):
         search = session.search
         if not search.exhausted:
             DRIVERS[session.plan.driver]().run(session)
+        note = search.admission.note(len(search.evaluations), session.plan.config.samples)
+        if note:
+            session.say(note)
         traces = f"The tracebacks are in {session.folder.checkpoints}."
         if search.failure is not None:
             raise SearchFailed(
                 f"The first evaluations all failed for the same reason: {search.failure}."
                 f" Mend it and start again under another name. {traces}"
+            )
+        if not search.evaluations:
+            raise SearchFailed(
+                f"search={session.plan.config.search!r} asked for nothing"
+                f" (constraint={session.plan.config.constraint!r})."
             )
         if search.best is None:
             reasons = sorted({e.reason or "" for e in search.evaluations})

@@ -164,6 +164,27 @@ class SearcherSuite(Suite):
             assert arch is not None
             self.tell(algorithm, arch, -math.inf, 1)
 
+    def test_goes_on_when_it_is_declined(
+        self, searcher: Callable[[], Searcher], space: SearchSpace
+    ) -> None:
+        """What is never evaluated, for a constraint, is not waited for."""
+        algorithm = searcher()
+        if algorithm.driver is not None or algorithm.needs_predictions:
+            pytest.skip("goes with no constraint")
+        self.begin(algorithm, space, 3)
+        kept = 0
+        for asked in range(60):
+            arch = algorithm.ask()
+            if asked >= self.most:
+                break
+            assert arch is not None
+            if asked % 3:
+                algorithm.decline(arch)
+            else:
+                self.tell(algorithm, arch, self.value(arch), 4)
+                kept += 1
+        assert kept == min(20, self.most)
+
     def test_takes_results_that_it_did_not_ask_for(
         self, searcher: Callable[[], Searcher], space: SearchSpace
     ) -> None:
