@@ -41,8 +41,12 @@ if TYPE_CHECKING:
         RandomSearch,
         Searcher,
     )
+    from raynas.understanding.bias import Bias, bias
+    from raynas.understanding.convergence import convergence
     from raynas.understanding.flatness import flatness
+    from raynas.understanding.proxy_trust import ProxyTrust, proxy_trust
     from raynas.understanding.rank_stability import RankStability, rank_stability
+    from raynas.understanding.topology import topology
     from trials import Estimator, Evaluator, Proxy, Table, Train, Trial, WeightSharing
 
 __all__ = [
@@ -52,6 +56,7 @@ __all__ = [
     "Asha",
     "Auto",
     "Best",
+    "Bias",
     "ConfigurationMismatch",
     "DataError",
     "DeadlineExceeded",
@@ -68,6 +73,7 @@ __all__ = [
     "Naswot",
     "NeighborhoodAware",
     "Proxy",
+    "ProxyTrust",
     "RandomSearch",
     "RankStability",
     "RaynasError",
@@ -82,12 +88,16 @@ __all__ = [
     "UnknownName",
     "WeightSharing",
     "bench",
+    "bias",
+    "convergence",
     "flatness",
     "load",
+    "proxy_trust",
     "rank_stability",
     "resume",
     "run",
     "score",
+    "topology",
 ]
 
 _MODULES = {
@@ -97,6 +107,7 @@ _MODULES = {
     "Asha": "raynas.schedulers",
     "Auto": "raynas.searchers",
     "Best": "raynas.record.results",
+    "Bias": "raynas.understanding.bias",
     "ConfigurationMismatch": "raynas.errors",
     "DataError": "raynas.errors",
     "DeadlineExceeded": "raynas.errors",
@@ -113,6 +124,7 @@ _MODULES = {
     "Naswot": "raynas.searchers",
     "NeighborhoodAware": "raynas.searchers",
     "Proxy": "trials",
+    "ProxyTrust": "raynas.understanding.proxy_trust",
     "RandomSearch": "raynas.searchers",
     "RankStability": "raynas.understanding.rank_stability",
     "RaynasError": "raynas.errors",
@@ -127,12 +139,16 @@ _MODULES = {
     "UnknownName": "raynas.errors",
     "WeightSharing": "trials",
     "bench": "raynas.benchmarking.bench",
+    "bias": "raynas.understanding.bias",
+    "convergence": "raynas.understanding.convergence",
     "flatness": "raynas.understanding.flatness",
     "load": "raynas.record.results",
+    "proxy_trust": "raynas.understanding.proxy_trust",
     "rank_stability": "raynas.understanding.rank_stability",
     "resume": "raynas.orchestration",
     "run": "raynas.orchestration",
     "score": "raynas.drivers.scoring",
+    "topology": "raynas.understanding.topology",
 }
 
 if not TYPE_CHECKING:  # with it, type checkers would take any name for one of this package

@@ -25,6 +25,7 @@ from raynas.record.events import (
     Retrained,
     Retraining,
     RetrainingFailed,
+    Scored,
     Searched,
     SearchEnded,
     Session,
@@ -81,6 +82,8 @@ class History:
         self.finished: dict[int, Evaluation] = {}
         #: the evaluation last recorded as the best by how the searcher judges
         self.leading: int | None = None
+        #: {architecture: proxy score} of what was scored before the first evaluation
+        self.scores: dict[str, float] = {}
         #: {(group, epoch): metrics} of the shared weights
         self.supernet: dict[tuple[int, int], Metrics] = {}
         #: {number: every epoch} of differentiable searches
@@ -102,6 +105,7 @@ class History:
         self._derived: Searched | None = None
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             Session: self._session,
+            Scored: self._scored,
             Suggested: self._suggested,
             Promoted: self._promoted,
             Reported: self._reported,
@@ -180,6 +184,9 @@ class History:
 
     def _session(self, event: Session) -> None:
         self.metric = event.metric
+
+    def _scored(self, event: Scored) -> None:
+        self.scores[event.architecture] = event.score
 
     def _suggested(self, event: Suggested) -> None:
         evaluation = Evaluation(event.evaluation, event.architecture, self.metric)
