@@ -32,6 +32,7 @@ from raynas.record.events import (
     Status,
     Suggested,
     SupernetTrained,
+    Understood,
 )
 
 _UNJUDGED = (-1, -math.inf)
@@ -98,6 +99,8 @@ class History:
         self.growth: list[Grown] = []
         #: the last ensemble that was made
         self.ensemble: EnsembleMade | None = None
+        #: what was last told of the run
+        self.understood: Understood | None = None
         #: whether nothing has happened since everything was done
         self.complete = False
         self._best_by_value: Evaluation | None = None
@@ -119,6 +122,7 @@ class History:
             RetrainingFailed: self._failed,
             Retrained: self._retrained,
             EnsembleMade: self._pruned,
+            Understood: self._understood,
         }
         for event in events:
             self.apply(event)
@@ -235,3 +239,6 @@ class History:
 
     def _pruned(self, event: EnsembleMade) -> None:
         self.ensemble = event
+
+    def _understood(self, event: Understood) -> None:
+        self.understood = event

@@ -5,7 +5,7 @@ a differentiable search and, at its end, its mixtures as a figure and what looks
 `tensorboard/trials/<evaluation>` the curves of each trial and its row in the HParams table,
 `tensorboard/supernet/<group>` the training of the shared weights, `tensorboard/retraining` that of
 the best, `tensorboard/ensemble/<rule>` what the ensembles that a rule leaves are worth, over the
-number of their members.
+number of their members, `tensorboard/understanding` the figures of what the run tells.
 """
 
 import math
@@ -29,7 +29,9 @@ from raynas.record.events import (
     SearchEnded,
     Status,
     SupernetTrained,
+    Understood,
 )
+from raynas.record.folder import RunFolder
 from raynas.record.history import History
 from raynas.reports.figures import mixed_slots, mixtures_figure
 from raynas.understanding.flatness import Neighborhoods
@@ -37,7 +39,7 @@ from search_spaces import SearchSpace
 from trials.data import Data
 from trials.differentiable.collapse import collapse
 
-_PARTS = ("search", "searches", "trials", "supernet", "retraining", "ensemble")
+_PARTS = ("search", "searches", "trials", "supernet", "retraining", "ensemble", "understanding")
 
 
 class EventFile:
@@ -93,6 +95,8 @@ class TensorBoard:
                 self._grown(event)
             case EnsembleMade():
                 self._ensemble(event)
+            case Understood():
+                self._understood(event)
 
     def _epoch(
         self, epoch: int, event: SupernetTrained | Retraining | Reported, *parts: str
@@ -167,6 +171,16 @@ class TensorBoard:
             values = {k: v for k, v in point.items() if k not in ("rule", "members")}
             scalars = _scalars(point["members"], event.time, _tagged(values))
             self._file("ensemble", point["rule"]).append(scalars)
+
+    def _understood(self, event: Understood) -> None:
+        """Write the figures that the run folder has, over the number of evaluations."""
+        for name in event.figures:
+            path = RunFolder(self.folder.parent).understanding / f"{name}.png"
+            if path.exists():
+                summary = _image(f"understanding/{name}", path.read_bytes())
+                self._file("understanding").append(
+                    Record(wall_time=event.time, step=event.evaluations, summary=summary)
+                )
 
     def _file(self, *parts: str) -> EventFile:
         folder = self.folder.joinpath(*parts)

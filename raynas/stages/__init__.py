@@ -7,6 +7,7 @@ from raynas.stages.retrain import RetrainStage
 from raynas.stages.score import ScoreStage
 from raynas.stages.search import SearchStage
 from raynas.stages.stage import Stage
+from raynas.stages.understand import UnderstandStage
 
 __all__ = ["STAGES", "Stage"]
 
@@ -16,5 +17,6 @@ STAGES: tuple[Stage, ...] = (
     RetrainStage(),
     ExportStage(),
     EnsembleStage(),
+    UnderstandStage(),
     ReportStage(),
 )

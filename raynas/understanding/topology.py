@@ -89,11 +89,11 @@ def topology(
     if isinstance(of, str | Path | Result):
         result = of if isinstance(of, Result) else load(of)
         trials = result.trials[["evaluation", "architecture", "status", "epochs"]]
-        table = _measured(list(trials["architecture"]), space or space_of_run(result, "topology"))
-        return table.join(trials.drop(columns="architecture"), on="index").drop(columns="index")
+        table = measured(list(trials["architecture"]), space or space_of_run(result, "topology"))
+        return table.merge(trials.drop(columns="architecture"), on="evaluation")
     if space is None:
         raise InvalidArgument("space=None: architectures alone do not tell; give their space.")
-    return _measured(list(of), space).drop(columns="index")
+    return measured(list(of), space).drop(columns="evaluation")
 
 
 def shapes(space: SearchSpace, arch: Architecture) -> dict[str, tuple[float, int]]:
@@ -142,15 +142,19 @@ def space_of_run(result: Result, call: str) -> SearchSpace:
     return construct("evaluate", evaluate, EVALUATORS).restricted(space)
 
 
-def _measured(architectures: Sequence[Architecture | str], space: SearchSpace) -> pd.DataFrame:
-    """Return the table of `topology`, with the place of each architecture as `index`."""
+def measured(architectures: Sequence[Architecture | str], space: SearchSpace) -> pd.DataFrame:
+    """Return the table of `topology`, and the place of each architecture as `evaluation`.
+
+    Raises:
+        InvalidArgument: when the space has no cells as graphs.
+    """
     check_cells(space)
     rows = []
     for index, given in enumerate(architectures):
         arch = space.from_string(given) if isinstance(given, str) else space.check(given)
         text = space.to_string(arch)
         rows += [(index, text, cell, *shape) for cell, shape in shapes(space, arch).items()]
-    return pd.DataFrame(rows, columns=["index", "architecture", "cell", "width", "depth"])
+    return pd.DataFrame(rows, columns=["evaluation", "architecture", "cell", "width", "depth"])
 
 
 def _population(space: SearchSpace) -> Population:
