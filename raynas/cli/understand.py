@@ -73,15 +73,16 @@ def _print(found: "Findings") -> None:
 
 
 def _shares(steps: "pd.DataFrame") -> list[tuple[str, ...]]:
-    """Return the rows of the table: each group's share of every step."""
+    """Return the rows of the table: each group's shares; of the last epoch that stopped some."""
     rows: list[tuple[str, ...]] = []
-    for (of, stratum), mine in steps.groupby(["of", "stratum"], sort=False):
+    single = steps[steps["of"] != "width and depth"]
+    for (of, stratum), mine in single.groupby(["of", "stratum"], sort=False):
         by = mine.groupby("step")
         one = {step: part.iloc[-1] for step, part in by}
         survived = one.get("survived")
         went_on = "" if survived is None else f"{survived['count']:.0f}/{survived['out_of']:.0f}"
         rows.append((
-            str(of), str(stratum), f"{one['population']['share']:.1%}",
+            str(of).replace("_", " "), str(stratum), f"{one['population']['share']:.1%}",
             f"{one['proposed']['share']:.1%}", went_on,
             "x" if "won" in one and one["won"]["count"] else "",
         ))  # fmt: skip

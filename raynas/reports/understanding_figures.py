@@ -102,7 +102,7 @@ def convergence_figure(table: pd.DataFrame) -> bytes:
             axes.set_title(_AXES.get(of, of.replace("_", " ")), fontsize="small")
     figure.suptitle(
         f"mean of those still running, with its 95 % interval where n is at least {_BAND}; n: at"
-        " the first epoch, at the last",
+        " the first epoch of a curve, at its last",
         fontsize="small",
     )
     return to_png(figure)

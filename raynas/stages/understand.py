@@ -14,7 +14,7 @@ from raynas.drivers.session import Session
 from raynas.record.events import Understood
 from raynas.reports.understanding_figures import figures
 from raynas.stages.stage import Stage
-from raynas.understanding.bias import FEWEST, trained_to_the_end
+from raynas.understanding.bias import FEWEST, at_rung, rungs_of, trained_to_the_end
 from raynas.understanding.findings import attempted, find, read_scores, write_scores
 from trials.proxies.scoring import Proxies
 from trials.trial import derived_seed
@@ -71,7 +71,7 @@ class UnderstandStage(Stage):
 
 
 def _scores(session: Session) -> dict[str, dict[str, float]]:
-    """Return {proxy: {architecture: score}} of some of what was trained to the end.
+    """Return {proxy: {architecture: score}} of some of what was trained.
 
     What an earlier session has scored is not scored again.
     """
@@ -94,16 +94,19 @@ def _scores(session: Session) -> dict[str, dict[str, float]]:
 
 
 def _trained(session: Session) -> Sequence[str]:
-    """Return up to 50 architectures that were trained alone to the end; drawn, of more.
+    """Return up to 50 architectures to score: those trained to the end, then others, drawn.
 
-    None where they are too few for a comparison.
+    The others have reached the first epoch after which some were stopped, and are compared by their
+    accuracies there. None where too few were trained to the end.
     """
     history = session.history
     trains = session.plan.config.evaluate.partition(":")[0] not in ("supernet", "proxy")
-    indices = trained_to_the_end(history.evaluations) if trains else sorted(history.retrained)
-    if len(indices) < FEWEST:
+    full = trained_to_the_end(history.evaluations) if trains else sorted(history.retrained)
+    if len(full) < FEWEST:
         return []
-    if len(indices) > _SCORED:
-        rng = np.random.default_rng(derived_seed(session.search.seed))
-        indices = sorted(rng.choice(indices, _SCORED, replace=False).tolist())
-    return [history.evaluations[i].notation for i in indices]
+    rungs = rungs_of(history) if trains else []
+    reached = at_rung(history.evaluations, rungs[0])[0] if rungs else []
+    rng = np.random.default_rng(derived_seed(session.search.seed))
+    others = sorted(set(reached) - set(full))
+    chosen = [*rng.permutation(full), *rng.permutation(others)][:_SCORED]
+    return [history.evaluations[int(i)].notation for i in sorted(chosen)]

@@ -96,7 +96,7 @@ def bias(run: str | Path | Result, space: SearchSpace | None = None) -> Bias:
     """
     result = run if isinstance(run, Result) else load(run)
     history = result.history
-    best = result.best.architecture if history.best is not None else None
+    best = result.best.architecture if history.retrained else None
     space = space or space_of_run(result, "bias")
     return biases(history, run_strata(history, space, images_of(result)), best, space.size)
 
@@ -121,8 +121,9 @@ def biases(history: History, groups: Sequence[Strata], best: str | None, size: i
         [row for group in groups for row in overall_rows(group, evaluations, rungs)],
         columns=_OVERALL,
     )
+    whole: dict[int, tuple[float, float, float]] = {}
     agreement = pd.DataFrame(
-        [row for group in groups for row in _agreement(group, evaluations, rungs)],
+        [row for group in groups for row in _agreement(group, evaluations, rungs, whole)],
         columns=_AGREEMENT,
     )
     text = sentences(groups[0].source, steps, overall, agreement, size)
@@ -247,9 +248,17 @@ def overall_rows(
 
 
 def _agreement(
-    group: Strata, evaluations: list[Evaluation], rungs: list[int]
-) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of `Bias.agreement` of one property."""
+    group: Strata, evaluations: list[Evaluation], rungs: list[int],
+    whole: dict[int, tuple[float, float, float]],
+) -> Iterator[tuple[Any, ...]]:  # fmt: skip
+    """Yield the rows of `Bias.agreement` of one property.
+
+    Args:
+        group: its strata.
+        evaluations: of the run.
+        rungs: see `rungs_of`.
+        whole: {epoch: tau over all strata}, the same for every property; filled here.
+    """
     last, full = full_epochs(evaluations), trained_to_the_end(evaluations)
     if len(full) < FEWEST:
         return
@@ -258,7 +267,9 @@ def _agreement(
     for epoch in _early_epochs(last, rungs):
         metric = evaluations[full[0]].metric
         early = np.array([evaluations[i].history[epoch - 1][metric] for i in full])
-        yield group.of, "all", epoch, len(full), *_tau(early, final), 0.0, np.nan, np.nan
+        if epoch not in whole:
+            whole[epoch] = _tau(early, final)
+        yield group.of, "all", epoch, len(full), *whole[epoch], 0.0, np.nan, np.nan
         change = ranks(final) - ranks(early)
         present, places = np.unique(members, return_inverse=True)
         p = mean_ranks_p(change, places) if len(present) > 1 else np.array([np.nan])

@@ -127,30 +127,32 @@ def _rankings(agreement: pd.DataFrame) -> Iterator[str]:
             " trained to the end, for more than one epoch."
         )
         return
-    first = agreement["of"].iloc[0]
+    first, number = agreement["of"].iloc[0], int(agreement["architectures"].iloc[0])
     for row in _rows(agreement[(agreement["of"] == first) & (agreement["stratum"] == "all")]):
         epoch = row["epoch"]
         yield (
-            f"Among the {row['architectures']} trained to the end, the ranking after epoch {epoch}"
+            f"Among the {number} trained to the end, the ranking after epoch {epoch}"
             f" agrees with the final one at tau {row['tau']:.2f} [{row['low']:.2f},"
             f" {row['high']:.2f}]."
         )
         mine = agreement[(agreement["epoch"] == epoch) & (agreement["of"] != JOINT)]
         moved = _rows(mine[mine["p_holm"] < LEVEL])
-        if row["architectures"] < FEW:
-            yield f"{row['architectures']} are too few to tell whether some converge more slowly."
-        elif not moved:
+        if number < FEW:
+            continue
+        if not moved:
             yield (
                 f"From epoch {epoch} to the last, no group of architectures rose or fell by more"
                 " than chance explains: no evidence that some converge more slowly."
             )
-        for one in moved if row["architectures"] >= FEW else ():
+        for one in moved:
             rose = one["rank_change"] > 0
             yield (
                 f"From epoch {epoch} to the last, {_named(one)} {'rose' if rose else 'fell'} by"
                 f" {abs(one['rank_change']):.1f} places on average ({p_value(one['p_holm'])}):"
                 f" an early ranking {'under' if rose else 'over'}rates it."
             )
+    if number < FEW:
+        yield f"{number} are too few to tell whether some converge more slowly."
 
 
 def _rows(table: pd.DataFrame) -> list[_Row]:

@@ -290,9 +290,9 @@ def _caveat(history: History, final: Mapping[int, float], alone: bool) -> str:
         return ""
     return (
         f"{stopped} evaluations were stopped early by their accuracies, so the {len(final)} trained"
-        " to the end are a selection: taus with the final accuracy are smaller than they would be"
-        f" among all. Those with the accuracy after epoch {rungs_of(history)[0]} are over all that"
-        " reached it."
+        " to the end are a selection: taus with the final accuracy tend to be smaller than among"
+        f" all. Those with the accuracy after epoch {rungs_of(history)[0]} are over all that have"
+        " the signal."
     )
 
 
