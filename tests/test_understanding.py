@@ -399,12 +399,13 @@ class TestProxyTrust:
     def test_shared_weights_against_the_retrained(self):
         archs, told = self.many(6)
         told = [[curve[-1]] for curve in told]
-        best = {i: {"val_accuracy": 1 - told[i][0], "test_accuracy": 0.0} for i in range(4)}
+        best = {i: {"val_accuracy": told[i][0], "test_accuracy": 1 - told[i][0]} for i in range(4)}
         history = history_of(NB201, archs, told, 1, retrained=best)
         history.supernet[0, 1] = {}
         found = trust(history, NB201, "supernet:epochs=2")
         row = found.signals[found.signals["signal"] == "supernet accuracy"].iloc[0]
         assert row["architectures"] == 4
+        assert row["tau"] == pytest.approx(-1.0)
         assert "with the final accuracy of 4 architectures" in row["advice"]
         assert "Only the 4 that were retrained" in found.caveat
 

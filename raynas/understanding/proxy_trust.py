@@ -84,9 +84,8 @@ def proxy_trust(
     The signals are: the accuracy after each early epoch (of many epochs some), parameters, MACs,
     the scores of a warm start, the mean of the neighbors that were trained to the end too, the
     accuracy with shared weights (in the supernet of a differentiable search, or of
-    `evaluate="supernet"`), and those of `scores`. What a run trained nothing alone for is compared
-    with the validation accuracies of its retrainings, or, where it has none, their test
-    accuracies.
+    `evaluate="supernet"`), and those of `scores`. Where a run evaluates without training, they are
+    compared with the test accuracies of its retrainings.
 
     Args:
         run: its folder, or what `raynas.run` and `raynas.load` return.
@@ -144,12 +143,7 @@ def _final(history: History, alone: bool) -> dict[int, float]:
     """Return {evaluation: accuracy} of what was trained to the end."""
     if alone:
         return {i: history.evaluations[i].value for i in trained_to_the_end(history.evaluations)}
-    name = "val_accuracy" if _all_have(history, "val_accuracy") else "test_accuracy"
-    return {i: float(metrics[name]) for i, metrics in history.retrained.items() if name in metrics}
-
-
-def _all_have(history: History, name: str) -> bool:
-    return name != history.metric and all(name in m for m in history.retrained.values())
+    return {i: float(metrics["test_accuracy"]) for i, metrics in history.retrained.items()}
 
 
 def _signals(
