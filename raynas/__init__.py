@@ -44,8 +44,12 @@ if TYPE_CHECKING:
         RandomSearch,
         Searcher,
     )
+    from raynas.understanding.bias import Bias, bias
+    from raynas.understanding.convergence import convergence
     from raynas.understanding.flatness import flatness
+    from raynas.understanding.proxy_trust import ProxyTrust, proxy_trust
     from raynas.understanding.rank_stability import RankStability, rank_stability
+    from raynas.understanding.topology import topology
     from trials import Estimator, Evaluator, Proxy, Table, Train, Trial, WeightSharing
 
 __all__ = [
@@ -56,6 +60,7 @@ __all__ = [
     "AshaStratified",
     "Auto",
     "Best",
+    "Bias",
     "ConfigurationMismatch",
     "DataError",
     "DeadlineExceeded",
@@ -74,6 +79,7 @@ __all__ = [
     "NeighborhoodAware",
     "Penalty",
     "Proxy",
+    "ProxyTrust",
     "Quota",
     "RandomSearch",
     "RankStability",
@@ -89,12 +95,16 @@ __all__ = [
     "UnknownName",
     "WeightSharing",
     "bench",
+    "bias",
+    "convergence",
     "flatness",
     "load",
+    "proxy_trust",
     "rank_stability",
     "resume",
     "run",
     "score",
+    "topology",
 ]
 
 _MODULES = {
@@ -105,6 +115,7 @@ _MODULES = {
     "AshaStratified": "raynas.schedulers",
     "Auto": "raynas.searchers",
     "Best": "raynas.record.results",
+    "Bias": "raynas.understanding.bias",
     "ConfigurationMismatch": "raynas.errors",
     "DataError": "raynas.errors",
     "DeadlineExceeded": "raynas.errors",
@@ -123,6 +134,7 @@ _MODULES = {
     "NeighborhoodAware": "raynas.searchers",
     "Penalty": "raynas.searchers",
     "Proxy": "trials",
+    "ProxyTrust": "raynas.understanding.proxy_trust",
     "Quota": "raynas.searchers",
     "RandomSearch": "raynas.searchers",
     "RankStability": "raynas.understanding.rank_stability",
@@ -138,12 +150,16 @@ _MODULES = {
     "UnknownName": "raynas.errors",
     "WeightSharing": "trials",
     "bench": "raynas.benchmarking.bench",
+    "bias": "raynas.understanding.bias",
+    "convergence": "raynas.understanding.convergence",
     "flatness": "raynas.understanding.flatness",
     "load": "raynas.record.results",
+    "proxy_trust": "raynas.understanding.proxy_trust",
     "rank_stability": "raynas.understanding.rank_stability",
     "resume": "raynas.orchestration",
     "run": "raynas.orchestration",
     "score": "raynas.drivers.scoring",
+    "topology": "raynas.understanding.topology",
 }
 
 if not TYPE_CHECKING:  # with it, type checkers would take any name for one of this package

@@ -1,8 +1,8 @@
 """`run()`: from a data set to the best architecture, trained and exported.
 
 A run is a plan, a session and a list of stages (`raynas.stages`): score, search, select, retrain,
-export, ensemble, report. What a stage has done is in the journal, so a run that was killed anywhere
-goes on at the first stage that is not done.
+export, ensemble, understand, report. What a stage has done is in the journal, so a run that was
+killed anywhere goes on at the first stage that is not done.
 """
 
 import platform
@@ -55,6 +55,7 @@ def run(
     cpus_per_trial: float = 1,
     gpus_per_trial: float | None = None,
     ensemble: str | SAEP | None = None,
+    understand: bool = False,
     max_concurrent: int | None = None,
     storage_path: str | Path = "runs",
     name: str | None = None,
@@ -100,6 +101,9 @@ def run(
         gpus_per_trial: GPUs of one trial, also a fraction; None: 1 when the cluster has any.
         ensemble: `saep`, or a `SAEP`: prune the trained architectures to a small, diverse ensemble
             too; also of a run that is finished. None: as the run folder has it; `none`: none.
+        understand: tell also what costs something of the architectures that were trained, in
+            `understanding/` and the report: scores by proxies, against the final accuracies; also
+            of a run that is finished.
         max_concurrent: trials at the same time; None: as many as the cluster holds.
         storage_path: where run folders lie; all nodes must see it.
         name: of the run folder; None: made from the other arguments, the same for the same ones.
@@ -133,7 +137,7 @@ def resume(path: str | Path, **changes: Any) -> Result:
     Args:
         path: the run folder.
         changes: arguments that may differ from before: `samples`, `select`, `ensemble`,
-            `snapshots`, resources, `max_concurrent`.
+            `understand`, `snapshots`, resources, `max_concurrent`.
 
     Raises:
         InvalidArgument: when the run was started with an object that has no name, such as a

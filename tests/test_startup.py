@@ -27,7 +27,9 @@ DRIVER = frozenset(
 )  # fmt: skip
 EVALUATORS = frozenset({"trials.proxies", "trials.tables", "trials.weight_sharing"})
 
-VERBS = ("run", "resume", "status", "export", "ensemble", "spaces", "score", "bench")
+VERBS = (
+    "run", "resume", "status", "export", "ensemble", "understand", "spaces", "score", "bench",
+)  # fmt: skip
 
 
 def loaded(code, modules):
@@ -95,7 +97,8 @@ def test_a_mistake_is_answered_without_slow_packages():
 
 
 def test_a_missing_run_is_answered_without_torch(tmp_path):
-    commands = [[verb, str(tmp_path)] for verb in ("status", "resume", "export", "ensemble")]
+    verbs = ("status", "resume", "export", "ensemble", "understand")
+    commands = [[verb, str(tmp_path)] for verb in verbs]
     assert after(commands, 2, SLOW - {"pandas", "pyarrow"}) == "[]"
 
 

@@ -13,6 +13,7 @@ from raynas.cli.export import export
 from raynas.cli.run import resume, run, status
 from raynas.cli.score import score
 from raynas.cli.spaces import spaces
+from raynas.cli.understand import understand
 from raynas.errors import RaynasError
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.command("resume")(resume)
 app.command("status")(status)
 app.command("export")(export)
 app.command("ensemble")(ensemble)
+app.command("understand")(understand)
 app.command("spaces")(spaces)
 app.command("score")(score)
 app.command("bench")(bench)

@@ -24,7 +24,7 @@ from trials import EVALUATORS
 #: what may differ when a run is continued
 CHANGEABLE = (
     "samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "storage_path", "name",
-    "resume", "ensemble", "snapshots", "select",
+    "resume", "ensemble", "snapshots", "select", "understand",
 )  # fmt: skip
 
 #: `ensemble`: none, also where the run folder names one
@@ -96,6 +96,9 @@ class Config(BaseModel):
     )
     ensemble: str | None = Field(
         None, description="prune the trained architectures to an ensemble: saep:rule=pie,size=8"
+    )
+    understand: bool = Field(
+        False, description="what the run tells, with what costs something: proxies, surfaces"
     )
     max_concurrent: Annotated[int, Field(ge=1)] | None = Field(
         None, description="trials at the same time; default: as many as the cluster holds"

@@ -254,6 +254,24 @@ class EnsembleMade(Event):
 
 
 @dataclass(frozen=True)
+class Understood(Event):
+    """What the run tells is in the run folder.
+
+    Attributes:
+        evaluations: number of those that had ended.
+        winner: the evaluation that was chosen.
+        figures: names of the figures, `understanding/<name>.png`.
+        problems: {part: why it could not be told}.
+    """
+
+    kind: ClassVar[str] = "understood"
+    evaluations: int
+    winner: int
+    figures: Sequence[str] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Complete(Event):
     """Everything that was asked for is done."""
 
@@ -266,7 +284,7 @@ KINDS: dict[str, type[Event]] = {
     for kind in (
         Session, Scored, Suggested, Waited, Exhausted, Promoted, Reported, Finished, Leading,
         Grown, SupernetTrained, Searched, SearchEnded, Selecting, SelectingFailed, Selected,
-        Retraining, RetrainingFailed, Retrained, EnsembleMade, Complete,
+        Retraining, RetrainingFailed, Retrained, EnsembleMade, Understood, Complete,
     )
 }  # fmt: skip
 _FIELDS = {kind: {f.name for f in dataclasses.fields(kind)} for kind in KINDS.values()}

@@ -63,6 +63,11 @@ class RunFolder:
         return self.path / "ensemble"
 
     @property
+    def understanding(self) -> Path:
+        """Return the folder of what the run tells of its space and its signals."""
+        return self.path / "understanding"
+
+    @property
     def tensorboard(self) -> Path:
         """Return the folder of TensorBoard's event files."""
         return self.path / "tensorboard"

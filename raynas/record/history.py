@@ -25,6 +25,7 @@ from raynas.record.events import (
     Retrained,
     Retraining,
     RetrainingFailed,
+    Scored,
     Searched,
     SearchEnded,
     Selected,
@@ -34,6 +35,7 @@ from raynas.record.events import (
     Status,
     Suggested,
     SupernetTrained,
+    Understood,
 )
 
 _UNJUDGED = (-1, -math.inf)
@@ -84,6 +86,8 @@ class History:
         self.finished: dict[int, Evaluation] = {}
         #: the evaluation last recorded as the best by how the searcher judges
         self.leading: int | None = None
+        #: {architecture: proxy score} of what was scored before the first evaluation
+        self.scores: dict[str, float] = {}
         #: {(group, epoch): metrics} of the shared weights
         self.supernet: dict[tuple[int, int], Metrics] = {}
         #: {number: every epoch} of differentiable searches
@@ -104,6 +108,8 @@ class History:
         self.growth: list[Grown] = []
         #: the last ensemble that was made
         self.ensemble: EnsembleMade | None = None
+        #: what was last told of the run
+        self.understood: Understood | None = None
         #: whether nothing has happened since everything was done
         self.complete = False
         self._best_by_value: Evaluation | None = None
@@ -111,6 +117,7 @@ class History:
         self._derived: Searched | None = None
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             Session: self._session,
+            Scored: self._scored,
             Suggested: self._suggested,
             Promoted: self._promoted,
             Reported: self._reported,
@@ -127,6 +134,7 @@ class History:
             RetrainingFailed: self._failed,
             Retrained: self._retrained,
             EnsembleMade: self._pruned,
+            Understood: self._understood,
         }
         for event in events:
             self.apply(event)
@@ -206,6 +214,9 @@ class History:
     def _session(self, event: Session) -> None:
         self.metric = event.metric
 
+    def _scored(self, event: Scored) -> None:
+        self.scores[event.architecture] = event.score
+
     def _suggested(self, event: Suggested) -> None:
         evaluation = Evaluation(event.evaluation, event.architecture, self.metric)
         evaluation.origin, self._derived = self._derived, None
@@ -263,3 +274,6 @@ class History:
 
     def _pruned(self, event: EnsembleMade) -> None:
         self.ensemble = event
+
+    def _understood(self, event: Understood) -> None:
+        self.understood = event

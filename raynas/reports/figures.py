@@ -33,7 +33,7 @@ _PANELS = (
 
 def search_figure(history: History) -> bytes:
     """Draw every evaluation's accuracy in the order of asking, and the best so far."""
-    figure = _figure(8, 3.6)
+    figure = empty_figure(8, 3.6)
     axes = figure.subplots()
     scale = 100 if history.metric.endswith("accuracy") else 1
     for status, color in ((Status.COMPLETED, "tab:blue"), (Status.STOPPED, "tab:gray")):
@@ -55,7 +55,7 @@ def search_figure(history: History) -> bytes:
     )
     axes.set_xlabel("evaluation")
     _finish(axes, history.metric)
-    return _png(figure)
+    return to_png(figure)
 
 
 def flatness_figure(history: History, space: SearchSpace, best: Evaluation) -> bytes:
@@ -67,14 +67,14 @@ def flatness_figure(history: History, space: SearchSpace, best: Evaluation) -> b
     flat = {e.index: f for e in ended if (f := neighborhoods[e.index]) is not None}
     if not flat:
         return b""
-    figure = _figure(8, 3.6)
+    figure = empty_figure(8, 3.6)
     axes = figure.subplots()
     _scatter(axes, list(flat.values()), "tab:blue", "evaluated")
     if best.index in flat:
         _scatter(axes, [flat[best.index]], "tab:orange", "chosen")
     axes.set_xlabel("mean of the neighbors below it, in percentage points")
     _finish(axes, history.metric)
-    return _png(figure)
+    return to_png(figure)
 
 
 def curves_figure(curves: pd.DataFrame, ensemble: Mapping[str, Any]) -> bytes:
@@ -84,7 +84,7 @@ def curves_figure(curves: pd.DataFrame, ensemble: Mapping[str, Any]) -> bytes:
         curves: as `Ensemble.curves`.
         ensemble: as `ensemble.json`; it is marked.
     """
-    figure = _figure(9, 6.4)
+    figure = empty_figure(9, 6.4)
     for axes, (column, label, scale) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
         for rule, points in curves.groupby("rule", sort=False):
             values = scale * points[column]
@@ -100,7 +100,7 @@ def curves_figure(curves: pd.DataFrame, ensemble: Mapping[str, Any]) -> bytes:
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize="small")
-    return _png(figure)
+    return to_png(figure)
 
 
 def diversity_figure(diversity: pd.DataFrame, kept: Iterable[int]) -> bytes:
@@ -113,7 +113,7 @@ def diversity_figure(diversity: pd.DataFrame, kept: Iterable[int]) -> bytes:
     chosen = list(kept)
     everything = set(diversity["first"]) | set(diversity["second"])
     names = (chosen + sorted(everything - set(chosen)))[:_MAX_SHOWN]
-    figure = _figure(9, 4.4)
+    figure = empty_figure(9, 4.4)
     pairs = diversity.set_index(["first", "second"])
     titles = {"disagreement": "disagreement", "vi": "variation of information"}
     for axes, (measure, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
@@ -128,7 +128,7 @@ def diversity_figure(diversity: pd.DataFrame, kept: Iterable[int]) -> bytes:
         axes.set_xticks(ticks, [f"#{name}" for name in names], rotation=90, fontsize="x-small")
         axes.set_yticks(ticks, [f"#{name}" for name in names], fontsize="x-small")
         axes.set_title(title, fontsize="medium")
-    return _png(figure)
+    return to_png(figure)
 
 
 def mixed_slots(space: SearchSpace, data: Data) -> Sequence[Decision]:
@@ -158,7 +158,7 @@ def mixtures_figure(epochs: Sequence[Searched], slots: Sequence[Decision]) -> by
         handles=[Patch(color=color, label=name) for name, color in colors.items()],
         loc="outside upper center", ncols=5, frameon=False, fontsize="small",
     )  # fmt: skip
-    return _png(figure)
+    return to_png(figure)
 
 
 def _panels(
@@ -167,7 +167,7 @@ def _panels(
     """Draw the weights of each slot as layers that add up to 1, in a panel of its own."""
     columns = min(len(slots), 4 if len(slots) <= 12 else 7)
     rows = math.ceil(len(slots) / columns)
-    figure = _figure(9, 1 + 1.5 * rows)
+    figure = empty_figure(9, 1 + 1.5 * rows)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     panels = list(grid.flat)
     panels[0].xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
@@ -196,7 +196,7 @@ def _strongest(
     epochs: Sequence[Searched], slots: Sequence[Decision], colors: Mapping[str, Any]
 ) -> Figure:
     """Draw the strongest choice of each slot as a row of colors, pale where it is weak."""
-    figure = _figure(9, 1.5 + 0.12 * len(slots))
+    figure = empty_figure(9, 1.5 + 0.12 * len(slots))
     axes = figure.subplots()
     grid = []
     for index, slot in enumerate(slots):
@@ -215,7 +215,7 @@ def _strongest(
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def empty_figure(width: float, height: float) -> Figure:
     """Return an empty figure, in inches, that needs no display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -241,7 +241,8 @@ def _finish(axes: Axes, metric: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=130)
     return buffer.getvalue()

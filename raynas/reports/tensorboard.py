@@ -6,7 +6,8 @@ a differentiable search and, at its end, its mixtures as a figure and what looks
 `tensorboard/supernet/<group>` the training of the shared weights,
 `tensorboard/selecting/<evaluation>` the full training of a candidate of the last decision,
 `tensorboard/retraining` that of the best, `tensorboard/ensemble/<rule>` what the ensembles that a
-rule leaves are worth, over the number of their members.
+rule leaves are worth, over the number of their members, `tensorboard/understanding` the figures of
+what the run tells.
 """
 
 import math
@@ -31,7 +32,9 @@ from raynas.record.events import (
     Selecting,
     Status,
     SupernetTrained,
+    Understood,
 )
+from raynas.record.folder import RunFolder
 from raynas.record.history import History
 from raynas.reports.figures import mixed_slots, mixtures_figure
 from raynas.understanding.flatness import Neighborhoods
@@ -39,7 +42,10 @@ from search_spaces import SearchSpace
 from trials.data import Data
 from trials.differentiable.collapse import collapse
 
-_PARTS = ("search", "searches", "trials", "supernet", "selecting", "retraining", "ensemble")
+_PARTS = (
+    "search", "searches", "trials", "supernet", "selecting", "retraining", "ensemble",
+    "understanding",
+)  # fmt: skip
 
 
 class EventFile:
@@ -97,6 +103,8 @@ class TensorBoard:
                 self._grown(event)
             case EnsembleMade():
                 self._ensemble(event)
+            case Understood():
+                self._understood(event)
 
     def _epoch(
         self, epoch: int, event: SupernetTrained | Selecting | Retraining | Reported, *parts: str
@@ -172,6 +180,16 @@ class TensorBoard:
             values = {k: v for k, v in point.items() if k not in ("rule", "members")}
             scalars = _scalars(point["members"], event.time, _tagged(values))
             self._file("ensemble", point["rule"]).append(scalars)
+
+    def _understood(self, event: Understood) -> None:
+        """Write the figures that the run folder has, over the number of evaluations."""
+        for name in event.figures:
+            path = RunFolder(self.folder.parent).understanding / f"{name}.png"
+            if path.exists():
+                summary = _image(f"understanding/{name}", path.read_bytes())
+                self._file("understanding").append(
+                    Record(wall_time=event.time, step=event.evaluations, summary=summary)
+                )
 
     def _file(self, *parts: str) -> EventFile:
         folder = self.folder.joinpath(*parts)

@@ -8,6 +8,7 @@ from raynas.stages.score import ScoreStage
 from raynas.stages.search import SearchStage
 from raynas.stages.select import SelectStage
 from raynas.stages.stage import Stage
+from raynas.stages.understand import UnderstandStage
 
 __all__ = ["STAGES", "Stage"]
 
@@ -18,5 +19,6 @@ STAGES: tuple[Stage, ...] = (
     RetrainStage(),
     ExportStage(),
     EnsembleStage(),
+    UnderstandStage(),
     ReportStage(),
 )

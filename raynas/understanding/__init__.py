@@ -1,1 +1,1 @@
-"""What a finished run tells: flatness, stability of rankings."""
+"""What a finished run tells: topology, bias, convergence, trust in proxies, flatness, rankings."""

@@ -1,5 +1,6 @@
 """Scores of architectures without training: a proxy on the untrained network, on one batch."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,3 +103,32 @@ class Proxy(Estimator):
         """Return a function that scores architectures; see `Scorer`."""
         scorer = Scorer(space, data, self.proxy, self.batch_size, seed, str(device))
         return lambda arch: {self.proxy: scorer.score(arch)}
+
+
+@dataclass(frozen=True)
+class Proxies(Estimator):
+    """Scores architectures by several proxies at once.
+
+    NaN by one that fails for a network: the others may do with it.
+
+    Args:
+        names: of `trials.proxies.PROXIES`.
+        batch_size: images of the one mini-batch.
+    """
+
+    names: tuple[str, ...]
+    batch_size: PositiveInt = 128
+
+    def open(
+        self, space: SearchSpace, data: Data, seed: int, device: torch.device
+    ) -> Callable[[Architecture], dict[str, float]]:
+        """Return a function that scores architectures; see `Scorer`."""
+        scorers = [Scorer(space, data, p, self.batch_size, seed, str(device)) for p in self.names]
+        return lambda arch: {scorer.proxy: _score(scorer, arch) for scorer in scorers}
+
+
+def _score(scorer: Scorer, arch: Architecture) -> float:
+    try:
+        return scorer.score(arch)
+    except Exception:  # a network may raise anything
+        return math.nan
