@@ -6,6 +6,9 @@ side is `trials.landscape` in this process. The sides take turns, some rows of t
 so that other work on the machine meets both; times are sums over the turns. The start of the
 workers, some seconds, counts (`start` says how long it took), that of Ray itself does not.
 
+It needs two free cores. Where others are at work, and the kernel shares cores among sessions rather
+than processes (Linux's autogroup), one process gets as much of them as two, and the ratio is 1.
+
     python -m benchmarks.surface [--quick] [--json]
 
 Measures: `surface`, and `surface_variance` with the variance of the gradient on a coarser grid.
