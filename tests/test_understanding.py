@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from histories import history_of
+from recorded_runs import unpack
 from scipy.stats import binomtest, fisher_exact, kendalltau, multinomial, t
 
+import raynas
 import search_spaces
 from raynas.errors import InvalidArgument
 from raynas.understanding import exact_tests
@@ -412,3 +414,23 @@ class TestProxyTrust:
     def test_scores_of_another_form(self):
         with pytest.raises(InvalidArgument, match="architecture: score"):
             proxy_trust("anywhere", scores={"naswot": pd.Series([1.0])})
+
+
+class TestRuns:
+    """Of recorded runs; none of it needs Ray."""
+
+    def test_topology_has_the_evaluations(self, tmp_path):
+        run = unpack("evolution", tmp_path)
+        table, trials = raynas.topology(run), raynas.load(run).trials
+        assert table["evaluation"].tolist() == trials["evaluation"].tolist()
+        assert table["epochs"].tolist() == trials["epochs"].tolist()
+
+    def test_a_table_is_its_own_population(self, tmp_path):
+        found = raynas.bias(unpack("table", tmp_path))  # of 729 cells without `none`, all 1.5c, 3
+        assert set(found.overall["of"]) == {"macs", "params"}
+
+    def test_an_unfinished_run_has_no_winner(self, tmp_path):
+        run = unpack("killed", tmp_path)
+        assert "won" not in set(raynas.bias(run).steps["step"])
+        assert not raynas.convergence(run).empty
+        assert raynas.proxy_trust(run).architectures == 1
