@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         RandomSearch,
         Searcher,
     )
+    from raynas.studies import study
     from raynas.understanding.bias import Bias, bias
     from raynas.understanding.convergence import convergence
     from raynas.understanding.flatness import flatness
@@ -104,6 +105,7 @@ __all__ = [
     "resume",
     "run",
     "score",
+    "study",
     "topology",
 ]
 
@@ -159,6 +161,7 @@ _MODULES = {
     "resume": "raynas.orchestration",
     "run": "raynas.orchestration",
     "score": "raynas.drivers.scoring",
+    "study": "raynas.studies",
     "topology": "raynas.understanding.topology",
 }
 

@@ -1,4 +1,4 @@
-"""The verb `understand`: what a finished run tells."""
+"""The verb `understand`: what a finished run tells, or a study of published cells."""
 
 import json
 from pathlib import Path
@@ -9,26 +9,31 @@ from rich.console import Console
 from rich.table import Table
 
 import raynas
+from raynas.cli.flags import read_flags, with_flags
 from raynas.cli.output import AsJson, finite, plain
-from raynas.errors import InvalidArgument, StorageError
+from raynas.errors import InvalidArgument, StorageError, UnknownName
+from search_spaces.cells.genotypes import named
 
 if TYPE_CHECKING:  # pandas takes long to import
     import pandas as pd
 
+    from raynas.record.results import Result
     from raynas.understanding.findings import Findings
 
 
+@with_flags(read_flags("raynas.studies:study"))
 def understand(
-    path: Annotated[Path, typer.Argument(help="run folder")], as_json: AsJson = False
+    target: Annotated[str, typer.Argument(help="run folder, or published cells: DARTS_V2")],
+    as_json: AsJson = False,
+    *,
+    arguments: dict[str, Any],
 ) -> None:
-    """Tell whether a finished search was biased, and how far its cheap signals could be trusted."""
-    try:
-        result = raynas.load(path)
-    except StorageError as error:
-        raise InvalidArgument(f"{error} Give the folder of a finished run.") from None
-    if not result.finished:
-        raise InvalidArgument(f"path={str(path)!r}: the run is not finished. raynas resume {path}")
-    result = raynas.resume(path, understand=True)
+    """Tell what a search has favored, and what its signals were worth; or study published cells.
+
+    Of published cells, their adapted form and random variants are trained side by side. The flags
+    are those of such a study.
+    """
+    result = _studied(target, arguments) or _of_run(target, arguments)
 
     from raynas.understanding.findings import findings_of  # with torch
 
@@ -39,6 +44,33 @@ def understand(
     _print(found)
     print(result.folder.understanding)
     print(result.folder.report)
+
+
+def _studied(target: str, arguments: dict[str, Any]) -> "Result | None":
+    """Return the study of published cells; None where the target is none."""
+    if Path(target).exists():
+        return None
+    try:
+        named(target)
+    except UnknownName as error:
+        raise InvalidArgument(
+            f"target={target!r} is neither a run folder nor the name of published cells. {error}"
+        ) from None
+    return raynas.study(target, **arguments)
+
+
+def _of_run(target: str, arguments: dict[str, Any]) -> "Result":
+    """Return a finished run whose findings are written."""
+    if arguments:
+        given = ", ".join(f"--{name.replace('_', '-')}" for name in arguments)
+        raise InvalidArgument(f"{given}: only a study of published cells has them; a run is done.")
+    try:
+        result = raynas.load(target)
+    except StorageError as error:
+        raise InvalidArgument(f"{error} Give the folder of a finished run.") from None
+    if not result.finished:
+        raise InvalidArgument(f"path={target!r}: the run is not finished. raynas resume {target}")
+    return raynas.resume(target, understand=True)
 
 
 def _content(found: "Findings") -> dict[str, Any]:

@@ -33,6 +33,9 @@ def section(
     images = (tuple(data.input_shape), data.num_classes)
     found = find(history, space, config.evaluate, images, best.notation, scores)
     drawn = attempted("figures", problems, partial(figures, found, history.metric)) or {}
+    landscapes = folder.understanding / "landscapes.png"
+    if landscapes.exists():
+        drawn["landscapes"] = landscapes.read_bytes()
     told = history.understood.problems if history.understood else {}
     problems = {**told, **found.problems, **problems}
     stopped = found.bias is not None and "survived" in set(found.bias.steps["step"])

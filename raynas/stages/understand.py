@@ -1,7 +1,8 @@
 """The stage that tells what the run has found out about its space and its own signals.
 
 `understanding/` in the run folder: `topology.parquet`, `convergence.parquet`, `bias.parquet`,
-`proxies.parquet`, `scores.parquet` (of what was trained, by proxies), and figures.
+`proxies.parquet`, `scores.parquet` (of what was trained, by proxies), `landscapes.parquet`, and
+figures.
 """
 
 from collections.abc import Sequence
@@ -10,12 +11,15 @@ from typing import ClassVar
 
 import numpy as np
 
+from raynas.drivers.landscapes import landscapes
 from raynas.drivers.session import Session
 from raynas.record.events import Understood
+from raynas.reports.landscape_figure import landscape_figure
 from raynas.reports.understanding_figures import figures
 from raynas.stages.stage import Stage
-from raynas.understanding.bias import FEWEST, at_rung, rungs_of, trained_to_the_end
+from raynas.understanding.bias import FEWEST, at_rung, rungs_of
 from raynas.understanding.findings import attempted, find, read_scores, write_scores
+from raynas.understanding.proxy_trust import final_accuracies
 from trials.proxies.scoring import Proxies
 from trials.trial import derived_seed
 
@@ -47,19 +51,22 @@ class UnderstandStage(Stage):
         """Score what was trained, compare, write."""
         plan, history, winner = session.plan, session.history, session.search.winner
         assert winner is not None
-        session.say("Understanding: proxies and figures of what was trained")
+        session.say("Understanding: proxies and loss surfaces of what was trained")
         folder = session.folder.understanding
         folder.mkdir(exist_ok=True)
         problems: dict[str, str] = {}
         scores = attempted("scores", problems, partial(_scores, session)) or {}
-        # The loss surface and the gradient variance of the winner are made here, each as a part
-        # that may fail: attempted("surface", problems, ...).
+        surfaces = attempted(
+            "landscapes", problems, partial(landscapes, session, folder / "landscapes.parquet")
+        )
         images = (tuple(plan.data.input_shape), plan.data.num_classes)
         found = find(
             history, plan.space, plan.config.evaluate, images, winner.notation, scores
         )  # fmt: skip
         problems |= found.problems
         drawn = attempted("figures", problems, partial(figures, found, history.metric)) or {}
+        if surfaces is not None:
+            drawn["landscapes"] = landscape_figure(surfaces)
         for name, image in drawn.items():
             (folder / f"{name}.png").write_bytes(image)
         attempted("tables", problems, partial(found.write, folder))
@@ -101,7 +108,7 @@ def _trained(session: Session) -> Sequence[str]:
     """
     history = session.history
     trains = session.plan.config.evaluate.partition(":")[0] not in ("supernet", "proxy")
-    full = trained_to_the_end(history.evaluations) if trains else sorted(history.retrained)
+    full = sorted(final_accuracies(history, trains))
     if len(full) < FEWEST:
         return []
     rungs = rungs_of(history) if trains else []

@@ -119,7 +119,7 @@ def trust(
         scores: of further signals.
     """
     alone = evaluate.partition(":")[0] not in _UNTRAINED
-    final = _final(history, alone)
+    final = final_accuracies(history, alone)
     signals = _signals(history, space, alone, images, scores or {})
     values = _table(history, final, signals)
     if len(final) < FEWEST:
@@ -139,10 +139,17 @@ def trust(
     return ProxyTrust(len(final), table, values, _caveat(history, final, alone))
 
 
-def _final(history: History, alone: bool) -> dict[int, float]:
-    """Return {evaluation: accuracy} of what was trained to the end."""
+def final_accuracies(history: History, alone: bool) -> dict[int, float]:
+    """Return {evaluation: accuracy} of what was trained to the end.
+
+    Where a search trained nothing alone, that is what the last decision was among, if it was among
+    several (`select`), and else what was retrained.
+    """
     if alone:
         return {i: history.evaluations[i].value for i in trained_to_the_end(history.evaluations)}
+    selected = history.selected.chosen if history.selected else ()
+    if selected:
+        return {i: float(history.selecting[i][-1]["val_accuracy"]) for i in selected}
     return {i: float(metrics["test_accuracy"]) for i, metrics in history.retrained.items()}
 
 

@@ -1,5 +1,6 @@
 """`study()`: published cells and their variants, trained side by side and compared."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ def study(
     data: Any = "digits",
     variants: int = 3,
     epochs: int = 10,
-    snapshots: list[int] | None = None,
+    snapshots: Sequence[int] = (),
     seed: int = 0,
     storage_path: str | Path = "runs",
     name: str | None = None,

@@ -1,0 +1,133 @@
+"""The loss surfaces that a run tells: of its winner, of its widest and of its narrowest cells.
+
+Shu, Wang, Cai: Understanding Architectures Learnt by Cell-based NAS (ICLR 2020), section 4.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from raynas.drivers.session import Session
+from raynas.drivers.surfaces import surface
+from raynas.errors import StorageError
+from raynas.record.checkpoints import Checkpoint
+from raynas.record.events import Status
+from raynas.record.folder import write
+from raynas.record.results import Result
+from trials.trial import derived_seed
+
+#: the columns of the table beside those of `surface`
+KEYS = ("network", "evaluation", "epoch")
+
+_IMAGES = 256  # of the test part
+_POINTS, _VARIANCE_POINTS = 21, 9  # per axis
+_BATCHES = 8  # of those images, between which the gradient varies
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network of a run.
+
+    Attributes:
+        name: what it is: `winner, retrained`, `widest`, `narrowest`.
+        evaluation: whose architecture it has.
+        epoch: after which its weights were kept.
+        load: reads them.
+    """
+
+    name: str
+    evaluation: int
+    epoch: int
+    load: Callable[[], Checkpoint]
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """Return what tells it from the others."""
+        return self.name, self.evaluation, self.epoch
+
+
+def landscapes(session: Session, path: Path) -> pd.DataFrame:
+    """Compute what a file lacks of the surfaces of a run; return them all.
+
+    Args:
+        session: of a run whose winner is retrained.
+        path: a Parquet file, written after every network.
+
+    Returns:
+        One row for each point of each network: `KEYS`, `x`, `y`, `loss`, `accuracy`; on a coarser
+        grid, where loss and accuracy are not computed, `variance` and `relative_variance`.
+    """
+    known = pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=list(KEYS))
+    done = set(known[list(KEYS)].itertuples(index=False, name=None))
+    wanted = list(networks(session))
+    tables = [
+        rows
+        for key, rows in known.groupby(list(KEYS), sort=False)
+        if key in {n.key for n in wanted}
+    ]
+    for network in wanted:
+        if network.key in done:
+            continue
+        session.say(f"Loss surface: {network.name}, after {network.epoch} epochs")
+        tables.append(_landscape(session, network))
+        every = pd.concat(tables, ignore_index=True)
+        write(path, every.to_parquet)
+    return pd.concat(tables, ignore_index=True)
+
+
+def networks(session: Session) -> Iterator[Network]:
+    """Yield the networks whose surfaces are worth a look, as far as their weights are there.
+
+    Those are the winner as it was retrained and, of what was trained to the end, the architecture
+    with the widest and the one with the narrowest normal cell, after their last epoch and after
+    those whose weights were kept (`snapshots`).
+    """
+    search, folder = session.search, session.folder
+    winner = search.winner
+    assert winner is not None
+    epochs = len(session.history.retraining[winner.index])
+    path = folder.retraining(winner.index)
+    yield Network("winner, retrained", winner.index, epochs, lambda: Checkpoint.load(path))
+    run, last = Result(folder.path), session.plan.epochs
+    for name, index in _extremes(session).items():
+        for epoch in sorted({*folder.snapshots(index), last}):
+            yield Network(name, index, epoch, lambda i=index, e=epoch: run.snapshot(i, e))  # type: ignore[misc]
+
+
+def _extremes(session: Session) -> dict[str, int]:
+    """Return {name: evaluation} of widest and narrowest; empty where all are as wide."""
+    search, space = session.search, session.plan.space
+    if not session.plan.evaluator.trains:
+        return {}
+    widths: dict[int, float] = {}
+    for evaluation in search.evaluations:
+        arch = search.architectures[evaluation.index]
+        if evaluation.status is Status.COMPLETED and "normal" in space.cell_graphs(arch):
+            widths[evaluation.index] = space.width(arch)
+    if len(set(widths.values())) < 2:
+        return {}
+    return {"widest": max(widths, key=widths.__getitem__),
+            "narrowest": min(widths, key=widths.__getitem__)}  # fmt: skip
+
+
+def _landscape(session: Session, network: Network) -> pd.DataFrame:
+    """Compute the surfaces of one network."""
+    plan, resources = session.plan, session.resources
+    weights = network.load().weights
+    if weights is None:
+        raise StorageError(f"Evaluation {network.evaluation} has left no weights.")
+    images = min(_IMAGES, len(plan.data.test))
+
+    def computed(points: int, batches: int) -> pd.DataFrame:
+        return surface(
+            plan.space, session.search.architectures[network.evaluation], weights, plan.data,
+            images=images, points=points, batches=batches, batch_size=images // _BATCHES,
+            seed=derived_seed(session.search.seed), actors=resources.concurrent,
+            cpus_per_actor=resources.cpus, gpus_per_actor=resources.gpus,
+        )  # fmt: skip
+
+    spread = computed(_VARIANCE_POINTS, _BATCHES).drop(columns=["loss", "accuracy"])
+    table = pd.concat([computed(_POINTS, 0), spread], ignore_index=True)
+    return table.assign(network=network.name, evaluation=network.evaluation, epoch=network.epoch)
