@@ -193,6 +193,12 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], seed: int = 0) -> l
     return [float(stats.spearmanr(a, b).statistic), *np.nanpercentile(drawn, [2.5, 97.5]).tolist()]
 
 
+def residual(x: pd.Series, y: pd.Series) -> list[float]:
+    """Return what is left of y when its linear dependence on x is taken out."""
+    line = stats.linregress(x, y)
+    return list(y - line.intercept - line.slope * x)
+
+
 def show(table: pd.DataFrame) -> None:
     """Print means by width, and rank correlations with their intervals."""
     measured = [column for column in _MEASURED if column in table]
@@ -204,6 +210,12 @@ def show(table: pd.DataFrame) -> None:
         for what in measured:
             value, low, high = rank_correlation(table[of], table[what])
             print(f"{of:7}{what:18}{value:+.2f} [{low:+.2f}, {high:+.2f}]")
+    print("\nof width, with the ranks of the parameters taken out of both")
+    for what in measured:
+        ranked = table[["width", "params", what]].rank()
+        width, value = (residual(ranked["params"], ranked[of]) for of in ("width", what))
+        correlation, low, high = rank_correlation(width, value)
+        print(f"{what:18}{correlation:+.2f} [{low:+.2f}, {high:+.2f}]")
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
@@ -233,10 +245,14 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
 def _planes(extremes: pd.DataFrame, picture: Figure, panels: Any) -> None:
     """Draw the loss around narrowest and widest, and the variances of their gradients along x."""
-    for axes, row in zip(panels, extremes.itertuples(), strict=False):
-        x, _, loss, _ = np.array(row.losses).reshape(_LOSS_POINTS, _LOSS_POINTS, 4).T
-        filled = axes.contourf(x[:, 0], x[:, 0], np.log10(loss.T), 20)
-        picture.colorbar(filled, ax=axes, label="log10 of the test loss")
+    shape = (len(extremes), _LOSS_POINTS, _LOSS_POINTS, 4)
+    grids = np.array(extremes["losses"].to_list()).reshape(shape)
+    levels = np.linspace(np.log10(grids[..., 2].min()), np.log10(grids[..., 2].max()), 21)
+    for axes, row, heights in zip(panels, extremes.itertuples(), grids, strict=False):
+        filled = axes.contourf(
+            heights[0, :, 0], heights[:, 0, 1], np.log10(heights[..., 2]), levels
+        )
+        picture.colorbar(filled, ax=axes, label="log10 of the test loss", format="%.1f")
         axes.set(title=f"width {row.width:g}c, depth {row.depth:g}", xlabel="direction 1",
                  ylabel="direction 2")  # fmt: skip
         spread = np.array(row.variances).reshape(_VARIANCE_POINTS, _VARIANCE_POINTS, 4)
