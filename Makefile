@@ -62,6 +62,9 @@ science: $(BIN)/raynas       ## the tables of the docs, measured again; hours
 	$(FLAT) --table $(TABLES)/spikenas_cifar10.parquet --metric valid_acc --report test_acc \
 	    --where "epochs == 100" --only racing --runs 200
 	$(BIN)/python -m benchmarks.stratified --tables $(TABLES)
+	$(BIN)/python -m benchmarks.width train --images $(IMAGES),size=16,fraction=0.125,validation_fraction=0.02 --results $(RESULTS)/width
+	$(BIN)/python -m benchmarks.width landscape --results $(RESULTS)/width
+	$(BIN)/python -m benchmarks.width show --results $(RESULTS)/width --figure $(RESULTS)/width.png
 	$(BIN)/python -m benchmarks.adanet
 	$(BIN)/python -m benchmarks.ensemble digits $(RESULTS)/ensembles --samples 24 --epochs 12 --seeds 5
 	$(BIN)/python -m benchmarks.weight_sharing micro64 --images $(IMAGES),size=16,fraction=0.08,validation_fraction=0.02 --results $(RESULTS)/micro64.parquet

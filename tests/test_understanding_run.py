@@ -19,7 +19,7 @@ from trials.data import load
 from trials.proxies.scoring import Scorer
 
 FILES = ("topology", "convergence", "bias", "proxies", "scores")
-FIGURES = ("topology", "convergence", "signals")
+FIGURES = ("topology", "convergence", "signals", "landscapes")
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -95,7 +95,7 @@ def test_understood_again_only_after_more_evaluations(understood, tmp_path):
 def test_every_report_has_what_is_free(finished):
     text = finished.folder.report.read_text()
     assert "Is this search biased?" in text
-    assert "compared too with <code>raynas understand</code>" in text
+    assert "come with <code>raynas understand</code>" in text
     assert not (finished.path / "understanding").exists()
 
 
@@ -107,7 +107,10 @@ def test_an_error_costs_nothing_but_its_part(tmp_path, monkeypatch):
     run = unpack("random", tmp_path)
     result = raynas.resume(run, understand=True)
     assert result.finished
-    assert result.history.understood.problems == {"scores": "RuntimeError: no workers today"}
+    assert result.history.understood.problems == {
+        "scores": "RuntimeError: no workers today",
+        "landscapes": "checkpoints/ holds no weights of what was trained any more.",
+    }
     text = result.folder.report.read_text()
     assert "scores: RuntimeError: no workers today" in text
     assert "Is this search biased?" in text

@@ -3,11 +3,12 @@
 Shu, Wang, Cai: Understanding Architectures Learnt by Cell-based NAS (ICLR 2020), section 4.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from torch import Tensor
 
 from raynas.drivers.session import Session
 from raynas.drivers.surfaces import surface
@@ -42,6 +43,13 @@ class Network:
     epoch: int
     load: Callable[[], Checkpoint]
 
+    def weights(self) -> Mapping[str, Tensor] | None:
+        """Return its weights; None where none are left."""
+        try:
+            return self.load().weights
+        except (OSError, StorageError):
+            return None
+
     @property
     def key(self) -> tuple[str, int, int]:
         """Return what tells it from the others."""
@@ -57,7 +65,11 @@ def landscapes(session: Session, path: Path) -> pd.DataFrame:
 
     Returns:
         One row for each point of each network: `KEYS`, `x`, `y`, `loss`, `accuracy`; on a coarser
-        grid, where loss and accuracy are not computed, `variance` and `relative_variance`.
+        grid, where loss and accuracy are not computed, `variance` and `relative_variance`. What
+        has left no weights is left out.
+
+    Raises:
+        StorageError: when nothing has left any.
     """
     known = pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=list(KEYS))
     done = set(known[list(KEYS)].itertuples(index=False, name=None))
@@ -70,10 +82,15 @@ def landscapes(session: Session, path: Path) -> pd.DataFrame:
     for network in wanted:
         if network.key in done:
             continue
+        weights = network.weights()
+        if weights is None:
+            continue
         session.say(f"Loss surface: {network.name}, after {network.epoch} epochs")
-        tables.append(_landscape(session, network))
+        tables.append(_landscape(session, network, weights))
         every = pd.concat(tables, ignore_index=True)
         write(path, every.to_parquet)
+    if not tables:
+        raise StorageError("checkpoints/ holds no weights of what was trained any more.")
     return pd.concat(tables, ignore_index=True)
 
 
@@ -112,12 +129,9 @@ def _extremes(session: Session) -> dict[str, int]:
             "narrowest": min(widths, key=widths.__getitem__)}  # fmt: skip
 
 
-def _landscape(session: Session, network: Network) -> pd.DataFrame:
+def _landscape(session: Session, network: Network, weights: Mapping[str, Tensor]) -> pd.DataFrame:
     """Compute the surfaces of one network."""
     plan, resources = session.plan, session.resources
-    weights = network.load().weights
-    if weights is None:
-        raise StorageError(f"Evaluation {network.evaluation} has left no weights.")
     images = min(_IMAGES, len(plan.data.test))
 
     def computed(points: int, batches: int) -> pd.DataFrame:

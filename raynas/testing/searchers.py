@@ -183,7 +183,7 @@ class SearcherSuite(Suite):
             else:
                 self.tell(algorithm, arch, self.value(arch), 4)
                 kept += 1
-        assert kept == min(20, self.most)
+        assert kept == math.ceil(min(60, self.most) / 3)
 
     def test_takes_results_that_it_did_not_ask_for(
         self, searcher: Callable[[], Searcher], space: SearchSpace
