@@ -111,21 +111,18 @@ def limit_rows(
     }
     finals, reports = benchmark.finals, benchmark.reports
     best = max((row for arch, row in benchmark.rows.items() if within(arch)), key=finals.item)
+    tested = f"{reports[best]:.3f}"
     rows: list[dict[str, Any]] = [
-        {
-            "search": "the best within",
-            "MACs": f"{share:.0%}",
-            "test accuracy": f"{reports[best]:.3f}",
-        }
+        {"search": "the best within", "MACs": f"{share:.0%}", "test accuracy": tested}
     ]
     filtered = None
     for label, rule in rules.items():
         made = Runs(benchmark, search, rule, runs, queries)
         chosen = made.best_of(within) if label == "filtered afterwards" else made.chosen
-        tested = made.tested(chosen)
-        filtered = tested if filtered is None else filtered
+        accuracies = made.tested(chosen)
+        filtered = accuracies if filtered is None else filtered
         row = {"search": search, "MACs": f"{share:.0%}", "constraint": label}
-        row |= compared(tested, filtered)
+        row |= compared(accuracies, filtered)
         row["evaluations within"] = f"{made.share(within):.0f} %"
         row["outcomes within"] = f"{sum(a is not None and within(a) for a in chosen)} of {runs}"
         rows.append(row)
