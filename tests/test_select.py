@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -294,13 +293,15 @@ def uninterrupted(tmp_path_factory):
 
 def kill_in_the_middle(folder):
     """Start the command and kill -9 its driver once the journal has five epochs of candidates."""
-    driver = subprocess.Popen(command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = folder.with_suffix(".log")
+    with log.open("w") as said:
+        driver = subprocess.Popen(command(folder), stdout=said, stderr=said)
     try:
         while sum(e["event"] == "selecting" for e in journal(folder)) < 5:
-            assert driver.poll() is None
+            assert driver.poll() is None, log.read_text()[-3000:]
             time.sleep(0.01)
     finally:
-        os.kill(driver.pid, signal.SIGKILL)
+        driver.kill()
         driver.wait()
     before = journal(folder)
     assert not any(e["event"] == "selected" for e in before), "killed too late to show anything"
