@@ -282,7 +282,7 @@ def settings(quick: bool) -> list[Setting]:
     others = [Setting(variant=v, by=by) for v in VARIANTS for by in ("width", "params")]
     others += [Setting(variant=v, reduction=2) for v in VARIANTS]
     others += [Setting(variant=v, grace=3) for v in VARIANTS]
-    others += [Setting("evolution", v, by=by) for v in VARIANTS for by in ("depth", "params")]
+    others += [Setting("evolution", v) for v in VARIANTS]
     return main + others
 
 

@@ -236,9 +236,12 @@ def test_a_rare_stratum_costs_nothing():
 
 
 def test_strata_hold_at_the_early_rungs_unless_asked_otherwise():
-    """1 to 100 epochs: up to 10. In the later rungs the slow half of them is cut."""
-    for at, epochs, kept in [("early", 4, True), ("early", 16, False), ("all", 16, True)]:
-        scheduler = stratified([0, 1] * 400, epochs=100, at=at)
+    """Of 100 epochs up to 10. In the later rungs the slow half of them is cut."""
+    for at, grace, epochs, kept in [
+        ("early", 1, 4, True), ("early", 1, 16, False), ("all", 1, 16, True),
+        ("early", 3, 12, False), ("early", 20, 20, True),
+    ]:  # fmt: skip
+        scheduler = stratified([0, 1] * 400, epochs=100, at=at, grace=grace)
         slow = [i for i in passed(scheduler, [i % 2 + i / 800 for i in range(800)], epochs)
                 if i % 2 == 0]  # fmt: skip
         assert (len(slow) > 50) == kept

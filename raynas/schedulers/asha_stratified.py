@@ -21,6 +21,7 @@ from search_spaces import Architecture, SearchSpace
 from search_spaces.errors import InvalidArgument
 from search_spaces.properties import Property, measure
 
+_EARLY = 10  # the part of the epochs in which rungs are early, one in so many
 _SAMPLE = 200  # architectures of the space that tell how a property is distributed
 
 
@@ -37,9 +38,9 @@ class AshaStratified(Asha):
     the best. So a stratum keeps its part within about one place however few it has, and one of
     few members costs nothing: it waits until a place is due to it.
 
-    By default strata hold at the early rungs, those up to the geometric mean of the first rung and
-    the last epoch (10 epochs of 1 to 100), and the later rungs are those of `Asha`: what is behind
-    there is not behind because it converges slowly, and holding places for it costs accuracy.
+    By default strata hold at the early rungs, the first one and those within the first tenth of
+    the epochs, and the later rungs are those of `Asha`: what is behind there is hardly behind
+    because it converges slowly, and holding places for it costs accuracy.
 
     Args:
         grace: epochs that every trial gets, r.
@@ -86,7 +87,7 @@ class AshaStratified(Asha):
         self._stratum[evaluation] = bisect_left(self._bounds, value)
 
     def _rung(self, epochs: int) -> Rung:
-        if self.at == "early" and epochs**2 > self.grace * self.epochs:
+        if self.at == "early" and epochs > max(self.grace, self.epochs / _EARLY):
             return super()._rung(epochs)
         return StratifiedRung(self.reduction, self._stratum)
 
