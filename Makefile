@@ -83,7 +83,7 @@ layers: $(BIN)/raynas
 check: lint types layers test
 
 benchmarks: $(BIN)/raynas
-	for name in data naswot orchestration saep simulate spaces startup supernet supernet_actor; do $(BIN)/python -m benchmarks.$$name; done
+	for name in data naswot orchestration saep simulate spaces startup supernet supernet_actor surface; do $(BIN)/python -m benchmarks.$$name; done
 
 clean:
 	rm -rf $(VENV) build *.egg-info
