@@ -423,8 +423,7 @@ class TestSurfaceOverRay:
         table = surface(
             space, "size=1", weights, data, images=100, points=51, progress=kill_one
         )  # fmt: skip
-        assert killed
-        assert len(build.workers()) == 3
+        assert killed  # its successor may come when the other has done all that was left
         assert table.equals(in_one_process(space, weights, data, 51))
 
     def test_what_the_network_raises_is_said(self, local_ray, data, tmp_path):
