@@ -14,11 +14,12 @@ from scipy.stats import binomtest, fisher_exact, kendalltau, multinomial, t
 import raynas
 import search_spaces
 from raynas.errors import InvalidArgument
+from raynas.reports.understanding_figures import signals_figure
 from raynas.understanding import exact_tests
 from raynas.understanding.bias import biases, overall_rows, run_strata
 from raynas.understanding.convergence import curves
 from raynas.understanding.proxy_trust import proxy_trust, trust
-from raynas.understanding.strata import JOINT
+from raynas.understanding.strata import JOINT, strata
 from raynas.understanding.topology import population, shapes, topology
 
 NB201 = search_spaces.get("nasbench201:channels=4,cells=1")
@@ -223,6 +224,24 @@ class TestProposed:
         with pytest.raises(InvalidArgument, match="not finished"):
             run_strata(history_of(MACRO, archs, [[0.5]] * 30, 1), MACRO, None)
 
+    def test_of_a_given_list_no_proposals_are_told(self):
+        archs = of_depth(NB201, 3, 12)
+        history = history_of(NB201, archs, [[0.4]] * 6 + [[0.5, 0.6]] * 6, 2)
+        groups = run_strata(history, NB201, IMAGES)
+        bias = biases(history, groups, None, NB201.size, given=True)
+        assert bias.given
+        assert bias.sentences[0] == (
+            "Architectures given: 12, as a list; no search has proposed any."
+        )
+        assert not any(s.startswith("Proposed") or "the space" in s for s in bias.sentences)
+        assert any(s.startswith("Survived epoch 1, by depth") for s in bias.sentences)
+
+    def test_a_class_of_a_single_value_is_not_named_as_a_range(self):
+        space = search_spaces.get("enas")
+        (group,) = (g for g in strata(space, drawn(space, 9, 0)) if g.of == "width")
+        names = [label.split(" to ") for label in group.labels]
+        assert all(len(ends) == len(set(ends)) for ends in names)
+
     def test_nothing_evaluated(self):
         with pytest.raises(InvalidArgument, match="nothing has been evaluated"):
             run_strata(history_of(NB201, [], [], 1), NB201, IMAGES)
@@ -410,6 +429,17 @@ class TestProxyTrust:
         assert row["tau"] == pytest.approx(-1.0)
         assert "with the final accuracy of 4 architectures" in row["advice"]
         assert "Only the 4 that were retrained" in found.caveat
+
+    def test_what_is_final_without_training_is_drawn_as_an_accuracy(self, monkeypatch):
+        monkeypatch.setattr("raynas.reports.understanding_figures.to_png", lambda figure: figure)
+        archs = drawn(NB201, 5, 0)
+        retrained = {i: {"test_accuracy": 0.5 + i / 10} for i in range(5)}
+        curves_ = [[float(i)] for i in range(5)]
+        history = history_of(NB201, archs, curves_, 1, retrained=retrained)
+        figure = signals_figure(trust(history, NB201, "proxy:naswot", IMAGES), "naswot")
+        axes = figure.axes[0]
+        assert axes.get_ylabel() == "final accuracy in %"
+        assert max(axes.collections[0].get_offsets()[:, 1]) == pytest.approx(90)
 
     def test_scores_of_another_form(self):
         with pytest.raises(InvalidArgument, match="architecture: score"):

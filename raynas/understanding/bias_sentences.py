@@ -25,6 +25,7 @@ def sentences(
     overall: pd.DataFrame,
     agreement: pd.DataFrame,
     size: int,
+    given: bool = False,
 ) -> Iterator[str]:
     """Yield the sentences on what was proposed, survived and won, and on the rankings.
 
@@ -34,13 +35,18 @@ def sentences(
         overall: see `Bias`.
         agreement: see `Bias`.
         size: number of architectures of the space.
+        given: see `Bias`; then nothing is said of what was proposed.
     """
     proposed = overall[overall["step"] == "proposed"]
     number = int(proposed["architectures"].iloc[0])
-    yield f"Architectures proposed: {number}; they are compared with {source}."
+    if given:
+        yield f"Architectures given: {number}, as a list; no search has proposed any."
+        overall = overall[overall["step"] != "proposed"]
+    else:
+        yield f"Architectures proposed: {number}; they are compared with {source}."
     if number < FEW:
         yield f"With {number}, nothing but a very strong preference could be seen."
-    if number > _MUCH * size:
+    if number > _MUCH * size and not given:
         yield (
             f"They are much of the {size:,} that there are, and none is proposed twice, so that"
             " their shares drift away from the space's without any preference."
