@@ -102,19 +102,20 @@ def bias(run: str | Path | Result, space: SearchSpace | None = None) -> Bias:
     best = result.best.architecture if history.retrained else None
     space = space or space_of_run(result, "bias")
     groups = run_strata(history, space, images_of(result))
-    return biases(history, groups, best, space.size, is_given(result.config))
+    return biases(history, groups, best, space, is_given(result.config))
 
 
 def biases(
-    history: History, groups: Sequence[Strata], best: str | None, size: int, given: bool = False
-) -> Bias:
+    history: History, groups: Sequence[Strata], best: str | None, space: SearchSpace,
+    given: bool = False,
+) -> Bias:  # fmt: skip
     """Return the biases of the search of a history.
 
     Args:
         history: of the run.
         groups: its evaluations, grouped by every property; see `run_strata`.
         best: the architecture that the run chose, if it has by now.
-        size: number of architectures of the space.
+        space: of the architectures.
         given: see `Bias`.
     """
     evaluations = history.evaluations
@@ -133,8 +134,19 @@ def biases(
         [row for group in groups for row in _agreement(group, evaluations, rungs, whole)],
         columns=_AGREEMENT,
     )
-    text = sentences(groups[0].source, steps, overall, agreement, size, given)
+    text = sentences(
+        groups[0].source, steps, overall, agreement, repetitions(space, len(evaluations)), given
+    )
     return Bias(len(evaluations), steps, overall, agreement, tuple(text), given)
+
+
+def repetitions(space: SearchSpace, number: int) -> int:
+    """Return how many of so many uniform draws compute what one before them does.
+
+    A search evaluates no function twice, so where these are many, random search differs too.
+    """
+    rng = np.random.default_rng(0)
+    return number - len({space.canonical(space.sample(rng)) for _ in range(number)})
 
 
 def is_given(config: Mapping[str, Any]) -> bool:

@@ -87,9 +87,7 @@ def find(
     bias = table = None
     if groups is not None:
         given = is_given(config)
-        bias = attempted(
-            "bias", problems, partial(biases, history, groups, best, space.size, given)
-        )
+        bias = attempted("bias", problems, partial(biases, history, groups, best, space, given))
         table = attempted("convergence", problems, partial(curves, history, groups))
     trusted = attempted(
         "proxies", problems, partial(trust, history, space, str(config["evaluate"]), images, scores)
@@ -142,7 +140,7 @@ def read_scores(folder: Path) -> dict[str, dict[str, float]]:
         table = pd.read_parquet(path).set_index("architecture")
     except (OSError, ValueError, KeyError) as error:
         raise InvalidArgument(
-            f"{path} cannot be read ({error}). Remove it; `raynas understand` makes it anew."
+            f"{path} cannot be read ({error}). Remove {folder}; `raynas understand` makes it anew."
         ) from error
     return {
         str(name): {str(text): float(score) for text, score in column.dropna().items()}
