@@ -447,7 +447,8 @@ class TestSurfaceOverRay:
 
 @pytest.mark.parametrize(("images", "spread"), [(1, 0), (5, 81), (100, 81)])
 def test_landscapes_of_a_test_part_of_a_few_images(data, network, monkeypatch, images, spread):
-    def computed(space, arch, weights, data, *, images, points, batches, batch_size, seed, **_):
+    def computed(space, arch, weights, data, *, images, points, batches, batch_size, seed, **more):
+        more["progress"](points, points**2)
         check_batches(images, batches, batch_size) if batches else None
         measure = Measure(seed, batches, batch_size)
         plane = Trained(space, arch, weights, data.input_shape, 10).plane(seed, torch.device("cpu"))
@@ -460,10 +461,13 @@ def test_landscapes_of_a_test_part_of_a_few_images(data, network, monkeypatch, i
         plan=SimpleNamespace(space=SPACE, data=replace(data, test=few)),
         search=SimpleNamespace(architectures=[SPACE.from_string(CELL)], seed=0),
         resources=SimpleNamespace(concurrent=1, cpus=1, gpus=0),
+        say=lambda text, important: said.append((text, important)),
     )
+    said = []
     table = _landscape(session, Network("widest", 0, 1, None), network.state_dict())
     assert table["loss"].notna().sum() == 21**2
     assert table["variance"].notna().sum() == spread
+    assert ("Loss surface: widest, 21 of 441 points", False) in said
     assert landscape_figure(table)[:4] == b"\x89PNG"
 
 

@@ -142,6 +142,9 @@ def _landscape(session: Session, network: Network, weights: Mapping[str, Tensor]
             images=images, points=points, batches=number, batch_size=images // batches,
             seed=derived_seed(session.search.seed), actors=resources.concurrent,
             cpus_per_actor=resources.cpus, gpus_per_actor=resources.gpus,
+            progress=lambda done, every: session.say(
+                f"Loss surface: {network.name}, {done} of {every} points", important=False
+            ),
         )  # fmt: skip
 
     parts = [computed(_POINTS, 0)]
