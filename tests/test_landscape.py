@@ -4,6 +4,8 @@ import copy
 import math
 import os
 import signal
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -12,11 +14,15 @@ from torch import nn
 from torch.nn import functional
 
 import search_spaces
+from raynas.drivers.landscapes import Network, _landscape
 from raynas.drivers.surfaces import Measure, Trained, surface
 from raynas.errors import InvalidArgument, RaynasError
+from raynas.reports.landscape_figure import landscape_figure
 from trials.data import load
+from trials.data.parts import Part
 from trials.landscape import Plane, Point, gradient_variance, grid, loss_surface, sample
 from trials.landscape.surface import loss_and_accuracy
+from trials.landscape.variance import check_batches
 from trials.training import evaluate
 
 SPACE = search_spaces.get("nasbench201", channels=4, cells=1)
@@ -436,6 +442,32 @@ class TestSurfaceOverRay:
         space, weights, _ = user_space(tmp_path, "die")
         with pytest.raises(RaynasError, match=r"cannot be computed at \(.*worker died"):
             surface(space, "size=1", weights, data, images=20, points=2)
+
+
+@pytest.mark.parametrize(("images", "spread"), [(1, 0), (5, 81), (100, 81)])
+def test_landscapes_of_a_test_part_of_a_few_images(data, network, monkeypatch, images, spread):
+    def computed(space, arch, weights, data, *, images, points, batches, batch_size, seed, **more):
+        more["progress"](points, points**2)
+        check_batches(images, batches, batch_size) if batches else None
+        measure = Measure(seed, batches, batch_size)
+        plane = Trained(space, arch, weights, data.input_shape, 10).plane(seed, torch.device("cpu"))
+        rows = measure.rows(plane, sample(data.test, images, seed), grid(points))
+        return pd.DataFrame(rows, columns=measure.columns)
+
+    monkeypatch.setattr("raynas.drivers.landscapes.surface", computed)
+    few = Part(data.test.store, data.test.indices[:images])
+    session = SimpleNamespace(
+        plan=SimpleNamespace(space=SPACE, data=replace(data, test=few)),
+        search=SimpleNamespace(architectures=[SPACE.from_string(CELL)], seed=0),
+        resources=SimpleNamespace(concurrent=1, cpus=1, gpus=0),
+        say=lambda text, important: said.append((text, important)),
+    )
+    said = []
+    table = _landscape(session, Network("widest", 0, 1, None), network.state_dict())
+    assert table["loss"].notna().sum() == 21**2
+    assert table["variance"].notna().sum() == spread
+    assert ("Loss surface: widest, 21 of 441 points", False) in said
+    assert landscape_figure(table)[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize(

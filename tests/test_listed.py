@@ -4,6 +4,7 @@ import pytest
 
 import raynas
 import search_spaces
+from raynas.config.config import validated
 from raynas.errors import InvalidArchitecture, InvalidArgument
 from raynas.searchers import Listed
 from raynas.testing import SearcherSuite
@@ -65,6 +66,14 @@ def test_bad_lists_are_refused_before_anything_starts(tmp_path, architectures, e
     with pytest.raises(error, match=message):
         raynas.run(architectures=architectures, **{**SMALL, "storage_path": tmp_path})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_text_longer_than_a_file_name_may_be():
+    space = search_spaces.get("darts")
+    cells = [space.to_string(space.genotype(name)) for name in ("DARTS_V2", "SNAS")]
+    text = ";".join(cells)
+    assert len(text) > 255
+    assert validated({"architectures": text}).architectures == cells
 
 
 def test_listed_without_a_list():

@@ -14,11 +14,12 @@ from scipy.stats import binomtest, fisher_exact, kendalltau, multinomial, t
 import raynas
 import search_spaces
 from raynas.errors import InvalidArgument
+from raynas.reports.understanding_figures import signals_figure
 from raynas.understanding import exact_tests
 from raynas.understanding.bias import biases, overall_rows, run_strata
 from raynas.understanding.convergence import curves
 from raynas.understanding.proxy_trust import proxy_trust, trust
-from raynas.understanding.strata import JOINT
+from raynas.understanding.strata import JOINT, _grouped
 from raynas.understanding.topology import population, shapes, topology
 
 NB201 = search_spaces.get("nasbench201:channels=4,cells=1")
@@ -58,7 +59,7 @@ def of_depth(space, depth, number, seed=0):
 
 
 def biases_of(history, space, best=None):
-    return biases(history, run_strata(history, space, IMAGES), best, space.size)
+    return biases(history, run_strata(history, space, IMAGES), best, space)
 
 
 def overall_p(group, evaluations, rungs=()):
@@ -204,13 +205,23 @@ class TestProposed:
         row = bias.steps[(bias.steps["of"] == "width") & (bias.steps["step"] == "proposed")]
         assert row[row["stratum"] == "5c"]["count"].tolist() == [12]
 
-    def test_much_of_a_small_space_is_said(self):
-        few, much = drawn(NB201, 12, 3), drawn(NB201, 800, 3)
-        told = [
-            str(biases_of(history_of(NB201, archs, [[]] * len(archs), 1), NB201))
-            for archs in (few, much)
-        ]
-        assert ["shares drift away" in text for text in told] == [False, True]
+    def test_it_is_said_where_random_search_differs_as_it_repeats_no_function(self):
+        rng = np.random.default_rng(3)
+        forms = {}
+        while len(forms) < 300:
+            arch = NB201.sample(rng)
+            forms.setdefault(NB201.canonical(arch), arch)
+        archs = list(forms.values())
+        few, much = (
+            biases_of(history_of(NB201, some, [[]] * len(some), 1), NB201)
+            for some in (archs[:32], archs)
+        )
+        assert much.overall.set_index("of")["p"]["depth"] < 0.05
+        assert "shares drift away" in str(much)
+        assert few.overall.set_index("of")["p"]["depth"] > 0.05
+        assert "shares drift away" not in str(few)
+        wide = drawn(DARTS, 300, 3)
+        assert "drift" not in str(biases_of(history_of(DARTS, wide, [[]] * 300, 1), DARTS))
 
     def test_without_cells_by_macs_and_parameters(self):
         archs = sorted(MACRO, key=lambda a: MACRO.macs(a, *IMAGES))[:30]
@@ -222,6 +233,24 @@ class TestProposed:
         assert known["share"].between(0.15, 0.35).all()
         with pytest.raises(InvalidArgument, match="not finished"):
             run_strata(history_of(MACRO, archs, [[0.5]] * 30, 1), MACRO, None)
+
+    def test_of_a_given_list_no_proposals_are_told(self):
+        archs = of_depth(NB201, 3, 12)
+        history = history_of(NB201, archs, [[0.4]] * 6 + [[0.5, 0.6]] * 6, 2)
+        groups = run_strata(history, NB201, IMAGES)
+        bias = biases(history, groups, None, NB201, given=True)
+        assert bias.given
+        assert bias.sentences[0] == (
+            "Architectures given: 12, as a list; no search has proposed any."
+        )
+        assert not any(s.startswith("Proposed") or "the space" in s for s in bias.sentences)
+        assert any(s.startswith("Survived epoch 1, by depth") for s in bias.sentences)
+
+    def test_a_class_of_a_single_value_is_not_named_as_a_range(self):
+        shares = {(1.0,): 0.9, **{(2.0 + i,): 0.1 / 15 for i in range(15)}}  # too many values
+        group = _grouped("depth", shares, [(1.0,), (16.0,)], population(DARTS))
+        assert group.labels == ("1", "2 to 16")
+        assert group.members.tolist() == [0, 1]
 
     def test_nothing_evaluated(self):
         with pytest.raises(InvalidArgument, match="nothing has been evaluated"):
@@ -410,6 +439,17 @@ class TestProxyTrust:
         assert row["tau"] == pytest.approx(-1.0)
         assert "with the final accuracy of 4 architectures" in row["advice"]
         assert "Only the 4 that were retrained" in found.caveat
+
+    def test_what_is_final_without_training_is_drawn_as_an_accuracy(self, monkeypatch):
+        monkeypatch.setattr("raynas.reports.understanding_figures.to_png", lambda figure: figure)
+        archs = drawn(NB201, 5, 0)
+        retrained = {i: {"test_accuracy": 0.5 + i / 10} for i in range(5)}
+        curves_ = [[float(i)] for i in range(5)]
+        history = history_of(NB201, archs, curves_, 1, retrained=retrained)
+        figure = signals_figure(trust(history, NB201, "proxy:naswot", IMAGES), "naswot")
+        axes = figure.axes[0]
+        assert axes.get_ylabel() == "final accuracy in %"
+        assert max(axes.collections[0].get_offsets()[:, 1]) == pytest.approx(90)
 
     def test_scores_of_another_form(self):
         with pytest.raises(InvalidArgument, match="architecture: score"):

@@ -116,6 +116,15 @@ def test_an_error_costs_nothing_but_its_part(tmp_path, monkeypatch):
     assert "Is this search biased?" in text
 
 
+def test_a_figure_that_fails_costs_no_report(tmp_path, monkeypatch):
+    monkeypatch.setattr("raynas.stages.understand._scores", lambda session: {})
+    monkeypatch.setattr("raynas.stages.understand.landscapes", lambda *_: pd.DataFrame())
+    result = raynas.resume(unpack("random", tmp_path), understand=True)
+    assert result.finished
+    assert list(result.history.understood.problems) == ["landscapes"]
+    assert "landscapes: KeyError" in result.folder.report.read_text()
+
+
 def test_the_verb_on_an_old_run(tmp_path):
     run = unpack("random", tmp_path)
     done = CliRunner().invoke(app, ["understand", str(run), "--json"])

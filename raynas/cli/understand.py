@@ -94,7 +94,8 @@ def _print(found: "Findings") -> None:
     for sentence in found.bias.sentences if found.bias else ():
         print(sentence)
     if found.bias:
-        table = Table("", "group", "of the space", "proposed", "went on", "won", box=None)
+        asked = "given" if found.bias.given else "proposed"
+        table = Table("", "group", "of the space", asked, "went on", "won", box=None)
         for row in _shares(found.bias.steps):
             table.add_row(*row)
         Console().print(table)

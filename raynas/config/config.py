@@ -5,6 +5,7 @@ What the arguments stand for is made by `resolve`. Imports nothing heavy: the co
 its flags here, and tells of wrong names and values.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -115,8 +116,10 @@ class Config(BaseModel):
         """Read a file, or split a text; anything else is checked as it is."""
         if not isinstance(value, str):
             return value
-        file = Path(value).expanduser()
-        lines = file.read_text().splitlines() if file.is_file() else value.split(";")
+        file = os.path.expanduser(value)
+        # Unlike `Path.is_file`, it takes a text that is longer than a file name may be.
+        is_file = os.path.isfile(file)
+        lines = Path(file).read_text().splitlines() if is_file else value.split(";")
         return [line.strip() for line in lines if line.strip()]
 
 

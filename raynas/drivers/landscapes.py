@@ -24,7 +24,8 @@ KEYS = ("network", "evaluation", "epoch")
 
 _IMAGES = 256  # of the test part
 _POINTS, _VARIANCE_POINTS = 21, 9  # per axis
-_BATCHES = 8  # of those images, between which the gradient varies
+_BATCHES = 8  # of those images, between which the gradient varies, at most
+_MEASURED = ("x", "y", "loss", "accuracy", "variance", "relative_variance")
 
 
 @dataclass(frozen=True)
@@ -133,15 +134,21 @@ def _landscape(session: Session, network: Network, weights: Mapping[str, Tensor]
     """Compute the surfaces of one network."""
     plan, resources = session.plan, session.resources
     images = min(_IMAGES, len(plan.data.test))
+    batches = min(_BATCHES, images)
 
-    def computed(points: int, batches: int) -> pd.DataFrame:
+    def computed(points: int, number: int) -> pd.DataFrame:
         return surface(
             plan.space, session.search.architectures[network.evaluation], weights, plan.data,
-            images=images, points=points, batches=batches, batch_size=images // _BATCHES,
+            images=images, points=points, batches=number, batch_size=images // batches,
             seed=derived_seed(session.search.seed), actors=resources.concurrent,
             cpus_per_actor=resources.cpus, gpus_per_actor=resources.gpus,
+            progress=lambda done, every: session.say(
+                f"Loss surface: {network.name}, {done} of {every} points", important=False
+            ),
         )  # fmt: skip
 
-    spread = computed(_VARIANCE_POINTS, _BATCHES).drop(columns=["loss", "accuracy"])
-    table = pd.concat([computed(_POINTS, 0), spread], ignore_index=True)
+    parts = [computed(_POINTS, 0)]
+    if batches > 1:  # of one image there is no variance
+        parts.append(computed(_VARIANCE_POINTS, batches).drop(columns=["loss", "accuracy"]))
+    table = pd.concat(parts, ignore_index=True).reindex(columns=_MEASURED)
     return table.assign(network=network.name, evaluation=network.evaluation, epoch=network.epoch)

@@ -31,7 +31,7 @@ def section(
     problems: dict[str, str] = {}
     scores = attempted("scores", problems, partial(read_scores, folder.understanding)) or {}
     images = (tuple(data.input_shape), data.num_classes)
-    found = find(history, space, config.evaluate, images, best.notation, scores)
+    found = find(history, space, config.model_dump(), images, best.notation, scores)
     drawn = attempted("figures", problems, partial(figures, found, history.metric)) or {}
     landscapes = folder.understanding / "landscapes.png"
     if landscapes.exists():

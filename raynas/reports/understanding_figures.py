@@ -34,7 +34,7 @@ def figures(found: Findings, metric: str) -> dict[str, bytes]:
     """
     drawn = {}
     if found.bias is not None:
-        drawn["topology"] = topology_figure(found.bias.steps)
+        drawn["topology"] = topology_figure(found.bias.steps, found.bias.given)
     if found.convergence is not None and not found.convergence.empty:
         drawn["convergence"] = convergence_figure(found.convergence)
     if found.trust is not None and not found.trust.signals.empty:
@@ -42,7 +42,7 @@ def figures(found: Findings, metric: str) -> dict[str, bytes]:
     return drawn
 
 
-def topology_figure(steps: pd.DataFrame) -> bytes:
+def topology_figure(steps: pd.DataFrame, given: bool = False) -> bytes:
     """Draw shares of the space, of what was proposed, and of what survived, side by side.
 
     Where the cells have width and depth, as heat maps over both, the chosen one framed; else as
@@ -50,11 +50,12 @@ def topology_figure(steps: pd.DataFrame) -> bytes:
 
     Args:
         steps: as `Bias.steps`.
+        given: as `Bias.given`; the panel of what was proposed says so.
     """
     joint = JOINT in set(steps["of"])
     of = JOINT if joint else str(steps["of"].iloc[0])
     mine = steps[steps["of"] == of]
-    panels = list(_distributions(mine))
+    panels = list(_distributions(mine, given))
     won = mine[(mine["step"] == "won") & (mine["count"] == 1)]["stratum"].tolist()
     if not joint:
         return _bars(of, panels, won)
@@ -124,7 +125,8 @@ def signals_figure(trusted: ProxyTrust, metric: str) -> bytes:
     lines = math.ceil(len(rows) / columns)
     figure = empty_figure(3.1 * columns, 2.7 * lines)
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
-    accuracy = metric.endswith("accuracy")
+    # Where the search trained nothing alone, what is final are accuracies all the same.
+    accuracy = metric.endswith("accuracy") or math.isnan(last)
     for axes, row in zip(panels, rows, strict=False):
         name = str(row["signal"])
         scale = 100 if "accuracy" in name or name.startswith("mean of") else 1
@@ -147,15 +149,16 @@ def signals_figure(trusted: ProxyTrust, metric: str) -> bytes:
     return to_png(figure)
 
 
-def _distributions(mine: pd.DataFrame) -> Sequence[tuple[str, "pd.Series[float]"]]:
+def _distributions(mine: pd.DataFrame, given: bool) -> Sequence[tuple[str, "pd.Series[float]"]]:
     """Return (title, {stratum: share}) of the space, of what was proposed and what survived."""
     known = mine[mine["step"] == "population"].set_index("stratum")
     proposed = mine[mine["step"] == "proposed"].set_index("stratum")
     drawn = known["out_of"].max()
     title = "the space" if math.isnan(drawn or math.nan) else f"the space (n = {drawn:.0f} draws)"
+    step = "given" if given else "proposed"
     panels = [
         (title, known["share"]),
-        (f"proposed (n = {proposed['count'].sum():.0f})", proposed["share"]),
+        (f"{step} (n = {proposed['count'].sum():.0f})", proposed["share"]),
     ]
     survived = mine[mine["step"] == "survived"]
     if not survived.empty:

@@ -61,12 +61,13 @@ class UnderstandStage(Stage):
         )
         images = (tuple(plan.data.input_shape), plan.data.num_classes)
         found = find(
-            history, plan.space, plan.config.evaluate, images, winner.notation, scores
+            history, plan.space, plan.config.model_dump(), images, winner.notation, scores
         )  # fmt: skip
         problems |= found.problems
         drawn = attempted("figures", problems, partial(figures, found, history.metric)) or {}
         if surfaces is not None:
-            drawn["landscapes"] = landscape_figure(surfaces)
+            image = attempted("landscapes", problems, partial(landscape_figure, surfaces))
+            drawn |= {} if image is None else {"landscapes": image}
         for name, image in drawn.items():
             (folder / f"{name}.png").write_bytes(image)
         attempted("tables", problems, partial(found.write, folder))

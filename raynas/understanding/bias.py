@@ -4,7 +4,7 @@ Shu, Wang, Cai: Understanding Architectures Learnt by Cell-based NAS (ICLR 2020)
 searches favor wide, shallow cells because those converge fast. Here a run answers for itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,8 @@ class Bias:
             architectures that reached the last; and by how many places the stratum rose on
             average (`rank_change`), with the p-value of a permutation test.
         sentences: the answer in words.
+        given: whether the architectures were a list (`run(architectures=...)`), so that what is
+            `proposed` is no choice of a search.
     """
 
     evaluations: int
@@ -69,6 +71,7 @@ class Bias:
     overall: pd.DataFrame
     agreement: pd.DataFrame
     sentences: tuple[str, ...]
+    given: bool = False
 
     def to_frame(self) -> pd.DataFrame:
         """Return all numbers in one table: `steps`, then `overall` and `agreement` as steps."""
@@ -98,17 +101,22 @@ def bias(run: str | Path | Result, space: SearchSpace | None = None) -> Bias:
     history = result.history
     best = result.best.architecture if history.retrained else None
     space = space or space_of_run(result, "bias")
-    return biases(history, run_strata(history, space, images_of(result)), best, space.size)
+    groups = run_strata(history, space, images_of(result))
+    return biases(history, groups, best, space, is_given(result.config))
 
 
-def biases(history: History, groups: Sequence[Strata], best: str | None, size: int) -> Bias:
+def biases(
+    history: History, groups: Sequence[Strata], best: str | None, space: SearchSpace,
+    given: bool = False,
+) -> Bias:  # fmt: skip
     """Return the biases of the search of a history.
 
     Args:
         history: of the run.
         groups: its evaluations, grouped by every property; see `run_strata`.
         best: the architecture that the run chose, if it has by now.
-        size: number of architectures of the space.
+        space: of the architectures.
+        given: see `Bias`.
     """
     evaluations = history.evaluations
     rungs = rungs_of(history)
@@ -126,8 +134,24 @@ def biases(history: History, groups: Sequence[Strata], best: str | None, size: i
         [row for group in groups for row in _agreement(group, evaluations, rungs, whole)],
         columns=_AGREEMENT,
     )
-    text = sentences(groups[0].source, steps, overall, agreement, size)
-    return Bias(len(evaluations), steps, overall, agreement, tuple(text))
+    text = sentences(
+        groups[0].source, steps, overall, agreement, repetitions(space, len(evaluations)), given
+    )
+    return Bias(len(evaluations), steps, overall, agreement, tuple(text), given)
+
+
+def repetitions(space: SearchSpace, number: int) -> int:
+    """Return how many of so many uniform draws compute what one before them does.
+
+    A search evaluates no function twice, so where these are many, random search differs too.
+    """
+    rng = np.random.default_rng(0)
+    return number - len({space.canonical(space.sample(rng)) for _ in range(number)})
+
+
+def is_given(config: Mapping[str, Any]) -> bool:
+    """Return whether the architectures of a run were a list, by its arguments."""
+    return config.get("architectures") is not None
 
 
 def run_strata(

@@ -14,7 +14,7 @@ from raynas.understanding.strata import JOINT
 LEVEL = 0.05
 FEW = 10  # architectures below which nothing but a very strong preference can be seen
 _NAMED = 3  # strata that a sentence names, at most
-_MUCH = 0.05  # of a space: the share from which on draws without repetition differ from draws
+_MUCH = 0.05  # of draws: the share of repetitions from which on a search without them differs
 
 _Row = dict[str, Any]
 
@@ -24,7 +24,8 @@ def sentences(
     steps: pd.DataFrame,
     overall: pd.DataFrame,
     agreement: pd.DataFrame,
-    size: int,
+    repeated: int,
+    given: bool = False,
 ) -> Iterator[str]:
     """Yield the sentences on what was proposed, survived and won, and on the rankings.
 
@@ -33,17 +34,23 @@ def sentences(
         steps: see `Bias`.
         overall: see `Bias`.
         agreement: see `Bias`.
-        size: number of architectures of the space.
+        repeated: number of repetitions of functions among as many uniform draws.
+        given: see `Bias`; then nothing is said of what was proposed.
     """
     proposed = overall[overall["step"] == "proposed"]
     number = int(proposed["architectures"].iloc[0])
-    yield f"Architectures proposed: {number}; they are compared with {source}."
+    if given:
+        yield f"Architectures given: {number}, as a list; no search has proposed any."
+        overall = overall[overall["step"] != "proposed"]
+    else:
+        yield f"Architectures proposed: {number}; they are compared with {source}."
     if number < FEW:
         yield f"With {number}, nothing but a very strong preference could be seen."
-    if number > _MUCH * size:
+    if repeated > 1 + _MUCH * number and not given:
         yield (
-            f"They are much of the {size:,} that there are, and none is proposed twice, so that"
-            " their shares drift away from the space's without any preference."
+            f"Of as many uniform draws {repeated} compute what one before them does, and a search"
+            " proposes nothing twice, so that its shares drift away from the space's without any"
+            " preference."
         )
     for row in _each_property(overall):
         stated = _proposed if row["step"] == "proposed" else _survived

@@ -1,10 +1,10 @@
 """Everything that a finished run tells, part by part; a part that cannot be told says why."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -12,7 +12,7 @@ from raynas.errors import InvalidArgument, RaynasError
 from raynas.record.folder import write
 from raynas.record.history import History
 from raynas.record.results import Result
-from raynas.understanding.bias import Bias, biases, images_of, run_strata
+from raynas.understanding.bias import Bias, biases, images_of, is_given, run_strata
 from raynas.understanding.convergence import curves
 from raynas.understanding.proxy_trust import ProxyTrust, Scores, trust
 from raynas.understanding.strata import Strata
@@ -64,7 +64,7 @@ class Findings:
 
 
 def find(
-    history: History, space: SearchSpace, evaluate: str,
+    history: History, space: SearchSpace, config: Mapping[str, Any],
     images: tuple[tuple[int, ...], int] | None, best: str | None, scores: Scores,
 ) -> Findings:  # fmt: skip
     """Return what the history of a run tells.
@@ -72,7 +72,7 @@ def find(
     Args:
         history: of the run.
         space: of its architectures.
-        evaluate: how it evaluated.
+        config: the arguments of the run.
         images: (shape of one, number of classes).
         best: the architecture that the run chose.
         scores: {name: {architecture: score}} beside those of the run itself.
@@ -86,10 +86,11 @@ def find(
     )
     bias = table = None
     if groups is not None:
-        bias = attempted("bias", problems, partial(biases, history, groups, best, space.size))
+        given = is_given(config)
+        bias = attempted("bias", problems, partial(biases, history, groups, best, space, given))
         table = attempted("convergence", problems, partial(curves, history, groups))
     trusted = attempted(
-        "proxies", problems, partial(trust, history, space, evaluate, images, scores)
+        "proxies", problems, partial(trust, history, space, str(config["evaluate"]), images, scores)
     )
     return Findings(known, told, bias, table, trusted, problems)
 
@@ -106,7 +107,7 @@ def findings_of(result: Result, space: SearchSpace | None = None) -> Findings:
     """
     return find(
         result.history, space or space_of_run(result, "findings_of"),
-        str(result.config["evaluate"]), images_of(result), result.best.architecture,
+        result.config, images_of(result), result.best.architecture,
         read_scores(result.folder.understanding),
     )  # fmt: skip
 
@@ -139,7 +140,7 @@ def read_scores(folder: Path) -> dict[str, dict[str, float]]:
         table = pd.read_parquet(path).set_index("architecture")
     except (OSError, ValueError, KeyError) as error:
         raise InvalidArgument(
-            f"{path} cannot be read ({error}). Remove it; `raynas understand` makes it anew."
+            f"{path} cannot be read ({error}). Remove {folder}; `raynas understand` makes it anew."
         ) from error
     return {
         str(name): {str(text): float(score) for text, score in column.dropna().items()}

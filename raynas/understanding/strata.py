@@ -141,7 +141,7 @@ def _grouped(
         classes = np.minimum((np.cumsum(share) - share / 2) * _CLASSES, _CLASSES - 1).astype(int)
         present = np.unique(classes)
         labels = tuple(
-            f"{labels[places[0]]} to {labels[places[-1]]}"
+            " to ".join(dict.fromkeys([labels[places[0]], labels[places[-1]]]))
             for places in (np.flatnonzero(classes == number) for number in present)
         )
         share = np.array([share[classes == number].sum() for number in present])
