@@ -48,6 +48,11 @@ class Constraint(ABC):
         """Return what is subtracted from the metric of an architecture with this property."""
         return 0.0
 
+    @property
+    def penalizes(self) -> bool:
+        """Return whether it lowers metrics at all."""
+        return type(self).penalty is not Constraint.penalty
+
     def measured(
         self, space: SearchSpace, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> Callable[[Architecture], float]:
