@@ -372,6 +372,10 @@ class TestArguments:
             ({"constraint": "quota:of=dept,most=0.5"}, "Did you mean 'depth'"),
             ({"constraint": "limit:of=macs,most=10"}, "none is within it; macs of theirs is"),
             ({"constraint": Limit(lambda space, arch: math.nan, most=1)}, "is nan"),
+            (
+                {"constraint": Quota(lambda space, arch: math.nan if arch.choices[1] == 2 else 1)},
+                "is nan",
+            ),
             ({"constraint": 3}, "neither a name nor a Constraint"),
             (
                 {"constraint": "quota:of=depth,most=0.5", "space": "resnet"},
