@@ -18,7 +18,7 @@ from raynas.record.events import Status
 from raynas.record.journal import Journal
 from raynas.search.admission import Admission
 from raynas.search.search import Search
-from raynas.searchers import CONSTRAINTS, SEARCHERS
+from raynas.searchers import CONSTRAINTS, SEARCHERS, Listed
 from raynas.searchers.constraints import Constraint
 from search_spaces import UserSpace
 from search_spaces.naming import construct
@@ -33,7 +33,7 @@ FEW = 5e7
 FREE = sorted(
     name
     for name in SEARCHERS
-    if name not in ("adanet", "gradients")
+    if name not in ("adanet", "gradients", "listed")
     and construct("search", SMALL.get(name, name), SEARCHERS).driver is None
 )
 
@@ -293,6 +293,26 @@ class TestEnds:
         assert len(search.architectures) == 8
         assert (-math.inf, 0) in search.searcher.heard  # nobody waits for what is declined
 
+    def test_of_a_list_nothing_but_the_list_is_evaluated(self):
+        archs = [arch for arch in SPACE if SPACE.canonical(arch) == arch][::20]
+        archs.sort(key=MACS, reverse=True)  # hundreds beyond the limit come first
+        listed = Listed([SPACE.to_string(arch) for arch in archs])
+        few = sorted(map(MACS, archs))[5]
+        search = drive(searching(Limit("macs", most=few), listed, len(archs)))
+        within = [arch for arch in archs if MACS(arch) <= few]
+        assert search.architectures == within
+        assert f"ended after {len(within)} of" in search.admission.note(len(within), len(archs))
+
+    @pytest.mark.parametrize("workers", [1, 3])
+    def test_what_a_quota_puts_off_of_a_list_comes_later(self, workers):
+        once = [arch for arch in SPACE if SPACE.canonical(arch) == arch]
+        of_depth = {depth: [a for a in once if DEPTH(a) == depth] for depth in (1, 2, 3)}
+        archs = [arch for depth in (1, 2, 3) for arch in of_depth[depth][:2]]
+        listed = Listed([SPACE.to_string(arch) for arch in archs])
+        search = drive(searching(Quota("depth", 0.5), listed, len(archs)), workers)
+        assert sorted(search.architectures, key=archs.index) == archs
+        assert search.admission.beyond == search.admission.declined == 0
+
     def test_scores_of_what_may_never_be_evaluated_rank_last(self):
         search = drive(searching(Limit("macs", most=FEW), "naswot:candidates=40", 5))
         (arch,) = search.architectures
@@ -314,6 +334,16 @@ class TestEvolution:
         for arch in kept:
             evolution.tell(arch, 0.5, 1)
         assert sorted(evolution.members) == [0, 1, 2, 3]
+
+    def test_a_child_may_lie_on_the_other_side_of_what_is_forbidden(self):
+        space = UserSpace("islands", {"a": ("x", "y"), "b": ("x", "y")}, lambda *_: None)
+        evolution = Evolution(population=1, sample=1)
+        evolution.admits = lambda arch: arch.choices[0] == arch.choices[1]
+        evolution.start(space, 0)
+        evolution.ask()
+        evolution.tell(space.architecture([0, 0]), 0.5, 1)
+        children = {evolution.ask().choices for _ in range(20)}
+        assert children == {(0, 0), (1, 1)}
 
 
 class TestArguments:
@@ -342,6 +372,10 @@ class TestArguments:
             ({"constraint": "quota:of=dept,most=0.5"}, "Did you mean 'depth'"),
             ({"constraint": "limit:of=macs,most=10"}, "none is within it; macs of theirs is"),
             ({"constraint": Limit(lambda space, arch: math.nan, most=1)}, "is nan"),
+            (
+                {"constraint": Quota(lambda space, arch: math.nan if arch.choices[1] == 2 else 1)},
+                "is nan",
+            ),
             ({"constraint": 3}, "neither a name nor a Constraint"),
             (
                 {"constraint": "quota:of=depth,most=0.5", "space": "resnet"},
@@ -354,6 +388,14 @@ class TestArguments:
             (
                 {"constraint": "limit:of=macs,most=1e9", "search": "adanet", "space": "dense"},
                 "grows an ensemble",
+            ),
+            (
+                {
+                    "constraint": "penalty:of=macs,above=1e6,weight=50",
+                    "evaluate": "proxy",
+                    "select": 2,
+                },
+                "in units of naswot",
             ),
             ({"select": 0}, "select=0"),
             ({"select": 40}, "select=40: only samples=32"),

@@ -147,6 +147,8 @@ def test_a_finished_run_is_extended_and_only_what_is_new_is_trained(runs):
         ["architecture"].iloc[0]
     )  # fmt: skip
     assert back.finished
+    assert of(back, "selected")[-1]["evaluations"] == []  # who decides is in the journal
+    assert "The last decision" not in (back.path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("evaluator", ["proxy:naswot", "table"])

@@ -3,6 +3,7 @@
 from raynas.config.config import Config
 from raynas.ensemble.saep import SAEP
 from raynas.errors import InvalidArgument
+from raynas.record.events import METRIC
 from raynas.schedulers import Scheduler
 from raynas.searchers import Constraint, Searcher
 from trials.trial import AnyEvaluator
@@ -63,13 +64,25 @@ def check_snapshots(config: Config, evaluator: AnyEvaluator) -> None:
         )
 
 
-def check_constraint(config: Config, constraint: Constraint | None, searcher: Searcher) -> None:
+def check_constraint(
+    config: Config, constraint: Constraint | None, searcher: Searcher, evaluator: AnyEvaluator
+) -> None:
     """Refuse a constraint on a searcher that is not free in what it asks for.
 
+    And a penalty that the last decision could not take into account.
+
     Raises:
-        InvalidArgument: saying which searchers are.
+        InvalidArgument: saying which searchers are; or naming the metric that the penalty is of.
     """
-    if constraint is None or not (searcher.needs_predictions or searcher.driver):
+    if constraint is None:
+        return
+    if constraint.penalizes and config.select > 1 and evaluator.metric_name != METRIC:
+        raise InvalidArgument(
+            f"select={config.select}: full training decides by {METRIC}, and the weight of"
+            f" constraint={config.constraint!r} is in units of {evaluator.metric_name}: use a limit"
+            " or a quota, or select=1."
+        )
+    if not (searcher.needs_predictions or searcher.driver):
         return
     why = "derives architectures by gradients" if searcher.driver else "grows an ensemble"
     raise InvalidArgument(

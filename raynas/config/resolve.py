@@ -122,7 +122,7 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     }
     config = validated({**values, **texts})
     check_select(config)
-    check_constraint(config, constraint, searcher)
+    check_constraint(config, constraint, searcher, evaluator)
     check_ensemble(config, ensemble, evaluator)
     check_searcher(config, searcher, evaluator, scheduler)
     check_snapshots(config, evaluator)

@@ -205,7 +205,8 @@ class Selected(Event):
     """The last decision has been made.
 
     Attributes:
-        evaluations: the candidates, the best of the search first.
+        evaluations: the candidates, the best of the search first; empty: it is the search's own,
+            after one that was not.
         chosen: those of them that were fully trained, the best by that first.
     """
 

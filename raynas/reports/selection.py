@@ -16,7 +16,7 @@ def section(history: History, select: int, best: int) -> str:
         select: how many candidates were asked for.
         best: the evaluation whose architecture has been retrained.
     """
-    if select == 1 or history.selected is None:
+    if select == 1 or history.selected is None or not history.selected.evaluations:
         return ""
     rows = [
         {

@@ -56,9 +56,7 @@ class Admission:
     @property
     def penalizes(self) -> bool:
         """Return whether values are lowered at all."""
-        return self.constraint is not None and (
-            type(self.constraint).penalty is not Constraint.penalty
-        )
+        return self.constraint is not None and self.constraint.penalizes
 
     def begin(self, arch: Architecture) -> None:
         """Note that an evaluation begins."""

@@ -19,6 +19,7 @@ from search_spaces.properties import Property, measure
 _NO_BOUNDS = (-math.inf, math.inf)
 _ROUNDING = 1e-9  # 0.1 * 30 is a little more than 3
 _DRAWS = 300  # architectures that show whether a constraint leaves anything
+_FEWEST_DRAWS = 30  # so many show whether a property is a number
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Constraint(ABC):
         """Return what is subtracted from the metric of an architecture with this property."""
         return 0.0
 
+    @property
+    def penalizes(self) -> bool:
+        """Return whether it lowers metrics at all."""
+        return type(self).penalty is not Constraint.penalty
+
     def measured(
         self, space: SearchSpace, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10
     ) -> Callable[[Architecture], float]:
@@ -66,7 +72,7 @@ class Constraint(ABC):
             measured = functools.cache(measure(self.of, space, input_shape, num_classes))
         except InvalidArgument as error:
             raise type(error)(f"constraint: {error}") from None
-        rng, values = np.random.default_rng(0), []
+        rng, values, possible = np.random.default_rng(0), [], False
         for _ in range(_DRAWS):
             arch = space.sample(rng)
             values.append(measured(arch))
@@ -75,7 +81,8 @@ class Constraint(ABC):
                     f"constraint: {self._name} of {space.to_string(arch)} is {values[-1]}: a"
                     " property is a finite number."
                 )
-            if math.isfinite(self.excess(values[-1], {})):
+            possible |= math.isfinite(self.excess(values[-1], {}))
+            if possible and len(values) >= _FEWEST_DRAWS:
                 return measured
         raise InvalidArgument(
             f"constraint={self}: of {_DRAWS} random architectures of {space.name} none is within"

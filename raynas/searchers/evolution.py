@@ -18,6 +18,8 @@ from search_spaces.errors import RaynasError
 from search_spaces.naming import lookup
 from trials.proxies import PROXIES
 
+_MUTATIONS = 100  # in a row, until one is admitted
+
 
 class Member(NamedTuple):
     """A member of the population."""
@@ -39,7 +41,7 @@ class Evolution(Searcher):
     Where this differs from the paper: age counts from birth (when the architecture was asked
     for), so one that trains slowly is not younger for it; and since a scheduler may stop trials
     early, members are compared by the epochs they reached first, by value second. Failed
-    evaluations never join.
+    evaluations never join. Under a constraint a child is mutated until it is admitted.
 
     Args:
         population: P.
@@ -94,10 +96,7 @@ class Evolution(Searcher):
             members = list(self.members.values())
             drawn = self.rng.integers(len(members), size=self.sample)
             parent = max((members[i] for i in drawn), key=lambda m: (m.budget, m.value))
-            try:
-                arch = self.space.mutate(parent.architecture, self.rng)
-            except RaynasError:  # it has no valid neighbor
-                arch = self.space.sample(self.rng)
+            arch = self._child(parent.architecture)
         self._pending.setdefault(arch, []).append(self._births)
         self._born[arch] = self._births
         self._births += 1
@@ -120,6 +119,22 @@ class Evolution(Searcher):
             del self._pending[architecture]
         self._born.pop(architecture)
         self._births -= 1
+
+    def _child(self, parent: Architecture) -> Architecture:
+        """Return a mutation; of one that would be declined another, so that a child may lie beyond.
+
+        Under a tight limit what is admitted lies in islands: to move the one large operation that
+        it allows, the search must leave the limit and come back.
+        """
+        arch = parent
+        try:
+            for _ in range(_MUTATIONS):
+                arch = self.space.mutate(arch, self.rng)
+                if self.admits is None or self.admits(arch):
+                    break
+        except RaynasError:  # it has no valid neighbor
+            arch = self.space.sample(self.rng)
+        return arch
 
     def _birth(self, architecture: Architecture) -> int:
         """Return when the architecture was asked for; now, if it never was.

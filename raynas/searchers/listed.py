@@ -12,7 +12,8 @@ from search_spaces.errors import InvalidArgument
 class Listed(Searcher):
     """Asks for the architectures of a list, in order; results change nothing.
 
-    Of those that compute the same function it asks for the first.
+    Of those that compute the same function it asks for the first. Under a constraint it asks for
+    what is admitted first, so that a quota which is full now may have room for the rest later.
 
     Args:
         architectures: in the notation of the space, or the names of published cells.
@@ -46,8 +47,17 @@ class Listed(Searcher):
         self._left = list(reversed(once))
 
     def ask(self) -> Architecture | None:
-        """Return the next of the list, or None at its end."""
-        return self._left.pop() if self._left else None
+        """Return the next of the list, of what is admitted if anything is; None at its end."""
+        if not self._left:
+            return None
+        admits = self.admits or (lambda _: True)
+        last = len(self._left) - 1
+        return self._left.pop(next((i for i in range(last, -1, -1) if admits(self._left[i])), last))
 
     def tell(self, architecture: Architecture, value: float, budget: int) -> None:
         """Do nothing: there is nothing to learn."""
+
+    def decline(self, architecture: Architecture) -> None:
+        """End the list where it admits nothing: only an evaluation could change that."""
+        if self.admits is not None:
+            self._left.clear()

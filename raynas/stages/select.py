@@ -28,18 +28,24 @@ class SelectStage(Stage):
 
     def done(self, session: Session) -> bool:
         """See `Stage`."""
-        candidates = session.search.candidates
-        return not candidates or session.history.selected_of(candidates) is not None
+        candidates, selected = session.search.candidates, session.history.selected
+        if not candidates:
+            return selected is None or not selected.evaluations
+        return session.history.selected_of(candidates) is not None
 
     def run(self, session: Session) -> None:
         """Train those of the candidates that are not trained yet, then decide.
 
-        One that fails is out; when all fail, the order of the search stands.
+        One that fails is out; when all fail, the order of the search stands. Without candidates,
+        where an earlier call had some, the decision is the search's again.
 
         Raises:
             StorageError: when its files cannot be read or written.
         """
         candidates = session.search.candidates
+        if not candidates:
+            session.record(Selected([], []))
+            return
         epochs = session.plan.retrain_epochs
         numbers = ", ".join(f"#{candidate.index}" for candidate in candidates)
         session.say(f"The last decision, by {epochs} epochs of training: {numbers}")
