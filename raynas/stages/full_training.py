@@ -1,6 +1,6 @@
 """The training of an architecture from scratch over all its epochs, as a Ray task."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,10 +62,16 @@ class FullTraining:
         return job.evaluator.retraining(*arguments) or Train().retraining(*arguments)
 
 
-def epochs(running: Any) -> Iterator[Metrics]:
-    """Yield the metrics of every epoch of a training that was started; see `next_epoch`."""
-    while (metrics := next_epoch(running)) is not None:
-        yield metrics
+def epochs(running: Any) -> Generator[Metrics]:
+    """Yield the metrics of every epoch of a training that was started; see `next_epoch`.
+
+    Whoever does not want all of them closes it, which ends the training.
+    """
+    try:
+        while (metrics := next_epoch(running)) is not None:
+            yield metrics
+    finally:
+        ray.cancel(running)  # which has ended, but for an interruption
 
 
 def next_epoch(running: Any) -> Metrics | None:
