@@ -3,7 +3,7 @@
 A search is driven from outside: by a driver while a run is on, and by the journal when a run is
 continued. Every step is an event that `commit` records and applies; a replay applies the same
 events by the same method, so a search that was killed, wherever that was, goes on as if it had
-not been.
+not been. (The file is long: every step stands beside what a replay does with it.)
 """
 
 import math
