@@ -103,10 +103,11 @@ class AnyEvaluator(ABC):
     ) -> "Trial | None":
         """Return a trial that trains on training and validation part together.
 
-        It is judged on the test part, of which its `val_` metrics are.
+        It is judged on the test part, of which its `val_` metrics are. An evaluator that makes
+        trials of its own must say how it retrains, or a run refuses it.
 
         Returns:
-            The trial; None (the default): `Train()` with its defaults is good enough.
+            The trial, whose state has `WEIGHTS`; None: `Train()` with its defaults is good enough.
         """
         return None
 
