@@ -58,6 +58,9 @@ class Empty(raynas.Evaluator):
     ) -> EmptyTrial:
         return EmptyTrial((seed % 1000) / 1000)
 
+    def retraining(self, *arguments: object) -> None:
+        """Leave it to `Train()`."""
+
 
 class EmptyTrainable(tune.Trainable):
     """The same for Tune."""

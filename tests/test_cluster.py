@@ -43,6 +43,9 @@ class WhereEvaluator(Evaluator):
     def trial(self, space, arch, data, epochs, seed, device):
         return Where()
 
+    def retraining(self, space, arch, data, epochs, seed, device):
+        return None
+
 if __name__ == "__main__":
     os.environ.update(ENVIRONMENT)
     cluster = Cluster()

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import warnings
 from pathlib import Path
 
@@ -600,7 +601,25 @@ def test_mixed_sizes(tmp_path):
     message = refusal(tmp_path)
     assert "8x8 (24 images)" in message
     assert "20x30 (1 images)" in message
-    assert "size=" in message
+    assert f"--data 'folder:{tmp_path},size=32'" in message
+
+
+@pytest.mark.parametrize(
+    "source", ["folder:{},validation_fraction=0.25,crop=1", "parquet:{},test={}"]
+)
+def test_the_remedy_for_mixed_sizes_works_as_it_stands(tmp_path, source):
+    """With all that was said before."""
+    if source.startswith("folder"):
+        make_folder(tmp_path)
+        Image.new("RGB", (30, 20)).save(tmp_path / "c0" / "large.png")
+        text = source.format(tmp_path)
+    else:
+        images = {size: [encoded(x) for x in random_images(24, size)] for size in (8, 16)}
+        paths = [make_parquet(tmp_path / f"{s}.parquet", images=images[s]) for s in images]
+        text = source.format(*paths)
+    typed = re.search(r"--data '(.*?)'", refusal(text)).group(1)
+    assert typed == f"{text},size=32"
+    assert load(typed).input_shape == (3, 32, 32)
 
 
 def test_empty_folders(tmp_path):

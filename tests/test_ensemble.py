@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import re
 import shutil
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,9 @@ from raynas.ensemble.combination import fit
 from raynas.ensemble.information import disagreement_matrix
 from raynas.ensemble.rules import RULES
 from raynas.record.folder import RunFolder
+from raynas.record.history import History
+from raynas.record.journal import read_events
+from raynas.reports.ensemble import section, warning
 from trials.data import load
 from trials.trial import Role, derived_seed
 
@@ -381,3 +386,56 @@ class TestCommand:
         ran = CliRunner().invoke(app, ["ensemble", str(copied)])
         assert isinstance(ran.exception, InvalidArgument)
         assert "not finished" in str(ran.exception)
+
+
+class TestComparison:
+    """The best single network stands beside every ensemble."""
+
+    def test_the_default_rule_is_the_first_of_the_documented_table(self):
+        """By the first column, the test accuracy on CIFAR-10, of the rules that there are."""
+        table = (Path(__file__).parents[1] / "docs" / "ensembles.md").read_text()
+        rows = re.findall(r"^\| `(\w+)`[^|]*\| ([+-]\S+) ±", table, re.M)
+        gains = {rule: float(first) for rule, first in rows if rule in RULES}
+        assert set(gains) == set(RULES)
+        assert SAEP().rule == max(gains, key=gains.get) == "greedy"
+
+    def test_a_run_folder_names_its_rule(self, ensembled):
+        assert raynas.load(ensembled.path).config["ensemble"].startswith("saep:rule=pie,")
+        again = raynas.resume(ensembled.path)
+        assert again.ensemble.summary["rule"] == "pie"
+
+    def test_summary(self, ensembled):
+        summary, best = ensembled.ensemble.summary, ensembled.best
+        curves = ensembled.ensemble.curves
+        alone = curves[(curves["rule"] == "greedy") & (curves["members"] == 1)].iloc[0]
+        assert summary["alone"] == pytest.approx(alone.drop("rule").to_dict())
+        delivered = summary["delivered"]
+        trials = ensembled.trials.set_index("evaluation")
+        assert trials["architecture"][delivered["evaluation"]] == best.architecture
+        assert delivered["test_accuracy"] == best.metrics["test_accuracy"]
+        assert delivered["val_accuracy"] == trials["val_accuracy"][delivered["evaluation"]]
+        assert summary["warning"] == warning(summary["metrics"], delivered)
+
+    def test_warning(self):
+        delivered = {"val_accuracy": 0.9, "test_accuracy": 0.908}
+        for ours, words in (
+            ({"val_accuracy": 0.9, "test_accuracy": 0.95}, "NO BETTER.*90.00% against 90.00%"),
+            ({"val_accuracy": 0.95, "test_accuracy": 0.852}, "BETTER than.*90.80% against 85.20%"),
+        ):
+            assert re.search(words, warning(ours, delivered))
+        assert warning({"val_accuracy": 0.95, "test_accuracy": 0.953}, delivered) is None
+
+    def test_report_and_program_show_it(self, ensembled, tmp_path):
+        shutil.copytree(ensembled.path, tmp_path / "run")
+        path = tmp_path / "run" / "ensemble" / "ensemble.json"
+        summary = json.loads(path.read_text()) | {"warning": "It is NO BETTER."}
+        path.write_text(json.dumps(summary))
+        history = History(read_events(tmp_path / "run"))
+        text = section(tmp_path / "run", history, 100)
+        for part in ("best candidate alone", "delivered network (#", "It is NO BETTER."):
+            assert part in text
+        arguments = ["--rule", "pie", "--size", "3"]
+        shown = CliRunner().invoke(app, ["ensemble", str(tmp_path / "run"), *arguments])
+        assert shown.exit_code == 0, shown.output
+        assert "best candidate alone" in shown.stdout
+        assert "It is NO BETTER." in shown.stderr

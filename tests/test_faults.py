@@ -112,6 +112,42 @@ def kill_at(folder, command, kind, count):
     driver.wait()
 
 
+def interrupt_at(folder, command, kind):
+    """Press Ctrl-C once where the journal has an event of a kind; return status and what it said.
+
+    As in a terminal, all processes of the group get the signal.
+    """
+    driver = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 180
+    while not any(e["event"] == kind for e in events(folder)):
+        assert driver.poll() is None, driver.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(driver.pid, signal.SIGINT)
+    try:
+        said, _ = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+    return driver.returncode, said
+
+
+@pytest.mark.timeout(600)
+def test_one_interruption_ends_a_run_and_says_how_to_go_on(tmp_path):
+    """First in the search, then in the retraining, which follows a search in the same process."""
+    folder = tmp_path / "interrupted"
+    command = [*final_command(folder), "--retrain-epochs", "400"]
+    for kind, later in ("suggested", "retraining"), ("retraining", "retrained"):
+        status, said = interrupt_at(folder, command, kind)
+        assert status == 130, said
+        assert said.splitlines()[-1] == (
+            "raynas: interrupted. The same command continues the run."
+        ), said
+        assert "Traceback" not in said
+        assert not any(e["event"] == later for e in events(folder))
+
+
 def truncate(folder, pattern):
     files = list(folder.glob(f"checkpoints/{pattern}"))
     assert files

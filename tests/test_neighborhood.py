@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +26,21 @@ from raynas import Asha, Evolution, Fifo, LocalSearch, NeighborhoodAware, Random
 from raynas.benchmarking.simulation import Simulation
 from raynas.config.resolve import resolve
 from raynas.record.events import METRIC, Status
+from raynas.record.table import trials_table
+from raynas.reports.figures import flatness_figure
 from raynas.search.search import Search
 from raynas.searchers import SEARCHERS, Area
 from raynas.searchers.centers import AGGREGATES
 from raynas.searchers.neighborhood import na_rs
 from raynas.testing import SearcherSuite
-from raynas.understanding.flatness import Neighborhoods, collected
+from raynas.understanding.flatness import Neighborhoods, collected, with_flatness
 from search_spaces.naming import construct
 from search_spaces.neighbors import draw_neighbors
 from trials.tables.benchmark import Roles, read_benchmark
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SPACE = search_spaces.get("nasbench201")
+CUT_OFF = "|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"
 
 
 def shared(name):
@@ -117,6 +121,12 @@ def landscape(arch):
         if SPACE.distance(arch, optimum) <= 1:
             return own if arch == optimum else near
     return 1.0
+
+
+def spelled_twice(space, center):
+    """Return whether two of a center and its neighbors compute the same function."""
+    near = [center, *space.neighbors(center, rewire=False)]
+    return len({space.canonical(arch) for arch in near}) < len(near)
 
 
 class Given(RandomSearch):
@@ -339,7 +349,8 @@ class TestFlatness:
     def test_neighbors_are_those_by_which_na_rs_judges(self, name):
         """Also where everything at distance 1 was evaluated: a cell that is re-wired is far."""
         space = search_spaces.get(name)
-        center = space.sample(np.random.default_rng(0))
+        drawn = (space.sample(np.random.default_rng(seed)) for seed in count())
+        center = next(arch for arch in drawn if not spelled_twice(space, arch))
         form = space.canonical
         values = {form(center): 0.9} | {
             form(near): i / 1000 for i, near in enumerate(space.neighbors(center))
@@ -366,10 +377,44 @@ class TestFlatness:
         flat = known[0]
         assert (flat.own, flat.neighbors, flat.worst) == (0.9, 1, 0.5)
         assert (flat.mean, flat.std, flat.drop) == pytest.approx((0.7, 0.2, 0.4))
-        # Behind the edge without operation, two others may have any: eight compute the same.
-        assert known[1].neighbors == 9
-        assert known[1].drop == pytest.approx(-0.4 / 9)
+        # Behind the edge without operation, two others may have any: eight are its own spellings.
+        assert spelled_twice(SPACE, near)
+        assert known[1].neighbors == 1
+        assert known[1].drop == pytest.approx(-0.4)
         assert known[2] is None
+
+    def test_a_network_counts_once_however_it_is_spelled(self):
+        """The input is cut off from all but one edge, so most decisions change nothing."""
+        center = SPACE.from_string(CUT_OFF)
+        near = list(SPACE.neighbors(center, rewire=False))
+        forms = {SPACE.canonical(arch) for arch in near} - {SPACE.canonical(center)}
+        assert 1 < len(forms) < len(near)
+        evaluated = [center, *near]
+        values = ((i, a, 0.5 if i == 0 else 0.4) for i, a in enumerate(evaluated))
+        known = collected(SPACE, ((i, a, v) for i, a, v in values if SPACE.canonical(a) in forms))
+        known.add(0, center, 0.5)
+        assert known[0].neighbors == len(forms)
+        assert known[0].worst == 0.4
+
+    def test_equal_values_are_no_drop(self):
+        """The mean of three times .1 is not .1; a figure showed the difference, 1e-15 points."""
+        center, first, second = SHARP, *list(SPACE.neighbors(SHARP, rewire=False))[:2]
+        known = collected(SPACE, [(0, center, 0.1), (1, first, 0.1), (2, second, 0.1)])
+        assert known[0].neighbors == 2
+        assert known[0].mean != 0.1
+        assert known[0].drop == 0
+
+    def test_no_figure_where_only_spellings_are_known(self):
+        """What lies beside an architecture is not known from its own value."""
+        lonely = SPACE.from_string(CUT_OFF)
+        search = Search(SPACE, Given(lonely), Fifo(), 1, 1, 0)
+        one = search.suggest()
+        search.report(one.index, {METRIC: 0.5})
+        search.finish(one.index, Status.COMPLETED)
+        assert spelled_twice(SPACE, lonely)
+        assert flatness_figure(search.history, SPACE, search.best) == b""
+        table = with_flatness(trials_table(search.history), SPACE)
+        assert table["neighbors"].isna().all()
 
     def test_as_the_searcher_judged_it(self):
         searcher = na_rs(racing=False)
@@ -380,10 +425,11 @@ class TestFlatness:
         known = Neighborhoods(SPACE)
         for e in search.evaluations:
             known.add(e.index, search.architectures[e.index], e.value)
-        assert search.merits
-        for index, merit in search.merits.items():
+        once = [i for i in search.merits if not spelled_twice(SPACE, search.architectures[i])]
+        assert once
+        for index in once:
             assert known[index].neighbors == 24
-            assert known[index].mean == pytest.approx(merit)
+            assert known[index].mean == pytest.approx(search.merits[index])
 
 
 @pytest.fixture(scope="module")

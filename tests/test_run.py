@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 import raynas
 import search_spaces
 from raynas.cli import app
+from raynas.config.compatibility import check_retraining
 from raynas.config.config import Config
 from raynas.config.resolve import resolve
 from search_spaces import UserSpace
@@ -270,7 +271,10 @@ class Suicidal(raynas.Evaluator):
     """The second evaluation of a run kills its process, whenever it is tried."""
 
     def trial(self, space, arch, data, epochs, seed, device):
-        return Dying(seed == derived_seed(0, 1))
+        return Dying(seed == derived_seed(0, 1) % 2**32)
+
+    def retraining(self, space, arch, data, epochs, seed, device):
+        return None  # by Train()
 
 
 class Dying(raynas.Trial):
@@ -328,8 +332,11 @@ class Returning(raynas.Evaluator):
     answers: tuple
 
     def trial(self, space, arch, data, epochs, seed, device):
-        index = next(i for i in range(len(self.answers)) if derived_seed(0, i) == seed)
+        index = next(i for i in range(len(self.answers)) if derived_seed(0, i) % 2**32 == seed)
         return Answering(self.answers[index])
+
+    def retraining(self, space, arch, data, epochs, seed, device):
+        return None  # by Train()
 
 
 class Answering(raynas.Trial):
@@ -428,6 +435,9 @@ class Constant(raynas.Evaluator):
 
     def trial(self, space, arch, data, epochs, seed, device):
         return Answering({"val_accuracy": self.value})
+
+    def retraining(self, space, arch, data, epochs, seed, device):
+        return None  # by Train()
 
 
 def test_a_users_space_from_start_to_export(run, tmp_path):
@@ -534,3 +544,32 @@ def test_the_unit_of_images_beyond_0_to_1_is_written(run):
     made = json.loads((result.path / "best" / "architecture.json").read_text())
     assert "units of the training images" in made["input"]
     assert "0..1" not in made["input"]
+
+
+class Silent(raynas.Evaluator):
+    """Does not say how it retrains."""
+
+    def trial(self, space, arch, data, epochs, seed, device):
+        return Answering({"val_accuracy": 0.5})
+
+
+class HalfTrain(raynas.Train):
+    """Trains otherwise than its parent, which would retrain."""
+
+    def trial(self, space, arch, data, epochs, seed, device):
+        return Answering({"val_accuracy": 0.5})
+
+
+@pytest.mark.parametrize("evaluator", [Silent(), HalfTrain()])
+def test_no_recipe_is_replaced_silently(evaluator, tmp_path):
+    refused = r"evaluate: .* retraining\(self, space, arch, data, epochs, seed, device\)"
+    with pytest.raises(raynas.InvalidArgument, match=refused):
+        raynas.run(**SMALL, evaluate=evaluator, storage_path=tmp_path, name="refused")
+    assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    "evaluator", [raynas.Train(), Constant(0.5), DivergingRetraining(), raynas.Proxy()]
+)
+def test_a_recipe_that_is_said_is_taken(evaluator):
+    check_retraining(evaluator)

@@ -13,6 +13,7 @@ from raynas import Asha, Evolution, Fifo, JournalError, RandomSearch, Searcher
 from raynas.record.events import Status
 from raynas.record.journal import Journal
 from raynas.schedulers import SCHEDULERS
+from raynas.search.faults import of_the_machine
 from raynas.search.search import Search
 from raynas.searchers import SEARCHERS
 from search_spaces.naming import construct
@@ -301,3 +302,72 @@ def test_waiting_for_the_last_of_a_small_space_costs_nothing(tmp_path, searcher)
     search.finish(running[0].index, Status.COMPLETED)
     assert search.suggest() is None
     assert search.exhausted
+
+
+NO_DRIVER = "RuntimeError: Found no NVIDIA driver on your system."
+
+
+def failing(search, reason):
+    """What Tune does where every trial fails."""
+    while (evaluation := search.suggest()) is not None:
+        search.finish(evaluation.index, Status.FAILED, reason)
+    return search
+
+
+class TestAFaultThatEndedTheSearch:
+    @pytest.mark.parametrize("samples", [4, 12])
+    @pytest.mark.parametrize("searcher", ["random", "evolution", "local", "auto"])
+    def test_of_the_machine_is_tried_again(self, tmp_path, samples, searcher):
+        """Ten for a common reason, or all of fewer; and again, until it is mended."""
+        begun = min(samples, 10)
+        for attempt in range(3):
+            search = searching(tmp_path, construct("search", searcher, SEARCHERS), samples=samples)
+            assert search.failure is None
+            assert len(search.history.running) == (begun if attempt else 0)
+            assert not search.exhausted
+            failing(search, NO_DRIVER)
+            assert (search.failure is not None) == (samples > 10)
+            assert len(search.evaluations) == begun
+            search.journal.close()
+        search = searching(tmp_path, construct("search", searcher, SEARCHERS), samples=samples)
+        drive(search)
+        assert len(search.evaluations) == samples
+        assert search.best is not None
+        assert all(e.status in (Status.COMPLETED, Status.STOPPED) for e in search.evaluations)
+        search.journal.close()
+        again = searching(tmp_path, construct("search", searcher, SEARCHERS), samples=samples)
+        assert again.exhausted  # a replay of all that
+        assert [e.value for e in again.evaluations] == [e.value for e in search.evaluations]
+        again.journal.close()
+
+    def test_of_the_network_stands(self, tmp_path):
+        failing(searching(tmp_path), "ValueError: cannot be built").journal.close()
+        search = searching(tmp_path)
+        assert search.failure == "ValueError: cannot be built"
+        assert search.exhausted
+        assert not any(e["event"] == "retried" for e in story(tmp_path))
+        search.journal.close()
+
+    @pytest.mark.parametrize(
+        "reason",
+        [
+            NO_DRIVER, "worker died: The actor died", "out of memory: CUDA out of memory.",
+            "AcceleratorError: CUDA error: no kernel image is available",
+            "RuntimeError: cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+            "OSError: [Errno 28] No space left on device", "StorageError: /runs is not visible",
+            "AssertionError: Torch not compiled with CUDA enabled",
+        ],
+    )  # fmt: skip
+    def test_reasons_of_the_machine(self, reason):
+        assert of_the_machine(reason)
+
+    @pytest.mark.parametrize(
+        "reason",
+        [
+            None, "", "ValueError: out of range", "RuntimeError: mat1 and mat2 do not match",
+            "RuntimeError: CUDA error: device-side assert triggered",
+            "Diverged: training loss is nan",
+        ],
+    )  # fmt: skip
+    def test_reasons_of_the_network(self, reason):
+        assert not of_the_machine(reason)

@@ -53,6 +53,8 @@ class Disturbed(Train):
         trial.__class__ = Mortal
         return trial
 
+    retraining = Train.retraining
+
 
 def networks_accuracy(result, state):
     space, data = search_spaces.get(result.config["space"]), load_data(result.config["data"])

@@ -1,5 +1,6 @@
 """Trials: the shared suite, and what training must do."""
 
+import random
 from collections import OrderedDict
 
 import numpy as np
@@ -17,7 +18,8 @@ from trials.deployed import ImageClassifier
 from trials.optimization import RunningLoss, TrainingStep, cosine
 from trials.proxies.scoring import Scorer
 from trials.training import TrainingTrial, evaluate
-from trials.trial import Role, derived_seed
+from trials.trial import Role, derived_seed, seed_for
+from trials.weight_sharing.evaluator import WeightSharing
 
 CPU = torch.device("cpu")
 ARCH = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
@@ -380,3 +382,22 @@ class TestTrainingStep:
         assert cosine(0.2, 0.0, 0.0) == 0.2
         assert cosine(0.2, 0.1, 0.5) == pytest.approx(0.15)
         assert cosine(0.2, 0.1, 1.0) == cosine(0.2, 0.1, 7.0) == pytest.approx(0.1)
+
+
+def test_what_a_user_writes_gets_a_seed_that_all_generators_take():
+    class Own(Train):
+        def trial(self, space, arch, data, epochs, seed, device):
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            random.seed(seed)
+            return seed
+
+    seeds = [derived_seed(0, index) for index in range(20)]
+    own = [seed_for(Own().trial, seed) for seed in seeds]
+    assert [Own().trial(None, None, None, 1, seed, CPU) for seed in own] == own
+    assert len(set(own)) == 20
+    assert all(0 <= seed < 2**32 for seed in own)
+    assert max(seeds) > 2**62
+    for evaluator in (Train(), WeightSharing()):  # older runs go on by these
+        assert [seed_for(evaluator.retraining, seed) for seed in seeds] == seeds
+    assert [seed_for(Own().retraining, seed) for seed in seeds] == seeds

@@ -19,6 +19,8 @@ import torch
 from search_spaces import Architecture, SearchSpace
 from trials.data import Data
 
+_OWN_SEEDS = 2**32 - 1  # the largest that NumPy's older generators take
+
 #: keys of a trial's state that others read; see `Trial.state_dict`
 WEIGHTS = "network"
 VALIDATION_LOGITS = "validation_logits"
@@ -103,10 +105,11 @@ class AnyEvaluator(ABC):
     ) -> "Trial | None":
         """Return a trial that trains on training and validation part together.
 
-        It is judged on the test part, of which its `val_` metrics are.
+        It is judged on the test part, of which its `val_` metrics are. An evaluator that makes
+        trials of its own must say how it retrains, or a run refuses it.
 
         Returns:
-            The trial; None (the default): `Train()` with its defaults is good enough.
+            The trial, whose state has `WEIGHTS`; None: `Train()` with its defaults is good enough.
         """
         return None
 
@@ -127,7 +130,10 @@ class Evaluator(AnyEvaluator):
         seed: int,
         device: torch.device,
     ) -> Trial:
-        """Return a trial of `arch` over `epochs` epochs; may raise whatever the network raises."""
+        """Return a trial of `arch` over `epochs` epochs; may raise whatever the network raises.
+
+        The seed has at most 32 bits, unless the method is inherited from `Train`.
+        """
 
 
 class Estimator(AnyEvaluator):
@@ -170,3 +176,17 @@ def derived_seed(*path: int) -> int:
     # The length goes in because SeedSequence takes (5,) and (5, 0) for the same.
     sequence = np.random.SeedSequence((len(path), *path))
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
+
+
+def seed_for(method: Callable[..., object], seed: int) -> int:
+    """Return a seed as a method of an evaluator gets it.
+
+    A user's own gets the lower 32 bits, which `np.random.seed`, `random.seed` and
+    `torch.manual_seed` all take; those of this package get all 63, by which older runs go on.
+
+    Args:
+        method: `trial` or `retraining` of the evaluator.
+        seed: of a trial, see `derived_seed`.
+    """
+    own = method.__module__.partition(".")[0] != __package__
+    return seed & _OWN_SEEDS if own else seed

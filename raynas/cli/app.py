@@ -4,8 +4,10 @@ Nothing that takes long is imported before a verb needs it; `tests/test_startup.
 """
 
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from raynas.cli.bench import bench
 from raynas.cli.ensemble import ensemble
@@ -16,8 +18,25 @@ from raynas.cli.spaces import spaces
 from raynas.cli.understand import understand
 from raynas.errors import RaynasError
 
+_CONTINUED = ("run", "resume", "ensemble", "understand")  # verbs that go on where they were
+
+
+class Verbs(TyperGroup):
+    """The verbs, of which each can be interrupted."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run a verb; a Ctrl-C, of which Typer says nothing, becomes one line and status 130."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            goes_on = ctx.invoked_subcommand in _CONTINUED
+            sentence = " The same command continues the run." if goes_on else ""
+            print(f"raynas: interrupted.{sentence}", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    cls=Verbs, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Neural architecture search on Ray Tune.",
 )  # fmt: skip
 
@@ -39,6 +58,3 @@ def main() -> None:
     except RaynasError as error:
         print(f"raynas: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("raynas: interrupted. The same command continues the run.", file=sys.stderr)
-        sys.exit(130)

@@ -1,6 +1,7 @@
 """The verb `ensemble`. Its flags are the fields of `SAEP`."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,17 +39,19 @@ def ensemble(
 
 
 def _print(pruned: "Ensemble") -> None:
+    from raynas.reports.ensemble import table as rows  # takes long
+
     table = Table("", "members", "validation", "test", "loss", "parameters", box=None)
-    for label, values in (
-        ("ensemble", pruned.metrics),
-        ("all candidates", pruned.summary["unpruned"]),
-    ):
+    for label, values in rows(pruned.folder, pruned.summary).items():
+        known = {key: values.get(key, math.nan) for key in ("test_accuracy", "test_loss", "params")}
         table.add_row(
             label, f"{values['members']:.0f}", f"{values['val_accuracy']:.2%}",
-            f"{values['test_accuracy']:.2%}", f"{values['test_loss']:.4f}",
-            f"{values['params']:,.0f}",
+            f"{known['test_accuracy']:.2%}", f"{known['test_loss']:.4f}",
+            f"{known['params']:,.0f}",
         )  # fmt: skip
     Console().print(table)
+    if pruned.summary.get("warning"):
+        print(f"raynas: {pruned.summary['warning']}", file=sys.stderr)
     for index, reason in pruned.excluded.items():
         print(f"raynas: #{index} is no candidate: {reason}", file=sys.stderr)
     print(pruned.folder / "model.pt2")

@@ -6,7 +6,7 @@ from raynas.errors import InvalidArgument
 from raynas.record.events import METRIC
 from raynas.schedulers import Scheduler
 from raynas.searchers import Constraint, Searcher
-from trials.trial import AnyEvaluator
+from trials.trial import AnyEvaluator, Evaluator
 
 
 def check_searcher(
@@ -42,6 +42,30 @@ def check_searcher(
         raise InvalidArgument(
             f"scheduler={config.scheduler!r}: search={config.search!r} compares candidates that are"
             " trained to the end: use scheduler='fifo'."
+        )
+
+
+def check_retraining(evaluator: AnyEvaluator) -> None:
+    """Refuse an evaluator with trials of its own that leaves the retraining to another recipe.
+
+    Raises:
+        InvalidArgument: saying what to implement.
+    """
+    if not isinstance(evaluator, Evaluator):
+        return
+    of_trials, of_retraining = (
+        next(kind for kind in type(evaluator).__mro__ if name in vars(kind))
+        for name in ("trial", "retraining")
+    )
+    if not issubclass(of_retraining, of_trials):
+        name = type(evaluator).__name__
+        raise InvalidArgument(
+            f"evaluate: {name} has trials of its own, but does not say how the best architecture is"
+            " retrained, which would be by the built-in recipe of `train`. Give it a method"
+            " retraining(self, space, arch, data, epochs, seed, device) that returns a trial which"
+            " learns from data.train_and_validation and is judged on data.test, with the state of"
+            " the network under 'network' in its state_dict(). Where it returns None, Train() with"
+            " its defaults retrains."
         )
 
 

@@ -96,7 +96,7 @@ class Config(BaseModel):
         None, description="GPUs of one trial, fractions too; default: 1 if there are any"
     )
     ensemble: str | None = Field(
-        None, description="prune the trained architectures to an ensemble: saep:rule=pie,size=8"
+        None, description="prune the trained architectures to an ensemble: saep:rule=greedy,size=8"
     )
     understand: bool = Field(
         False, description="what the run tells, with what costs something: proxies, surfaces"

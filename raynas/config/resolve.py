@@ -13,6 +13,7 @@ import search_spaces
 from raynas.config.compatibility import (
     check_constraint,
     check_ensemble,
+    check_retraining,
     check_searcher,
     check_select,
     check_snapshots,
@@ -125,6 +126,7 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     check_constraint(config, constraint, searcher, evaluator)
     check_ensemble(config, ensemble, evaluator)
     check_searcher(config, searcher, evaluator, scheduler)
+    check_retraining(evaluator)
     check_snapshots(config, evaluator)
     if config.name is not None:
         run_folder(config)  # before the data are read, which may take a while

@@ -21,7 +21,7 @@ from raynas.record.events import METRIC, Status
 from raynas.record.folder import RunFolder
 from search_spaces import SearchSpace
 from trials.data import Data
-from trials.trial import AnyEvaluator, Diverged, Evaluator, Trial
+from trials.trial import AnyEvaluator, Diverged, Evaluator, Trial, seed_for
 
 AnyTrial = TypeVar("AnyTrial", bound=Trial)
 
@@ -112,7 +112,8 @@ class TrialActor(tune.Trainable):
         job = self.job
         arch = job.space.from_string(config["architecture"])
         evaluator = cast(Evaluator, job.evaluator)
-        trial = evaluator.trial(job.space, arch, self.data, job.epochs, config["seed"], self.device)
+        seed = seed_for(evaluator.trial, config["seed"])
+        trial = evaluator.trial(job.space, arch, self.data, job.epochs, seed, self.device)
         if not isinstance(trial, Trial):
             raise TypeError(f"the evaluator returned a {type(trial).__name__}, not a Trial")
         return trial

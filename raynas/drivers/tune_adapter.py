@@ -6,7 +6,11 @@ Tune's own snapshots and restore are not used (they lose finished trials and the
 
 import logging
 import os
+import signal
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from ray import tune
@@ -17,6 +21,7 @@ from ray.tune.search import Searcher
 from raynas.drivers.session import Session
 from raynas.record.events import Status
 
+_TUNES_SIGNALS = (signal.SIGINT, signal.SIGUSR1)
 _WORKER_DEATHS = 3  # before a trial whose worker keeps dying counts as failed
 
 
@@ -71,7 +76,7 @@ def fit(session: Session, trainable: Any, trials: Trials) -> None:
     resources, key = session.resources, trials.key  # Tune pickles what names the folders
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures come as results
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.concurrent)
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=_Searcher(trials),
@@ -89,9 +94,25 @@ def fit(session: Session, trainable: Any, trials: Trials) -> None:
             failure_config=tune.FailureConfig(max_failures=_WORKER_DEATHS),
             verbose=0,
         ),
-    ).fit()
+    )
+    with _own_signals():
+        tuner.fit()
     if not trials.exhausted or trials.left:
         raise KeyboardInterrupt  # Tune ends quietly on the first Ctrl-C
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Put back the handlers that Tune leaves behind, which swallow the next Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where Tune sets none, and nobody could put any back
+        return
+    handlers = {number: signal.getsignal(number) for number in _TUNES_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class _Searcher(Searcher):

@@ -36,7 +36,7 @@ class SAEP:
 
     Args:
         rule: any of `raynas.ensemble.rules.RULES`: `prs`, `pap`, `pie`, or `greedy`, greedy forward
-            selection, the common baseline.
+            selection, the common baseline and the best of them in docs/ensembles.md.
         size: how many members to keep; None: as few as `tolerance` allows.
         alpha: lambda of PIE, the weight of diversity against relevance.
         tolerance: without `size`, the pruning ends before the validation accuracy has fallen by
@@ -48,7 +48,7 @@ class SAEP:
         stopped: whether evaluations that the scheduler stopped early may be members too.
     """
 
-    rule: str = "pie"
+    rule: str = "greedy"
     size: Annotated[int, Ge(FEWEST)] | None = None
     alpha: Annotated[float, Interval(ge=0, le=1)] = 0.5
     tolerance: NonNegativeFloat = 0.005

@@ -120,6 +120,14 @@ class Finished(Event):
 
 
 @dataclass(frozen=True)
+class Retried(Event):
+    """An evaluation that failed by a fault of the machine begins again."""
+
+    kind: ClassVar[str] = "retried"
+    evaluation: int
+
+
+@dataclass(frozen=True)
 class Leading(Event):
     """The best evaluation by now, where the searcher judges by more than the value."""
 
@@ -283,9 +291,9 @@ class Complete(Event):
 KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
-        Session, Scored, Suggested, Waited, Exhausted, Promoted, Reported, Finished, Leading,
-        Grown, SupernetTrained, Searched, SearchEnded, Selecting, SelectingFailed, Selected,
-        Retraining, RetrainingFailed, Retrained, EnsembleMade, Understood, Complete,
+        Session, Scored, Suggested, Waited, Exhausted, Promoted, Reported, Finished, Retried,
+        Leading, Grown, SupernetTrained, Searched, SearchEnded, Selecting, SelectingFailed,
+        Selected, Retraining, RetrainingFailed, Retrained, EnsembleMade, Understood, Complete,
     )
 }  # fmt: skip
 _FIELDS = {kind: {f.name for f in dataclasses.fields(kind)} for kind in KINDS.values()}

@@ -25,6 +25,7 @@ from raynas.record.events import (
     Retrained,
     Retraining,
     RetrainingFailed,
+    Retried,
     Scored,
     Searched,
     SearchEnded,
@@ -122,6 +123,7 @@ class History:
             Promoted: self._promoted,
             Reported: self._reported,
             Finished: self._finished,
+            Retried: self._retried,
             Leading: self._led,
             Grown: self.growth.append,
             SupernetTrained: self._supernet,
@@ -239,6 +241,11 @@ class History:
             self._best_by_value = evaluation
         elif best is evaluation:  # it was promoted, and failed
             self._best_by_value = next(iter(self.ranked()), None)
+
+    def _retried(self, event: Retried) -> None:
+        evaluation = self.evaluations[event.evaluation]
+        evaluation.status, evaluation.reason = Status.RUNNING, None
+        self.finished.pop(event.evaluation)
 
     def _led(self, event: Leading) -> None:
         self.leading = event.evaluation

@@ -82,7 +82,10 @@ class Ensemble:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """Return what `ensemble.json` has: rule, combination, `metrics`, `unpruned`, `excluded`.
+        """Return what `ensemble.json` has: rule, combination, `metrics`, `excluded`, and more.
+
+        What to compare with: `unpruned` (all candidates), `alone` (the best of them by validation
+        loss), `delivered` (the retrained winner), and `warning`, a sentence where that is no worse.
 
         Raises:
             StorageError: when the folder is damaged.

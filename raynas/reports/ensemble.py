@@ -41,17 +41,11 @@ def section(run: Path, history: History, test_images: int) -> str:
     if ensemble is None:
         return ""
     accuracy = ensemble["metrics"]["test_accuracy"]
-    curves = pd.read_parquet(folder / "curves.parquet")
-    alone = curves[(curves["rule"] == "greedy") & (curves["members"] == 1)]
-    rows = [
-        ("ensemble", ensemble["metrics"]),
-        ("all candidates", ensemble["unpruned"]),
-        ("best candidate alone (by validation loss)", alone.iloc[0].to_dict()),
-    ]
     return render(
         "ensemble",
         ensemble=ensemble,
-        rows=[(name, _whole(values)) for name, values in rows],
+        rows=[(name, _whole(values)) for name, values in table(folder, ensemble).items()],
+        warning=ensemble.get("warning"),
         growth=history.growth,
         notations=[e.notation for e in history.evaluations],
         resolution=200 * float(np.sqrt(accuracy * (1 - accuracy) / test_images)),
@@ -59,6 +53,51 @@ def section(run: Path, history: History, test_images: int) -> str:
         curves=(folder / "curves.png").read_bytes(),
         diversity=(folder / "diversity.png").read_bytes(),
     )
+
+
+def table(folder: Path, ensemble: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return {name: values} of the ensemble and of what it must be compared with.
+
+    Args:
+        folder: of the ensemble.
+        ensemble: as `ensemble.json`.
+    """
+    alone = ensemble.get("alone")
+    if alone is None:  # of an older one
+        curves = pd.read_parquet(folder / "curves.parquet")
+        greedy = curves[(curves["rule"] == "greedy") & (curves["members"] == 1)]
+        alone = greedy.iloc[0].to_dict()
+    rows = {
+        "ensemble": ensemble["metrics"],
+        "all candidates": ensemble["unpruned"],
+        "best candidate alone": alone,
+    }
+    delivered = ensemble.get("delivered")
+    if delivered is not None:
+        rows[f"delivered network (#{delivered['evaluation']})"] = delivered
+    return rows
+
+
+def warning(ensemble: Mapping[str, Any], delivered: Mapping[str, Any]) -> str | None:
+    """Return the sentence about an ensemble that brings nothing; None where it brings something.
+
+    Args:
+        ensemble: its metrics.
+        delivered: those of the delivered network, its validation accuracy before the retraining.
+    """
+    ours, other = ensemble["val_accuracy"], delivered["val_accuracy"]
+    if ours <= other:
+        return (
+            f"This ensemble is NO BETTER than the one network that is delivered: {ours:.2%} against"
+            f" {other:.2%} on the validation part. Use the one network."
+        )
+    ours, other = ensemble["test_accuracy"], delivered.get("test_accuracy", 0.0)
+    if ours < other:
+        return (
+            "The delivered network, which has learned from the validation part too, is BETTER than"
+            f" this ensemble on the test part: {other:.2%} against {ours:.2%}."
+        )
+    return None
 
 
 def _whole(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 A search is driven from outside: by a driver while a run is on, and by the journal when a run is
 continued. Every step is an event that `commit` records and applies; a replay applies the same
 events by the same method, so a search that was killed, wherever that was, goes on as if it had
-not been.
+not been. (The file is long: every step stands beside what a replay does with it.)
 """
 
 import math
@@ -19,6 +19,7 @@ from raynas.record.events import (
     Leading,
     Promoted,
     Reported,
+    Retried,
     Scored,
     Searched,
     Status,
@@ -30,6 +31,7 @@ from raynas.record.journal import Journal
 from raynas.schedulers import Fifo, Scheduler
 from raynas.search.admission import Admission
 from raynas.search.deduplication import Deduplication
+from raynas.search.faults import of_the_machine
 from raynas.search.judgment import Judgment, judgments
 from raynas.search.proposals import Proposals
 from raynas.searchers import HeldOut, Searcher
@@ -121,6 +123,8 @@ class Search:
     def begin(self) -> None:
         """Go on: end what only lacked the word of it when the driver died, note the rest."""
         self._evaluate_derived()
+        for index in self._retryable():
+            self.commit(Retried(index))
         for evaluation in self.history.running:
             if evaluation.index in self._stopping:
                 self.finish(evaluation.index, Status.STOPPED)
@@ -313,6 +317,10 @@ class Search:
                     self._stopping.add(evaluation.index)
             case Finished():
                 self._end(self.evaluations[event.evaluation])
+            case Retried():
+                self.failure = None
+                self._stopping.discard(event.evaluation)
+                self._running += 1
             case Scored():
                 arch = self.unscored.pop(0)
                 unusable = math.isnan(event.score) or self.admission.forbids(arch)
@@ -331,6 +339,16 @@ class Search:
                 self.samples = len(self.evaluations)  # nothing new is to be had
 
     # What comes next
+
+    def _retryable(self) -> list[int]:
+        """Return the evaluations that a fault of the machine ended, where it ended the search too.
+
+        None where a searcher has decided by the failures, or a driver of its own leads.
+        """
+        came_to_nothing = self.failure is not None or (self.exhausted and self.best is None)
+        if not came_to_nothing or self.searcher.driver or self.searcher.needs_predictions:
+            return []
+        return [i for i, e in sorted(self.history.finished.items()) if of_the_machine(e.reason)]
 
     def _promotable(self) -> int | None:
         """Return the evaluation that the scheduler would have go on, if any."""

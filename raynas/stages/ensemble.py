@@ -18,10 +18,10 @@ from raynas.ensemble.members import collect, latency_ms, load_network, read_stat
 from raynas.ensemble.saep import SAEP
 from raynas.errors import InvalidArgument
 from raynas.record import models
-from raynas.record.events import EnsembleMade, Status
+from raynas.record.events import METRIC, EnsembleMade, Status
 from raynas.record.folder import read_json, write_json
 from raynas.record.history import Evaluation
-from raynas.reports.ensemble import recorded
+from raynas.reports.ensemble import recorded, warning
 from raynas.reports.figures import curves_figure, diversity_figure
 from raynas.stages.stage import Stage
 from trials.deployed import Committee, ImageClassifier
@@ -84,6 +84,8 @@ class EnsembleStage(Stage):
             return
         folder = session.folder.ensemble
         ensemble = read_json(folder / "ensemble.json")
+        if ensemble.get("warning"):
+            session.say(ensemble["warning"])
         curves = pd.read_parquet(folder / "curves.parquet").to_dict("records")
         session.record(
             EnsembleMade(
@@ -115,8 +117,31 @@ def _request(session: Session) -> Request | None:
 def _is_there(session: Session, request: Request) -> bool:
     """Return whether the run folder holds this ensemble, whole."""
     ensemble = recorded(session.folder.ensemble)
-    asked = (request.text, request.indices)
-    return ensemble is not None and (ensemble["asked"], ensemble["evaluations"]) == asked
+    if ensemble is None or (ensemble["asked"], ensemble["evaluations"]) != (
+        request.text, request.indices,
+    ):  # fmt: skip
+        return False
+    compared, winner = ensemble.get("delivered"), session.search.winner  # older ones have none
+    return compared is None or winner is None or compared["evaluation"] == winner.index
+
+
+def _delivered(session: Session) -> dict[str, Any]:
+    """Return what the delivered winner is worth, as far as that is known.
+
+    On the validation part that is what the last decision or the search measured: the retraining
+    has learned from it.
+    """
+    history, winner = session.history, session.search.winner
+    assert winner is not None  # the retraining comes before
+    curve = history.selecting.get(winner.index)
+    retrained = history.retrained[winner.index]
+    known = ("test_accuracy", "test_loss", "params", "macs")
+    return {
+        "evaluation": winner.index,
+        "members": 1,
+        "val_accuracy": curve[-1][METRIC] if curve else winner.value,
+        **{key: retrained[key] for key in known if key in retrained},
+    }
 
 
 def _give_up(session: Session, request: Request, error: InvalidArgument) -> None:
@@ -161,14 +186,19 @@ def make_ensemble(session: Session, request: Request) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "ensemble.json").unlink(missing_ok=True)  # its presence says that the folder is whole
     latency = _export(session, candidates, chosen, together)
+    metrics = candidates.measured(chosen, together) | {"latency_ms": latency}
+    delivered = _delivered(session)
     ensemble = {
         "asked": request.text,
         "evaluations": request.indices,
         "rule": saep.rule if request.prune else None,
         "combination": together.kind,
         "temperature": together.temperature,
-        "metrics": candidates.measured(chosen, together) | {"latency_ms": latency},
+        "metrics": metrics,
         "unpruned": candidates.worth(list(range(len(members)))),
+        "alone": candidates.worth(candidates.orders["greedy"][-1:]),
+        "delivered": delivered,
+        "warning": warning(metrics, delivered),
         "excluded": {str(index): reason for index, reason in excluded.items()},
     }
     _write(session, candidates, chosen, together, ensemble)

@@ -1,6 +1,6 @@
 """The training of an architecture from scratch over all its epochs, as a Ray task."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from raynas.record.events import Metrics
 from search_spaces import Architecture
 from trials.data import Data, Part
 from trials.training import Train
-from trials.trial import TEST_LOGITS, VALIDATION_LOGITS, Trial
+from trials.trial import TEST_LOGITS, VALIDATION_LOGITS, Trial, seed_for
 
 _WORKER_DEATHS = 3  # before the training counts as failed
 
@@ -55,17 +55,25 @@ class FullTraining:
     def trial(self, device: Any) -> Trial:
         """Return the trial, untrained."""
         job, data = self.job, ray.get(self.job.data)
-        arguments = (
-            job.space, self.arch, data if self.final else _without_test(data), job.epochs,
-            self.seed, device,
-        )  # fmt: skip
-        return job.evaluator.retraining(*arguments) or Train().retraining(*arguments)
+        parts = data if self.final else _without_test(data)
+        own = job.evaluator.retraining
+        seed = seed_for(own, self.seed)
+        trial = own(job.space, self.arch, parts, job.epochs, seed, device)
+        if trial is not None:
+            return trial
+        return Train().retraining(job.space, self.arch, parts, job.epochs, self.seed, device)
 
 
-def epochs(running: Any) -> Iterator[Metrics]:
-    """Yield the metrics of every epoch of a training that was started; see `next_epoch`."""
-    while (metrics := next_epoch(running)) is not None:
-        yield metrics
+def epochs(running: Any) -> Generator[Metrics]:
+    """Yield the metrics of every epoch of a training that was started; see `next_epoch`.
+
+    Whoever does not want all of them closes it, which ends the training.
+    """
+    try:
+        while (metrics := next_epoch(running)) is not None:
+            yield metrics
+    finally:
+        ray.cancel(running)  # which has ended, but for an interruption
 
 
 def next_epoch(running: Any) -> Metrics | None:

@@ -1,5 +1,6 @@
 """The stage that retrains the best architecture, on training and validation part together."""
 
+from contextlib import closing
 from dataclasses import replace
 from typing import ClassVar
 
@@ -57,7 +58,8 @@ def _retrained(session: Session, evaluation: Evaluation) -> Metrics:
     )  # fmt: skip
     told = len(session.history.retraining.get(index, []))
     metrics: Metrics = {}
-    for epoch, metrics in enumerate(epochs(training.start(session.resources)), start=1):
-        if epoch > told:
-            session.record(Retraining(index, epoch, metrics))
+    with closing(epochs(training.start(session.resources))) as curve:
+        for epoch, metrics in enumerate(curve, start=1):
+            if epoch > told:
+                session.record(Retraining(index, epoch, metrics))
     return metrics

@@ -5,6 +5,7 @@ from typing import ClassVar
 from raynas.drivers import DRIVERS
 from raynas.drivers.session import Session
 from raynas.errors import SearchFailed
+from raynas.search.faults import of_the_machine
 from raynas.stages.stage import Stage
 
 
@@ -32,9 +33,14 @@ class SearchStage(Stage):
             session.say(note)
         traces = f"The tracebacks are in {session.folder.checkpoints}."
         if search.failure is not None:
+            remedy = (
+                "Mend it, then the same command tries them again."
+                if of_the_machine(search.failure)
+                else "Mend it and start again under another name."
+            )
             raise SearchFailed(
                 f"The first evaluations all failed for the same reason: {search.failure}."
-                f" Mend it and start again under another name. {traces}"
+                f" {remedy} {traces}"
             )
         if not search.evaluations:
             raise SearchFailed(

@@ -1,9 +1,10 @@
 """How flat the surroundings of architectures are: the values of what was evaluated beside them.
 
 A flat optimum stays good when one decision changes. This is computed from whatever a run has
-evaluated, by any searcher; `raynas.searchers.neighborhood` searches for it. Both have the same
-neighbors, which the space names (`SearchSpace.neighbors`): one decision is another one, and the
-wiring of a cell stays.
+evaluated, by any searcher; `raynas.searchers.neighborhood` searches for it. Both take their
+neighbors from the space (`SearchSpace.neighbors`): one decision is another one, and the wiring of a
+cell stays. Here a network counts once, however many neighbors spell it, and an architecture's own
+not at all: a dead edge says nothing about how flat an optimum is. The searcher counts spellings.
 """
 
 import math
@@ -23,14 +24,17 @@ from search_spaces import Architecture, SearchSpace
 #: of `Flatness`, as columns of a table of trials
 COLUMNS = ("neighbors", "neighborhood_mean", "neighborhood_worst", "neighborhood_std")
 
+_DIGITS = 12  # of a drop
+
 
 class Flatness(NamedTuple):
     """The values of an architecture's neighborhood, to which it belongs itself.
 
     Attributes:
         own: the architecture's own value.
-        neighbors: how many of its neighbors have a value; those that compute the same function
-            as one that was evaluated have its value.
+        neighbors: how many of its neighbors have a value, their own or that of one that computes
+            the same function. Those that compute the same count once, and not at all when it is
+            what the architecture computes.
         mean: of the neighborhood.
         worst: of the neighborhood.
         std: of the neighborhood; not of a sample.
@@ -45,7 +49,8 @@ class Flatness(NamedTuple):
     @property
     def drop(self) -> float:
         """Return how far the mean of the neighbors is below the architecture's own value."""
-        return (self.own - self.mean) * (self.neighbors + 1) / self.neighbors
+        drop = (self.own - self.mean) * (self.neighbors + 1) / self.neighbors
+        return round(drop, _DIGITS)  # else equal values differ by the rounding of their mean
 
 
 class Neighborhoods:
@@ -56,8 +61,8 @@ class Neighborhoods:
         #: {canonical form: value}
         self._values: dict[Architecture, float] = {}
         self._own: dict[int, Architecture] = {}
-        #: {evaluation: canonical forms of all its neighbors}
-        self._near: dict[int, list[Architecture]] = {}
+        #: {evaluation: canonical forms of all its neighbors but its own, in order}
+        self._near: dict[int, dict[Architecture, None]] = {}
         self._beside: dict[Architecture, set[int]] = {}
 
     def add(self, index: int, arch: Architecture, value: float) -> list[int]:
@@ -68,8 +73,9 @@ class Neighborhoods:
             neighbors = list(self.space.neighbors(arch, rewire=False))
         except RaynasError:  # a published architecture that the decisions cannot express
             return []
-        near = [self.space.canonical(neighbor) for neighbor in neighbors]
         form = self.space.canonical(arch)
+        near = dict.fromkeys(map(self.space.canonical, neighbors))
+        near.pop(form, None)
         self._values[form], self._own[index], self._near[index] = value, form, near
         for neighbor in near:
             self._beside.setdefault(neighbor, set()).add(index)
@@ -78,12 +84,11 @@ class Neighborhoods:
     def __getitem__(self, index: int) -> Flatness | None:
         """Return the flatness of an evaluation; None where nothing else near it has a value."""
         form = self._own.get(index)
-        if form is None or all(
-            near == form or near not in self._values for near in self._near[index]
-        ):
+        near = self._near.get(index, {})
+        beside = [self._values[neighbor] for neighbor in near if neighbor in self._values]
+        if form is None or not beside:
             return None
         own = self._values[form]
-        beside = [self._values[near] for near in self._near[index] if near in self._values]
         values = np.array([own, *beside])
         return Flatness(
             own, len(beside), float(values.mean()), float(values.min()), float(values.std())

@@ -96,7 +96,7 @@ class Encoded(Streamed):
 
 
 def read_encoded(
-    items: Files | Rows, size: int | None, limit_bytes: int, workers: int | None
+    items: Files | Rows, size: int | None, limit_bytes: int, workers: int | None, remedy: str
 ) -> Pixels | Streamed:
     """Decode images into one uint8 array, or leave them encoded where that would be too large.
 
@@ -108,6 +108,7 @@ def read_encoded(
             None: they must agree already.
         limit_bytes: largest array, in bytes.
         workers: processes that decode during training; see `Streamed`.
+        remedy: what to do about mixed sizes.
 
     Raises:
         DataError: for unreadable images (how many, the first) and for mixed sizes.
@@ -121,7 +122,7 @@ def read_encoded(
 
     with ThreadPoolExecutor(_threads()) as pool:
         _raise_unreadable(items, list(_failures(pool, look, len(items))))
-    check_one_size(shapes if size is None else [(size, size)] * len(items))
+    check_one_size(shapes if size is None else [(size, size)] * len(items), remedy)
     height, width = (size, size) if size else shapes[0]
     encoded = Encoded(items, (height, width, 1 if all(gray) else 3), size is not None, workers)
     if len(items) * int(np.prod(encoded.shape)) > limit_bytes:

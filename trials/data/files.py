@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from pydantic import PositiveInt
 from trials.data.decoding import Files, Rows, read_encoded
 from trials.data.sources import Collection, LargeSource
 from trials.errors import DataError
+
+_SIZE = 32  # that is proposed where images differ in size
 
 _IMAGE_SUFFIXES = (
     ".bmp",
@@ -71,8 +73,22 @@ class Folder(LargeSource):
                 paths += [path for path, _ in labeled]
                 labels += [label for _, label in labeled]
                 sizes[number] = len(labeled)
-        images = read_encoded(Files(paths), self.size, self.limit_bytes, self.workers)
+        images = read_encoded(
+            Files(paths), self.size, self.limit_bytes, self.workers, _remedy(self)
+        )
         return Collection(images, np.array(labels), (sizes[0], sizes[1], sizes[2]), classes)
+
+
+def _remedy(source: "Folder | Parquet") -> str:
+    """Return what to do about images of different sizes, as one would type it."""
+    changed = {
+        field.name: getattr(source, field.name)
+        for field in fields(source)
+        if field.init and getattr(source, field.name) != field.default and field.name != "path"
+    }
+    options = ",".join(f"{name}={value}" for name, value in {**changed, "size": _SIZE}.items())
+    text = f"{type(source).__name__.lower()}:{source.path},{options}"
+    return f"scale them, for example by --data '{text}' (in Python data='{text}')"
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -148,7 +164,7 @@ class Parquet(LargeSource):
             pa.chunked_array(chunks, pa.large_binary()),
             tuple((path, len(table)) for path, table in parts),
         )
-        images = read_encoded(rows, self.size, self.limit_bytes, self.workers)
+        images = read_encoded(rows, self.size, self.limit_bytes, self.workers, _remedy(self))
         labels = np.concatenate([table.column(self.label).to_numpy() for _, table in parts])
         names = _huggingface_classes(parts[0][1], self.label)
         return Collection(images, labels, (train, validation, test), names)

@@ -183,7 +183,7 @@ def pixels(image: Image.Image, channels: int) -> Pixels:
     return array[..., None] if channels == 1 else array
 
 
-def check_one_size(shapes: Sequence[tuple[int, ...]], remedy: str = "pass size=32, say") -> None:
+def check_one_size(shapes: Sequence[tuple[int, ...]], remedy: str) -> None:
     """Refuse images (height, width) of different sizes.
 
     Raises:
