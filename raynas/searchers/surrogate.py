@@ -158,7 +158,7 @@ class Surrogate:
         """Learn from values of which minus infinity is the worst; `search` for parameters too."""
         self.targets = normal_scores(values)
         self.features = features
-        distances = self._distances(features)
+        distances = self._among_learned()
         if search:
             self._search(distances)
         self._condition(distances)
@@ -176,7 +176,7 @@ class Surrogate:
             self.features = {**self.features, name: np.concatenate(both)}
         self.targets = np.concatenate((self.targets, mean))
         variance = self._variance
-        self._condition(self._distances(self.features))
+        self._condition(self._among_learned())
         self._variance = variance
 
     def predict(self, features: Features) -> tuple[Floats, Floats]:
@@ -198,6 +198,11 @@ class Surrogate:
         """Return, per component, distances from all learned (rows) to `features` (columns)."""
         return [_distance(name, self.features[name], features[name]) for name in self.components]
 
+    def _among_learned(self) -> list[Floats]:
+        """Return, per component, distances between all learned: the lower triangle, row by row."""
+        lower = np.tri(len(self.targets), dtype=np.bool_)
+        return [distances[lower] for distances in self._distances(self.features)]
+
     def _kernel(self, distances: list[Floats], parameters: Floats) -> Floats:
         n = len(distances)
         lengths, weights = np.exp(parameters[:n]), np.exp(parameters[n : 2 * n + 1])
@@ -211,7 +216,9 @@ class Surrogate:
         return total + product
 
     def _noisy(self, distances: list[Floats], parameters: Floats) -> Floats:
-        kernel = self._kernel(distances, parameters)
+        """Return the covariance of all learned; Cholesky reads its lower triangle only."""
+        kernel = np.zeros((len(self.targets), len(self.targets)))
+        kernel[np.tri(len(kernel), dtype=np.bool_)] = self._kernel(distances, parameters)
         kernel[np.diag_indices_from(kernel)] += np.exp(parameters[-1]) + 1e-8
         return kernel
 
