@@ -112,25 +112,31 @@ def _kept_description(space: SearchSpace) -> Description:
     return Description(space)
 
 
+@lru_cache(maxsize=4096)  # neighbors have one of their cells in common
 def _paths(graph: CellGraph) -> Floats:
     """Count the paths from an input to the output by their operations, hashed."""
-    counts = np.zeros(_PATHS)
-    outgoing: dict[str, list[tuple[str, str]]] = {}
+    outgoing: dict[str, list[tuple[str, bytes]]] = {}
     for edge in graph.edges:
-        outgoing.setdefault(edge.source, []).append((edge.target, edge.operation))
-    stack = [(node, "") for node in graph.inputs]
+        inside = _kind(edge.target) if edge.target != graph.output else ""
+        step = ("" if "skip" in edge.operation else edge.operation) + inside
+        outgoing.setdefault(edge.source, []).append((edge.target, f">{step}".encode() * bool(step)))
+    found = []
+    stack = [(node, 0) for node in graph.inputs]  # and the checksum of the path up to it
     for _ in range(_MAX_PATHS):
         if not stack:
             break
         node, path = stack.pop()
         if node == graph.output:
-            counts[zlib.crc32(path.encode()) % _PATHS] += 1
+            found.append(path % _PATHS)
             continue
-        for target, operation in outgoing.get(node, ()):
-            label = "" if "skip" in operation else operation
-            inside = re.sub(r"^\d+(: )?", "", target) if target != graph.output else ""
-            stack.append((target, f"{path}>{label}{inside}" if label or inside else path))
-    return counts
+        stack += [(target, zlib.crc32(step, path)) for target, step in outgoing.get(node, ())]
+    return np.bincount(np.array(found, dtype=np.intp), minlength=_PATHS).astype(np.float64)
+
+
+@lru_cache(maxsize=1024)
+def _kind(node: str) -> str:
+    """Return what a node computes, where its name tells: "conv1x1" of "2: conv1x1"."""
+    return re.sub(r"^\d+(: )?", "", node)
 
 
 class Surrogate:
@@ -152,7 +158,7 @@ class Surrogate:
         """Learn from values of which minus infinity is the worst; `search` for parameters too."""
         self.targets = normal_scores(values)
         self.features = features
-        distances = self._distances(features)
+        distances = self._among_learned()
         if search:
             self._search(distances)
         self._condition(distances)
@@ -170,7 +176,7 @@ class Surrogate:
             self.features = {**self.features, name: np.concatenate(both)}
         self.targets = np.concatenate((self.targets, mean))
         variance = self._variance
-        self._condition(self._distances(self.features))
+        self._condition(self._among_learned())
         self._variance = variance
 
     def predict(self, features: Features) -> tuple[Floats, Floats]:
@@ -192,6 +198,11 @@ class Surrogate:
         """Return, per component, distances from all learned (rows) to `features` (columns)."""
         return [_distance(name, self.features[name], features[name]) for name in self.components]
 
+    def _among_learned(self) -> list[Floats]:
+        """Return, per component, distances between all learned: the lower triangle, row by row."""
+        lower = np.tri(len(self.targets), dtype=np.bool_)
+        return [distances[lower] for distances in self._distances(self.features)]
+
     def _kernel(self, distances: list[Floats], parameters: Floats) -> Floats:
         n = len(distances)
         lengths, weights = np.exp(parameters[:n]), np.exp(parameters[n : 2 * n + 1])
@@ -205,7 +216,9 @@ class Surrogate:
         return total + product
 
     def _noisy(self, distances: list[Floats], parameters: Floats) -> Floats:
-        kernel = self._kernel(distances, parameters)
+        """Return the covariance of all learned; Cholesky reads its lower triangle only."""
+        kernel = np.zeros((len(self.targets), len(self.targets)))
+        kernel[np.tri(len(kernel), dtype=np.bool_)] = self._kernel(distances, parameters)
         kernel[np.diag_indices_from(kernel)] += np.exp(parameters[-1]) + 1e-8
         return kernel
 
@@ -240,5 +253,20 @@ def _distance(name: str, a: Floats, b: Floats) -> Floats:
     """Return distances from rows of `a` to those of `b`, in units where lengths are near 1."""
     if name == "choices":
         return np.asarray(cdist(a, b, "hamming"))
-    unit = {"sizes": a.shape[1], "paths": 4, "costs": 1}[name]
+    if name == "paths":
+        return _distance_of_counts(a, b) / 4
+    unit = {"sizes": a.shape[1], "costs": 1}[name]
     return np.asarray(cdist(a, b, "cityblock") / unit)
+
+
+def _distance_of_counts(a: Floats, b: Floats) -> Floats:
+    """Return sums of absolute differences of small whole numbers, exact, by a matrix product.
+
+    |x - y| = x + y - 2 min(x, y), and min(x, y) is the number of t >= 0 below both.
+    """
+    shared = np.zeros((len(a), len(b)), dtype=np.float32)  # exact up to 2^24
+    for t in range(int(min(a.max(), b.max()))):
+        above_a, above_b = a > t, b > t
+        both = above_a.any(axis=0) & above_b.any(axis=0)
+        shared += above_a[:, both].astype(np.float32) @ above_b[:, both].astype(np.float32).T
+    return np.asarray(a.sum(axis=1)[:, None] + b.sum(axis=1) - 2.0 * shared)

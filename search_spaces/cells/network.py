@@ -5,6 +5,7 @@ Liu, Simonyan, Yang: DARTS (ICLR 2019), section 3 and its code.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -49,16 +50,19 @@ class Skeleton:
 
     def counts(self, genotype: Genotype, input_shape: Sequence[int], num_classes: int) -> Counts:
         """Count parameters, and MACs in evaluation mode, of the network with its dead edges."""
-        total, (height, width) = _stem_counts(self, input_shape)
-        for index, place in enumerate(self.places(genotype)):
-            total += place.counts(height, width)
+        shape, concats = tuple(input_shape), (genotype.normal.concat, genotype.reduction.concat)
+        total = _frame_counts(self, concats, shape, num_classes)
+        total += _edges_counts(self, 1, genotype.normal.edges, shape)
+        return total + _edges_counts(self, 2, genotype.reduction.edges, shape)
+
+    def sizes(
+        self, genotype: Genotype, input_shape: Sequence[int]
+    ) -> Iterator[tuple["Place", int, int]]:
+        """Yield each cell with height and width of its input c_{k-1}."""
+        _, (height, width) = _stem_counts(self, input_shape)
+        for place in self.places(genotype):
+            yield place, height, width
             height, width = -(-height // place.stride), -(-width // place.stride)
-            joined = place.channels * len(place.cell.concat)
-            if self.auxiliary and index == self.auxiliary_cell:
-                head = conv_counts(joined, 128, 1, 0) + conv_counts(128, 768, 4, 0)
-                unused = Counts(params=-2 * 768 if self.stem == "imagenet" else 0)
-                total += head + unused + Counts(linear_counts(768, num_classes).params)
-        return total + linear_counts(joined, num_classes)
 
 
 @dataclass(frozen=True)
@@ -81,16 +85,58 @@ class Place:
     stride: int
     reduced: bool
 
-    def counts(self, height: int, width: int) -> Counts:
-        """Count the cell, dead edges too, on an input (c_{k-1}) of `height` x `width`."""
-        total = conv_counts(self.before, self.channels, 1, height * width)
-        total += conv_counts(self.last, self.channels, 1, height * width)
-        small = -(-height // self.stride), -(-width // self.stride)
-        for _, name, source in self.cell.triples():
-            first = source < 2
-            size = (height, width) if first else small
-            total += operation_counts(name, self.channels, self.stride if first else 1, *size)
-        return total
+
+@lru_cache(maxsize=256)
+def _frame_counts(
+    skeleton: Skeleton,
+    concats: tuple[tuple[int, ...], tuple[int, ...]],
+    input_shape: tuple[int, ...],
+    num_classes: int,
+) -> Counts:
+    """Count all but the edges, of cells whose outputs (normal, reduction) join these nodes."""
+    total, _ = _stem_counts(skeleton, input_shape)
+    bare = Genotype(*(Cell((), concat) for concat in concats))
+    for index, (place, height, width) in enumerate(skeleton.sizes(bare, input_shape)):
+        total += conv_counts(place.before, place.channels, 1, height * width)
+        total += conv_counts(place.last, place.channels, 1, height * width)
+        joined = place.channels * len(place.cell.concat)
+        if skeleton.auxiliary and index == skeleton.auxiliary_cell:
+            head = conv_counts(joined, 128, 1, 0) + conv_counts(128, 768, 4, 0)
+            unused = Counts(params=-2 * 768 if skeleton.stem == "imagenet" else 0)
+            total += head + unused + Counts(linear_counts(768, num_classes).params)
+    return total + linear_counts(joined, num_classes)
+
+
+@lru_cache(maxsize=4096)
+def _edges_counts(
+    skeleton: Skeleton, stride: int, edges: tuple[tuple[str, int], ...], shape: tuple[int, ...]
+) -> Counts:
+    """Count the edges of all cells of one kind; see `_edge_counts`."""
+    each = [_edge_counts(skeleton, stride, name, source < 2, shape) for name, source in edges]
+    return Counts(sum(edge.params for edge in each), sum(edge.macs for edge in each))
+
+
+@lru_cache(maxsize=1024)
+def _edge_counts(
+    skeleton: Skeleton, stride: int, name: str, first: bool, input_shape: tuple[int, ...]
+) -> Counts:
+    """Count what one edge of all cells of this stride adds, wherever else they differ.
+
+    Args:
+        skeleton: of the network.
+        stride: 2 for the edge of reduction cells, 1 for that of normal ones.
+        name: its operation.
+        first: whether it starts at an input of the cell.
+        input_shape: (channels, height, width) of one image.
+    """
+    total = Counts()
+    for place, height, width in skeleton.sizes(Genotype(Cell((), ()), Cell((), ())), input_shape):
+        if place.stride == stride:
+            if not first:
+                height, width = -(-height // stride), -(-width // stride)
+            steps = stride if first else 1
+            total += operation_counts(name, place.channels, steps, height, width)
+    return total
 
 
 class CellModule(nn.Module):

@@ -4,8 +4,8 @@ import itertools
 from abc import ABC
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar
+from functools import cached_property, lru_cache
+from typing import ClassVar
 
 from pydantic import PositiveInt
 from torch import nn
@@ -22,6 +22,7 @@ from search_spaces.notation import Scanner
 from search_spaces.space import SearchSpace
 
 CELLS = ("normal", "reduction")
+_KEPT = 4096  # cells
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,17 @@ class CellSpace(SearchSpace, ABC):
         return self._decode(arch)
 
     def _decode(self, arch: Architecture) -> Genotype:
-        values = (d.choices[c] for d, c in zip(self.decisions, arch.choices, strict=True))
-        return Genotype(self._cell_of(values), self._cell_of(values))
+        return Genotype(*(_cell(self, choices) for choices in self._halves(arch)))
 
-    def _cell_of(self, values: Iterator[Any]) -> Cell:
+    def _halves(self, arch: Architecture) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the choices of the normal and of the reduction cell."""
+        half = len(self.decisions) // 2
+        return arch.choices[:half], arch.choices[half:]
+
+    def cell_of(self, choices: Sequence[int]) -> Cell:
+        """Return the cell that these choices make, of either kind."""
+        decisions = self.decisions[: len(choices)]
+        values = iter([d.choices[c] for d, c in zip(decisions, choices, strict=True)])
         edges: list[tuple[str, int]] = []
         sources: list[tuple[int, int]] = []
         for _ in range(self.nodes):
@@ -134,15 +142,20 @@ class CellSpace(SearchSpace, ABC):
         choices: list[int] = []
         decisions = iter(self.decisions)
         for name, cell in zip(CELLS, (genotype.normal, genotype.reduction), strict=True):
-            if len(cell.sources) != self.nodes or cell.concat != self._concat(cell.sources):
-                raise self._outside(
-                    f"the {name} cell has {len(cell.sources)} nodes and joins {cell.concat}; this"
-                    f" space has {self.nodes} and joins"
-                    f" {'those that no other node reads' if self.loose else 'all'}."
-                )
-            for i in range(0, len(cell.edges), 2):
-                choices += self._node_choices(name, cell.edges[i : i + 2], decisions)
+            choices += self._cell_choices(name, cell, decisions)
         return self.architecture(choices)
+
+    def _cell_choices(self, name: str, cell: Cell, decisions: Iterator[Decision]) -> list[int]:
+        if len(cell.sources) != self.nodes or cell.concat != self._concat(cell.sources):
+            raise self._outside(
+                f"the {name} cell has {len(cell.sources)} nodes and joins {cell.concat}; this"
+                f" space has {self.nodes} and joins"
+                f" {'those that no other node reads' if self.loose else 'all'}."
+            )
+        choices: list[int] = []
+        for i in range(0, len(cell.edges), 2):
+            choices += self._node_choices(name, cell.edges[i : i + 2], decisions)
+        return choices
 
     def _node_choices(
         self, cell: str, edges: Sequence[tuple[str, int]], decisions: Iterator[Decision]
@@ -206,10 +219,13 @@ class CellSpace(SearchSpace, ABC):
         """Return one for all that differ in the order of nodes, or of the edges of a node."""
         if self.check(arch).name:
             return arch
-        genotype = self._decode(arch)
-        return self.from_genotype(
-            Genotype(genotype.normal.canonical(), genotype.reduction.canonical())
-        )
+        normal, reduction = (_canonical(self, choices) for choices in self._halves(arch))
+        return Architecture(self.name, normal + reduction)
+
+    def canonical_choices(self, choices: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the choices of the canonical form of one cell, of either kind; see `canonical`."""
+        cell = _cell(self, choices).canonical()
+        return tuple(self._cell_choices(CELLS[0], cell, iter(self.decisions)))
 
     def adapt(self, arch: Architecture) -> Architecture:
         """Return the widest and shallowest architecture with the same operations (`Cell.adapt`).
@@ -245,7 +261,7 @@ class CellSpace(SearchSpace, ABC):
     def cell_graphs(self, arch: Architecture) -> dict[str, CellGraph]:
         """Return both cells, with the edges that carry anything (`graph.present`)."""
         genotype = self.to_genotype(arch)
-        return {"normal": genotype.normal.graph(), "reduction": genotype.reduction.graph()}
+        return {"normal": _graph(genotype.normal), "reduction": _graph(genotype.reduction)}
 
     @property
     def skeleton(self) -> Skeleton:
@@ -263,3 +279,21 @@ class CellSpace(SearchSpace, ABC):
     ) -> nn.Module:
         """Build the network of `arch`, a `CellNetwork`; see the class."""
         return CellNetwork(self.to_genotype(arch), self.skeleton, input_shape, num_classes)
+
+
+# What a search asks of each cell again and again: neighbors have one cell in common.
+
+
+@lru_cache(maxsize=_KEPT)
+def _cell(space: CellSpace, choices: tuple[int, ...]) -> Cell:
+    return space.cell_of(choices)
+
+
+@lru_cache(maxsize=_KEPT)
+def _canonical(space: CellSpace, choices: tuple[int, ...]) -> tuple[int, ...]:
+    return space.canonical_choices(choices)
+
+
+@lru_cache(maxsize=_KEPT)
+def _graph(cell: Cell) -> CellGraph:
+    return cell.graph()
