@@ -55,25 +55,41 @@ def connected() -> Iterator[None]:
     """Use the Ray that is there: this process's, the cluster's, or one started for the while.
 
     Raises:
-        RaynasError: when there is a cluster that cannot be reached.
+        RaynasError: when there is a cluster that cannot be reached, or none can be started.
     """
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     if ray.is_initialized():
         yield
         return
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    except ConnectionError as error:
-        raise RaynasError(
-            f"The Ray cluster cannot be reached: {error}. Is RAY_ADDRESS right? RAY_ADDRESS=local"
-            " starts one here instead. A cluster that was started with a token needs"
-            " RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN here."
-        ) from error
+    _start()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start() -> None:
+    """Start Ray, or reach the cluster; once more where that took too long, as on a busy machine."""
+    for again in (True, False):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            return
+        except ConnectionError as error:
+            raise RaynasError(
+                f"The Ray cluster cannot be reached: {error}. Is RAY_ADDRESS right?"
+                " RAY_ADDRESS=local starts one here instead. A cluster that was started with a"
+                " token needs RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN here."
+            ) from error
+        except Exception as error:  # Ray has no type of its own for it
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if not again:
+                raise RaynasError(
+                    "Ray did not start on this machine in time, tried twice: it is too busy, or"
+                    " short of memory. Try again when it is not, or use a cluster: RAY_ADDRESS."
+                ) from error
 
 
 def slots(cpus: float, gpus: float | None) -> tuple[float, int]:

@@ -13,7 +13,8 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from raynas.cluster import slots
+from raynas.cluster import connected, slots
+from raynas.errors import RaynasError
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,3 +125,24 @@ def test_cluster_yaml_names_what_the_checkout_has():
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     assert set(config["file_mounts"].values()) == {"."}
     assert any("pip install" in command for command in config["setup_commands"])
+
+
+def test_ray_that_takes_too_long_to_start_is_started_again(monkeypatch):
+    tries = []
+
+    def init(**options):
+        tries.append(options)
+        if len(tries) < slow:
+            raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr("raynas.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("raynas.cluster.ray.init", init)
+    monkeypatch.setattr("raynas.cluster.ray.shutdown", lambda: None)
+    slow = 2
+    with connected():
+        assert len(tries) == 2
+    tries.clear()
+    slow = 3
+    with pytest.raises(RaynasError, match="did not start on this machine in time"), connected():
+        pass
+    assert len(tries) == 2

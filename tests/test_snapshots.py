@@ -114,16 +114,20 @@ class TestKept:
 
 
 @pytest.mark.timeout(180)
-def test_a_trial_that_is_killed_and_goes_on_keeps_the_same(kept, tmp_path):
-    mark = tmp_path / "killed"
-    result = raynas.run(
-        **{**FIXED, "epochs": 3, "samples": 1}, evaluate=Disturbed(mark=str(mark)),
-        snapshots=[1, 2, 3], storage_path=tmp_path, name="killed",
+def test_a_trial_that_is_killed_and_goes_on_keeps_the_same(local_ray, tmp_path):
+    done, mark = tmp_path / "done", tmp_path / "killed"
+    done.touch()
+    whole, result = (
+        raynas.run(
+            **{**FIXED, "epochs": 3, "samples": 1}, evaluate=Disturbed(mark=str(path)),
+            snapshots=[1, 2, 3], storage_path=tmp_path, name=f"run-{path.name}",
+        )
+        for path in (done, mark)
     )  # fmt: skip
     assert mark.exists()
     assert result.folder.snapshots(0) == [1, 2, 3]
     for epoch in (1, 2, 3):
-        ours, theirs = result.snapshot(0, epoch), kept.snapshot(0, epoch)
+        ours, theirs = result.snapshot(0, epoch), whole.snapshot(0, epoch)
         assert ours.weights.keys() == theirs.weights.keys()
         assert all(torch.equal(ours.weights[key], theirs.weights[key]) for key in ours.weights)
 
