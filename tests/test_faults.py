@@ -118,8 +118,9 @@ def interrupt_at(folder, command, kind):
     As in a terminal, all processes of the group get the signal.
     """
     driver = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True, env={**os.environ, "PYTHONFAULTHANDLER": "1"},
+    )  # fmt: skip
     deadline = time.monotonic() + 180
     while not any(e["event"] == kind for e in events(folder)):
         assert driver.poll() is None, driver.communicate()[0]
@@ -127,7 +128,10 @@ def interrupt_at(folder, command, kind):
         time.sleep(0.01)
     os.killpg(driver.pid, signal.SIGINT)
     try:
-        said, _ = driver.communicate(timeout=60)
+        said, _ = driver.communicate(timeout=200)
+    except subprocess.TimeoutExpired:
+        driver.send_signal(signal.SIGABRT)  # which prints where it hangs
+        said, _ = driver.communicate()
     finally:
         driver.kill()
     return driver.returncode, said
