@@ -102,8 +102,8 @@ def run(
         ensemble: `saep`, or a `SAEP`: prune the trained architectures to a small, diverse ensemble
             too; also of a run that is finished. None: as the run folder has it; `none`: none.
         understand: tell also what costs something of the architectures that were trained, in
-            `understanding/` and the report: scores by proxies, against the final accuracies; also
-            of a run that is finished.
+            `understanding/` and the report: scores by proxies, against the final accuracies, and
+            loss surfaces; also of a run that is finished.
         max_concurrent: trials at the same time; None: as many as the cluster holds.
         storage_path: where run folders lie; all nodes must see it.
         name: of the run folder; None: made from the other arguments, the same for the same ones.

@@ -25,8 +25,8 @@ def study(
     """Train published cells, their adapted form and random variants; compare how they converge.
 
     It is a run over this list of architectures, in which nothing is stopped early: what was
-    interrupted goes on with the same call, and the section "Understanding" of the report, the
-    tables in `understanding/` and TensorBoard have the curves by width and depth, the loss
+    interrupted goes on with the same call, and the report, the tables in `understanding/` and
+    TensorBoard have the curves by width and depth, the loss
     surfaces of the widest and the narrowest cells, and the variance of their gradients (Shu, Wang,
     Cai: Understanding Architectures Learnt by Cell-based NAS, ICLR 2020, sections 3 and 4).
 

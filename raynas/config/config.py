@@ -112,7 +112,7 @@ class Config(BaseModel):
 
     @pydantic.field_validator("architectures", mode="before")
     @classmethod
-    def _listed(cls, value: Any) -> Any:
+    def _lines(cls, value: Any) -> Any:
         """Read a file, or split a text; anything else is checked as it is."""
         if not isinstance(value, str):
             return value

@@ -19,7 +19,7 @@ from raynas.reports.understanding_figures import figures
 from raynas.stages.stage import Stage
 from raynas.understanding.bias import FEWEST, at_rung, rungs_of
 from raynas.understanding.findings import attempted, find, read_scores, write_scores
-from raynas.understanding.proxy_trust import final_accuracies
+from raynas.understanding.proxy_trust import final_accuracies, trains_alone
 from trials.proxies.scoring import Proxies
 from trials.trial import derived_seed
 
@@ -108,7 +108,7 @@ def _trained(session: Session) -> Sequence[str]:
     accuracies there. None where too few were trained to the end.
     """
     history = session.history
-    trains = session.plan.config.evaluate.partition(":")[0] not in ("supernet", "proxy")
+    trains = trains_alone(session.plan.config.evaluate)
     full = sorted(final_accuracies(history, trains))
     if len(full) < FEWEST:
         return []

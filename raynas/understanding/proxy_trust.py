@@ -118,7 +118,7 @@ def trust(
         images: (shape of one, number of classes); None: parameters and MACs are those measured.
         scores: of further signals.
     """
-    alone = evaluate.partition(":")[0] not in _UNTRAINED
+    alone = trains_alone(evaluate)
     final = final_accuracies(history, alone)
     signals = _signals(history, space, alone, images, scores or {})
     values = _table(history, final, signals)
@@ -137,6 +137,11 @@ def trust(
     rows = [row for row in rows if row is not None]
     table = pd.DataFrame(rows, columns=_COLUMNS)
     return ProxyTrust(len(final), table, values, _caveat(history, final, alone))
+
+
+def trains_alone(evaluate: str) -> bool:
+    """Return whether the evaluations of a run are trainings, by its argument `evaluate`."""
+    return evaluate.partition(":")[0] not in _UNTRAINED
 
 
 def final_accuracies(history: History, alone: bool) -> dict[int, float]:
