@@ -27,6 +27,8 @@ class TrainingStep:
         clip: largest L2 norm of their gradient; 0 leaves it as it is.
         float16: compute in float16 with loss scaling on a GPU that lacks bfloat16; else in
             float32 there.
+        precision: of activations and gradients, `bfloat16` or `float32`; None: as
+            `mixed_precision` says.
         keep_zeros: set gradients to zero before a step instead of None, so that momentum and
             weight decay also move parameters that the losses do not depend on.
     """
@@ -38,10 +40,14 @@ class TrainingStep:
         clip: float = 0.0,
         float16: bool = True,
         keep_zeros: bool = False,
+        precision: str | None = None,
     ):
         self.optimizer, self.device = optimizer, device
         self.clip, self.keep_zeros = clip, keep_zeros
-        self.precision = mixed_precision(device, float16)
+        if precision is None:
+            self.precision = mixed_precision(device, float16)
+        else:
+            self.precision = torch.bfloat16 if precision == "bfloat16" else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
 
     def __call__(self, losses: Iterable[Callable[[], Tensor]]) -> Tensor:
@@ -130,6 +136,39 @@ def cosine(first: float, last: float, progress: float) -> float:
         progress: how much is done, 0..1; more counts as 1.
     """
     return last + (first - last) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+def warmed_cosine(highest: float, progress: float, warmup: float = 0.0) -> float:
+    """Return a learning rate that rises linearly from 0 and then falls to 0 on half a cosine.
+
+    Args:
+        highest: at the end of the rise.
+        progress: how much of all steps is done, 0..1.
+        warmup: share of all steps over which it rises; 0: it only falls.
+    """
+    if progress < warmup:
+        return highest * progress / warmup
+    return cosine(highest, 0.0, (progress - warmup) / (1 - warmup))
+
+
+def decay_groups(network: nn.Module, decay: float, norms: bool = True) -> list[dict[str, Any]]:
+    """Return the parameters of a network as groups for an optimizer.
+
+    Args:
+        network: whose parameters.
+        decay: the L2 penalty.
+        norms: whether it is on all of them, in one group; else biases and the scales and shifts
+            of normalizations (which have one axis) are a second group without it.
+    """
+    parameters = list(network.parameters())
+    if norms:
+        return [{"params": parameters, "weight_decay": decay}]
+    groups = ([p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1])
+    return [
+        {"params": group, "weight_decay": penalty}
+        for group, penalty in zip(groups, (decay, 0.0), strict=True)
+        if group
+    ]
 
 
 class RunningLoss:

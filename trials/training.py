@@ -1,9 +1,11 @@
 """Training a network from scratch: the evaluator `train`."""
 
+import itertools
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -16,8 +18,10 @@ from search_spaces import Architecture, SearchSpace
 from search_spaces.counting import count_macs, count_params
 from search_spaces.errors import InvalidArgument
 from search_spaces.modules import HasAuxiliaryHead, HasDropPath
+from trials.averaging import Average
 from trials.data import Data, Part
-from trials.optimization import RunningLoss, TrainingStep, cosine
+from trials.optimization import RunningLoss, TrainingStep, decay_groups, warmed_cosine
+from trials.pace import Pace, Work
 from trials.trial import (
     VALIDATION_LOGITS,
     WEIGHTS,
@@ -28,6 +32,7 @@ from trials.trial import (
 )
 
 _EVALUATION_BATCH = 512
+_LAST_WEIGHTS = "last_network"  # key of the weights that an average is of
 _AUXILIARY_WEIGHT = 0.4
 
 
@@ -55,6 +60,18 @@ class Train(Evaluator):
             the network has it.
         cutout: side of the square that is set to the mean at a random place of each training
             image, in pixels; None: as the data have it.
+        warmup: share of all steps over which the learning rate rises linearly from 0; None: 0.
+        decay_norms: whether the penalty is also on biases and on scale and shift of
+            normalizations; None: yes.
+        averaging: decay of the exponential moving average of the weights (EMA), which is judged
+            and kept in their place; early on it is smaller, so that the first weights are
+            forgotten. None: no average.
+        precision: of activations and gradients: `bfloat16` also on a CPU, `float32` also on a
+            GPU. None: mixed precision on a GPU, float32 on a CPU.
+        epoch_seconds: what an epoch is: so many steps as take about that long at `pace`, so that
+            small networks see more images than large ones in the same time. None: one pass over
+            the training images.
+        pace: see `trials.pace.Pace`; goes with `epoch_seconds`.
     """
 
     batch_size: PositiveInt = 64
@@ -67,13 +84,26 @@ class Train(Evaluator):
     auxiliary_weight: NonNegativeFloat | None = None
     drop_path: Annotated[float, Interval(ge=0, lt=1)] | None = None
     cutout: NonNegativeInt | None = None
+    warmup: Annotated[float, Interval(ge=0, lt=1)] | None = None
+    decay_norms: bool | None = None
+    averaging: Annotated[float, Interval(gt=0, lt=1)] | None = None
+    precision: Literal["bfloat16", "float32"] | None = None
+    epoch_seconds: PositiveFloat | None = None
+    pace: str | None = None
 
     def check(self, space: SearchSpace, data: Data) -> None:
-        """Refuse a cutout larger than the images, and drop path where networks have none.
+        """Refuse a cutout larger than the images, and what the networks or other options lack.
 
         Raises:
             InvalidArgument: saying which.
         """
+        if (self.epoch_seconds is None) != (self.pace is None):
+            raise InvalidArgument(
+                f"evaluate: epoch_seconds={self.epoch_seconds} and pace={self.pace} go together:"
+                " give both or neither."
+            )
+        if self.pace is not None:
+            Pace.parse(self.pace)
         _, height, width = data.input_shape
         if (self.cutout or 0) > min(height, width):
             raise InvalidArgument(
@@ -143,23 +173,24 @@ class TrainingTrial(Trial):
         self.recipe, self.validation = recipe, validation
         self.train = train if recipe.cutout is None else train.with_cutout(recipe.cutout)
         self.epochs, self.seed, self.device = epochs, seed, device
-        self.counts = {
-            "params": count_params(network),
-            "macs": count_macs(network, train.input_shape),
-        }
+        work = Work.of(network, train.input_shape)
+        self.counts = {"params": count_params(network), "macs": work.macs}
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dropping = recipe.dropping(self.network)
         self.batch_size = min(recipe.batch_size, len(train))
-        self.steps = max(1, len(train) // self.batch_size)
+        self.steps = self._steps_of(work)
         optimizer = torch.optim.SGD(
-            self.network.parameters(),
+            decay_groups(self.network, recipe.weight_decay, recipe.decay_norms is not False),
             lr=recipe.learning_rate,
             momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
             nesterov=recipe.momentum > 0,
             fused=True,
         )
-        self.update = TrainingStep(optimizer, device, recipe.gradient_clip)
+        self.update = TrainingStep(
+            optimizer, device, recipe.gradient_clip, precision=recipe.precision
+        )
+        #: the average of the weights, which is judged and kept
+        self.average = None if recipe.averaging is None else Average(self.network, recipe.averaging)
         self.seconds = 0.0
         #: of the last epoch, `images x classes`, in the order of the validation part
         self.validation_logits: Tensor | None = None
@@ -169,7 +200,7 @@ class TrainingTrial(Trial):
         start = time.perf_counter()
         train_loss = self._train_epoch()
         self.seconds += time.perf_counter() - start
-        logits, labels = predict(self.network, self.validation, self.device)
+        logits, labels = predict(self.judged, self.validation, self.device)
         val_loss, val_accuracy = loss_and_accuracy(logits, labels)
         self.validation_logits = logits.cpu()
         self.epoch += 1
@@ -189,14 +220,40 @@ class TrainingTrial(Trial):
         torch.manual_seed(seed)
         self.network.train()
         loss = RunningLoss(self.device, "training loss", self.epoch + 1)
-        batches = self.train.batches(self.batch_size, self.device, seed=seed, augment=True)
-        for step, (images, labels) in enumerate(batches, start=self.epoch * self.steps):
+        for step, (images, labels) in enumerate(self._batches(seed), self.epoch * self.steps):
             progress = step / (self.epochs * self.steps)
-            self.update.set_learning_rate(cosine(self.recipe.learning_rate, 0.0, progress))
+            self.update.set_learning_rate(
+                warmed_cosine(self.recipe.learning_rate, progress, self.recipe.warmup or 0.0)
+            )
             if self.dropping is not None:
                 self.dropping.drop_path = (self.recipe.drop_path or 0.0) * progress
             loss.add(self._train_step(images, labels))
+            if self.average is not None:
+                self.average.update(step)
         return loss.mean()
+
+    def _batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of an epoch: of one pass, or of as many passes as its steps take."""
+        passes = itertools.count() if self.recipe.epoch_seconds is not None else (0,)
+        whole = itertools.chain.from_iterable(
+            self.train.batches(
+                self.batch_size, self.device, seed if not n else derived_seed(seed, n), augment=True
+            )
+            for n in passes
+        )
+        return itertools.islice(whole, self.steps)
+
+    def _steps_of(self, work: Work) -> int:
+        """Return the steps of an epoch of a network with this work."""
+        if self.recipe.epoch_seconds is None or self.recipe.pace is None:
+            return max(1, len(self.train) // self.batch_size)
+        step = Pace.parse(self.recipe.pace).seconds(work, self.batch_size)
+        return max(1, round(self.recipe.epoch_seconds / step))
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is judged: with averaged weights, where there are any."""
+        return self.network if self.average is None else self.average.network
 
     def _train_step(self, images: Tensor, labels: Tensor) -> Tensor:
         return self.update([lambda: self._loss(images, labels)])
@@ -217,8 +274,10 @@ class TrainingTrial(Trial):
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, their logits, optimizer and loss scale, epochs done, seconds spent."""
+        average = {} if self.average is None else {_LAST_WEIGHTS: self.network.state_dict()}
         return {
-            WEIGHTS: self.network.state_dict(),
+            WEIGHTS: self.judged.state_dict(),
+            **average,
             VALIDATION_LOGITS: self.validation_logits,
             **self.update.state_dict(),
             "epoch": self.epoch,
@@ -227,7 +286,9 @@ class TrainingTrial(Trial):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where `state_dict` was taken."""
-        self.network.load_state_dict(state[WEIGHTS])
+        self.judged.load_state_dict(state[WEIGHTS])
+        if self.average is not None:
+            self.network.load_state_dict(state[_LAST_WEIGHTS])
         self.validation_logits = state.get(VALIDATION_LOGITS)
         self.update.load_state_dict(state)
         self.epoch, self.seconds = state["epoch"], state["seconds"]
