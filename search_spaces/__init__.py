@@ -42,6 +42,7 @@ SPACES: "Table[type[SearchSpace]]" = Table(
         "amoebanet": "search_spaces.darts:AmoebaNet",
         "pnas": "search_spaces.darts:PNAS",
         "enas": "search_spaces.darts:ENAS",
+        "convnet": "search_spaces.convnet:ConvNet",
         "resnet": "search_spaces.residual:ResNet",
         "resnext_a": "search_spaces.residual:ResNeXtA",
         "resnext_b": "search_spaces.residual:ResNeXtB",

@@ -40,6 +40,8 @@ SMALL = {
     "amoebanet": "amoebanet:channels=4,cells=3",
     "pnas": "pnas:channels=4,cells=3",
     "enas": "enas:channels=4,cells=6",
+    "convnet": "convnet",
+    "convnet of one stage": "convnet:stages=1",
     "resnet": "resnet:stem_channels=4",
     "resnext_a": "resnext_a",
     "resnext_b": "resnext_b",
@@ -238,7 +240,7 @@ def test_a_space_of_one_architecture_has_no_mutation():
 def test_every_name_is_that_of_its_space():
     issue = (
         "nasbench101 nasbench201 natsbench_size nasbench_macro micro64 darts nasnet amoebanet pnas"
-        " enas resnet resnext_a resnext_b dense convolutional"
+        " enas convnet resnet resnext_a resnext_b dense convolutional"
     )
     assert search_spaces.names() == issue.split()
     for name in search_spaces.names():
