@@ -116,6 +116,12 @@ def slots(cpus: float, gpus: float | None) -> tuple[float, int]:
     return gpus, held
 
 
+def largest_node() -> int:
+    """Return the CPU cores of the largest node."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return int(max((node.get("CPU", 0) for node in nodes), default=1)) or 1
+
+
 def _held(node: dict[str, Any], cpus: float, gpus: float) -> int:
     shares = [node.get("CPU", 0) / cpus] + ([node.get("GPU", 0) / gpus] if gpus else [])
     return int(min(shares) + 1e-6)  # 1 / 0.2 may be a little less than 5

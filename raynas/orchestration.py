@@ -5,7 +5,9 @@ export, ensemble, understand, report. What a stage has done is in the journal, s
 killed anywhere goes on at the first stage that is not done.
 """
 
+import functools
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -22,6 +24,8 @@ from raynas.drivers import DRIVERS
 from raynas.drivers.session import Session
 from raynas.ensemble.members import ValidationLogits
 from raynas.ensemble.saep import SAEP
+from raynas.planning.allotment import allot_search, search_is_over
+from raynas.planning.planning import in_time
 from raynas.record import events
 from raynas.record.journal import Journal
 from raynas.record.results import Result, load
@@ -39,17 +43,18 @@ from trials.trial import AnyEvaluator
 
 
 def run(
-    space: str | SearchSpace = "nasbench201",
+    space: str | SearchSpace | None = None,
     data: Any = "digits",
-    search: str | Searcher = "evolution",
-    evaluate: str | AnyEvaluator = "train",
+    search: str | Searcher | None = None,
+    evaluate: str | AnyEvaluator | None = None,
     scheduler: str | Scheduler | None = None,
     architectures: str | Path | Sequence[str] | None = None,
-    samples: int = 32,
-    epochs: int = 4,
+    time_budget: str | float | None = None,
+    samples: int | None = None,
+    epochs: int | None = None,
     retrain_epochs: int | None = None,
     snapshots: Sequence[int] = (),
-    select: int = 1,
+    select: int | None = None,
     constraint: str | Constraint | None = None,
     seed: int = 0,
     cpus_per_trial: float = 1,
@@ -82,6 +87,11 @@ def run(
         architectures: evaluate these, in the notation of the space or by the names of published
             cells, and search no others: a list, or a file with one a line; `search` and `samples`
             are not asked then.
+        time_budget: `20min`, `12h`, or seconds: what is not said of `space`, `search`, `evaluate`,
+            `scheduler`, `constraint`, `samples`, `epochs` and `select` follows from it, the data
+            and the hardware, and is shown before the start; search, last decision and retraining
+            share the time. None: those have the defaults `nasbench201`, `evolution`, `train`,
+            none, none, 32, 4 and 1.
         samples: number of architectures to evaluate; of searches by gradients, at most that many
             of what they derive.
         epochs: epochs of an evaluation that is not stopped early.
@@ -118,9 +128,10 @@ def run(
         StorageError: when the run folder cannot be written or another process uses it.
         SearchFailed: when the first ten evaluations fail for the same reason, or all fail.
     """
-    plan = resolve(locals())
+    said, started = locals(), time.monotonic()
+    plan = resolve(said)
     check_folder(plan)
-    with connected(), _session(plan) as session:
+    with connected(), _session(*in_time(plan, said), started) as session:
         if not all(stage.done(session) for stage in STAGES):
             with _watched(session):
                 for stage in STAGES:
@@ -157,8 +168,13 @@ def resume(path: str | Path, **changes: Any) -> Result:
 
 
 @contextmanager
-def _session(plan: Plan) -> Iterator[Session]:
+def _session(plan: Plan, planned: events.Planned | None, started: float) -> Iterator[Session]:
     """Open the run folder, and take the path that its journal describes.
+
+    Args:
+        plan: of the run.
+        planned: what is to be done in its time, where that is new.
+        started: when the call began, on the monotonic clock.
 
     Raises:
         InvalidArgument: when the cluster does not hold what is asked for.
@@ -174,7 +190,9 @@ def _session(plan: Plan) -> Iterator[Session]:
             held_out=ValidationLogits(plan.folder, plan.space, plan.data),
             admission=_admission(plan), select=config.select,
         )  # fmt: skip
-        session = Session(plan, journal, search, share, _recorded())
+        session = Session(plan, journal, search, share, _recorded(), started=started)
+        session.news = [] if planned is None else [planned]
+        search.expired = functools.partial(search_is_over, session)
         session.write_plan()
         yield session
 
@@ -202,6 +220,9 @@ def _watched(session: Session) -> Iterator[None]:
         if journal.notice:
             monitor.say(journal.notice)
         session.record(events.Session(search.metric, **session.recorded, format=events.FORMAT))
+        for event in session.news:
+            session.record(event)
+        allot_search(session)
         search.begin()
         try:
             yield

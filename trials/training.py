@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces import Architecture, SearchSpace
-from search_spaces.counting import count_macs, count_params
+from search_spaces.counting import count_params
 from search_spaces.errors import InvalidArgument
 from search_spaces.modules import HasAuxiliaryHead, HasDropPath
 from trials.averaging import Average
@@ -128,6 +128,15 @@ class Train(Evaluator):
             " pnas or enas."
         )
 
+    @property
+    def epoch_length(self) -> float | None:
+        """See `AnyEvaluator`."""
+        return self.epoch_seconds
+
+    def lasting(self, seconds: float) -> "Train":
+        """See `AnyEvaluator`; only with a pace."""
+        return self if self.pace is None else replace(self, epoch_seconds=seconds)
+
     def trial(
         self,
         space: SearchSpace,
@@ -200,7 +209,8 @@ class TrainingTrial(Trial):
         start = time.perf_counter()
         train_loss = self._train_epoch()
         self.seconds += time.perf_counter() - start
-        logits, labels = predict(self.judged, self.validation, self.device)
+        bfloat16 = self.recipe.precision == "bfloat16"
+        logits, labels = predict(self.judged, self.validation, self.device, bfloat16)
         val_loss, val_accuracy = loss_and_accuracy(logits, labels)
         self.validation_logits = logits.cpu()
         self.epoch += 1
@@ -227,21 +237,22 @@ class TrainingTrial(Trial):
             )
             if self.dropping is not None:
                 self.dropping.drop_path = (self.recipe.drop_path or 0.0) * progress
-            loss.add(self._train_step(images, labels))
+            loss.add(self.train_step(images, labels))
             if self.average is not None:
                 self.average.update(step)
         return loss.mean()
 
     def _batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch: of one pass, or of as many passes as its steps take."""
-        passes = itertools.count() if self.recipe.epoch_seconds is not None else (0,)
-        whole = itertools.chain.from_iterable(
-            self.train.batches(
-                self.batch_size, self.device, seed if not n else derived_seed(seed, n), augment=True
-            )
-            for n in passes
-        )
-        return itertools.islice(whole, self.steps)
+        if self.recipe.epoch_seconds is None:
+            return self.train.batches(self.batch_size, self.device, seed, augment=True)
+        return itertools.islice(self.endless_batches(seed), self.steps)
+
+    def endless_batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of one pass over the training images after another."""
+        for number in itertools.count():
+            own = derived_seed(seed, number)
+            yield from self.train.batches(self.batch_size, self.device, own, augment=True)
 
     def _steps_of(self, work: Work) -> int:
         """Return the steps of an epoch of a network with this work."""
@@ -255,7 +266,8 @@ class TrainingTrial(Trial):
         """The network that is judged: with averaged weights, where there are any."""
         return self.network if self.average is None else self.average.network
 
-    def _train_step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Update the weights once by a batch; return its loss."""
         return self.update([lambda: self._loss(images, labels)])
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -299,12 +311,22 @@ def evaluate(network: nn.Module, part: Part, device: torch.device) -> tuple[floa
     return loss_and_accuracy(*predict(network, part, device))
 
 
-def predict(network: nn.Module, part: Part, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return logits (`images x classes`) and labels of a part of the data, in its order."""
+def predict(
+    network: nn.Module, part: Part, device: torch.device, bfloat16: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return logits (`images x classes`) and labels of a part of the data, in its order.
+
+    Args:
+        network: put into evaluation mode.
+        part: whose images.
+        device: of the network.
+        bfloat16: compute in bfloat16 where that is as good; the logits are float32 in any case.
+    """
     network.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         batches = [
-            (network(images), labels) for images, labels in part.batches(_EVALUATION_BATCH, device)
+            (network(images).float(), labels)
+            for images, labels in part.batches(_EVALUATION_BATCH, device)
         ]
     logits, labels = zip(*batches, strict=True)
     return torch.cat(logits), torch.cat(labels)

@@ -90,6 +90,15 @@ class AnyEvaluator(ABC):
             InvalidArgument: saying what and why.
         """
 
+    @property
+    def epoch_length(self) -> float | None:
+        """The seconds of an epoch, where that is what it is made of."""
+        return None
+
+    def lasting(self, seconds: float) -> "AnyEvaluator":
+        """Return this evaluator with epochs of about so many seconds, where it can tell those."""
+        return self
+
     def restricted(self, space: SearchSpace) -> SearchSpace:
         """Return the part of the space that this knows; all of it unless overridden."""
         return space

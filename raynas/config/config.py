@@ -5,7 +5,9 @@ What the arguments stand for is made by `resolve`. Imports nothing heavy: the co
 its flags here, and tells of wrong names and values.
 """
 
+import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +28,11 @@ from trials import EVALUATORS
 CHANGEABLE = (
     "samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "storage_path", "name",
     "resume", "ensemble", "snapshots", "select", "understand",
+)  # fmt: skip
+
+#: what follows from data, hardware and time, in a run with a time budget
+PLANNED = (
+    "space", "search", "evaluate", "scheduler", "constraint", "samples", "epochs", "select",
 )  # fmt: skip
 
 #: `ensemble`: none, also where the run folder names one
@@ -51,6 +58,28 @@ def _listed(value: Any) -> Any:
     return value
 
 
+_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"([0-9]+(?:[.][0-9]+)?) ?(s|min|h|d)?")
+_SHORTEST = 30.0  # seconds: Ray alone takes ten to start
+
+
+def _duration(value: Any) -> Any:
+    """Check a duration such as `20min`, `1.5h`, `90s` or a number of seconds; return it as text."""
+    if value is None:
+        return None
+    text = f"{value:g}s" if isinstance(value, int | float) else str(value).strip()
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError("give a duration such as 20min, 1.5h or 90s")
+    if not _SHORTEST <= _seconds(match) < math.inf:
+        raise ValueError(f"give at least {_SHORTEST:g} s")
+    return text
+
+
+def _seconds(match: "re.Match[str]") -> float:
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
 def _rising(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(numbers)))
 
@@ -73,6 +102,11 @@ class Config(BaseModel):
     )
     architectures: list[str] | None = Field(
         None, description="evaluate these and search no others: a file with one a line, or A;B;C"
+    )
+    time_budget: Annotated[str | None, BeforeValidator(_duration)] = Field(
+        None,
+        description="20min, 12h: what is not said of the search follows from it, the data and the"
+        " hardware",
     )
     samples: Annotated[int, Field(ge=1)] = Field(32, description="architectures to evaluate")
     epochs: Annotated[int, Field(ge=1)] = Field(4, description="epochs of a full evaluation")
@@ -109,6 +143,12 @@ class Config(BaseModel):
     resume: Literal["auto", "must", "never"] = Field(
         "auto", description="continue the run of that name: if there is one, or it must, or never"
     )
+
+    @property
+    def seconds(self) -> float | None:
+        """Return the time budget in seconds."""
+        match = _DURATION.fullmatch(self.time_budget or "")
+        return None if match is None else _seconds(match)
 
     @pydantic.field_validator("architectures", mode="before")
     @classmethod

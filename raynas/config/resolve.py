@@ -18,7 +18,7 @@ from raynas.config.compatibility import (
     check_select,
     check_snapshots,
 )
-from raynas.config.config import CHANGEABLE, NO_ENSEMBLE, Config, check_known, validated
+from raynas.config.config import CHANGEABLE, NO_ENSEMBLE, PLANNED, Config, check_known, validated
 from raynas.config.description import described, kind_of, options_of, table_name
 from raynas.ensemble import ENSEMBLES
 from raynas.ensemble.saep import SAEP
@@ -36,7 +36,7 @@ from trials.trial import AnyEvaluator
 T = TypeVar("T")
 
 #: arguments that are younger than the default names of runs, which are without them where None
-_YOUNGER = ("architectures", "constraint")
+_YOUNGER = ("architectures", "constraint", "time_budget")
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,27 @@ class Plan:
         )
 
 
-def resolve(arguments: Mapping[str, Any]) -> Plan:
+def resolve(arguments: Mapping[str, Any], data: Data | None = None) -> Plan:
     """Check the arguments of `run()`, load the data, make the objects.
+
+    Where a run folder has what a time budget was planned to be, that is taken from there.
+
+    Args:
+        arguments: of `run()`.
+        data: what `arguments["data"]` stands for, where it is loaded already.
 
     Raises:
         InvalidArgument: naming the argument, its value and the remedy.
     """
+    plan = _resolved(arguments, data)
+    if plan.config.time_budget is None or not plan.folder.holds_run:
+        return plan
+    then = plan.folder.read_configuration()
+    planned = {key: then.get(key) for key in PLANNED if arguments.get(key) is None}
+    return _resolved({**arguments, **planned, "name": plan.config.name}, plan.data)
+
+
+def _resolved(arguments: Mapping[str, Any], loaded: Data | None) -> Plan:
     check_known(arguments)
     values = {
         key: field.default if arguments.get(key) is None else arguments[key]
@@ -130,11 +145,11 @@ def resolve(arguments: Mapping[str, Any]) -> Plan:
     check_snapshots(config, evaluator)
     if config.name is not None:
         run_folder(config)  # before the data are read, which may take a while
-    data = trial_data.load(source, seed=config.seed)
+    data = loaded or trial_data.load(source, seed=config.seed)
     if not isinstance(source, str):
         config = config.model_copy(update={"data": _described_data(source, data)})
     if config.name is None:
-        config = config.model_copy(update={"name": _default_name(config, space, data)})
+        config = config.model_copy(update={"name": _default_name(config, space, data, arguments)})
     space = evaluator.restricted(space)
     scheduler.check(space)
     evaluator.check(space, data)
@@ -229,11 +244,18 @@ def _described_data(source: object, data: Data) -> str:
     return spell(kind_of(source), {"name": data.name, "fingerprint": data.fingerprint})
 
 
-def _default_name(config: Config, space: SearchSpace, data: Data) -> str:
-    """Return a name that is the same for the same configuration."""
+def _default_name(
+    config: Config, space: SearchSpace, data: Data, arguments: Mapping[str, Any]
+) -> str:
+    """Return a name that is the same for the same configuration, or the same said of it."""
     unsaid = {key for key in _YOUNGER if getattr(config, key) is None}
     fixed = config.model_dump(exclude={*CHANGEABLE, *unsaid})
     digest = hashlib.blake2b(repr(fixed).encode(), digest_size=3).hexdigest()
+    if config.time_budget is not None:
+        said = {key: value for key, value in fixed.items() if arguments.get(key) is not None}
+        digest = hashlib.blake2b(repr(said).encode(), digest_size=3).hexdigest()
+        time = config.time_budget.replace(" ", "")
+        return f"{re.sub('[^A-Za-z0-9_-]', '', data.name)[:40]}-{time}-{digest}".lstrip("_-")
     search = config.search.partition(":")[0].rpartition(".")[2]
     words = [re.sub(r"[^A-Za-z0-9_-]", "", word)[:40] for word in (space.name, data.name, search)]
     return "-".join([*filter(None, words), digest]).lstrip("_-")

@@ -1,5 +1,6 @@
 """What the stages and the driver of a run share."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,7 @@ from raynas.record.folder import RunFolder
 from raynas.record.history import History
 from raynas.record.journal import Journal
 from raynas.search.search import Search
-from trials.trial import Estimator
+from trials.trial import AnyEvaluator, Estimator
 
 
 def _say_nothing(message: str, important: bool = True) -> None:
@@ -36,6 +37,8 @@ class Session:
         recorded: versions and hardware, for `run.yaml`.
         say: tells the user a sentence; one that is not important only now and then.
         problems: what could not be done and leaves the run whole; raised at the end.
+        news: events of what was decided before the journal was open.
+        started: when the call began, on the monotonic clock.
     """
 
     plan: Plan
@@ -45,6 +48,8 @@ class Session:
     recorded: dict[str, Any] = field(default_factory=dict)
     say: Callable[..., None] = _say_nothing
     problems: list[RaynasError] = field(default_factory=list)
+    news: list[Event] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def folder(self) -> RunFolder:
@@ -64,11 +69,28 @@ class Session:
     @property
     def job(self) -> Job:
         """Return what all trials of the run share."""
+        return self.job_of(self.plan.epochs)
+
+    def job_of(
+        self, epochs: int, evaluator: AnyEvaluator | None = None, threads: int | None = None
+    ) -> Job:
+        """Return what trainings share that have epochs of their own, and perhaps more.
+
+        Args:
+            epochs: of each.
+            evaluator: None: the run's.
+            threads: None: those of a trial.
+        """
         plan = self.plan
         return Job(
-            plan.space, plan.evaluator, self.data, plan.epochs, self.folder,
-            self.resources.threads, plan.config.snapshots,
+            plan.space, evaluator or plan.evaluator, self.data, epochs, self.folder,
+            threads or self.resources.threads, plan.config.snapshots,
         )  # fmt: skip
+
+    @property
+    def spent(self) -> float:
+        """Return the seconds that the run has taken, in all calls."""
+        return self.history.earlier_seconds + time.monotonic() - self.started
 
     def record(self, event: Event) -> None:
         """Write an event that is no step of the search to the journal."""

@@ -60,6 +60,49 @@ class Session(Event):
 
 
 @dataclass(frozen=True)
+class Planned(Event):
+    """What a run with a time budget does in its time, and why.
+
+    Attributes:
+        seconds: the budget.
+        inner: seconds of it that the shares are of.
+        shares: of search, last decision and retraining.
+        closing: seconds that are kept for what follows the retraining.
+        cpus: cores of a training that runs alone.
+        alone: how many times faster it is than one with a trial's cores.
+        epochs: {stage: epochs of a training}, of `select` and `retrain`.
+        longest: {stage: seconds of a training beyond which nothing is gained}.
+        choices: `argument`, `value` and `why` of everything, for people.
+    """
+
+    kind: ClassVar[str] = "planned"
+    seconds: float
+    inner: float
+    shares: Sequence[float]
+    closing: float
+    cpus: int
+    alone: float
+    epochs: Mapping[str, int]
+    longest: Mapping[str, float]
+    choices: Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Allotted(Event):
+    """A stage has got its share of the time that is left.
+
+    Attributes:
+        stage: `search`, `select` or `retrain`.
+        seconds: of each training, as the pace has them; of the search, when it ends, in seconds
+            of the run.
+    """
+
+    kind: ClassVar[str] = "allotted"
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Scored(Event):
     """An architecture has its proxy score, before the first evaluation."""
 
@@ -291,9 +334,10 @@ class Complete(Event):
 KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
-        Session, Scored, Suggested, Waited, Exhausted, Promoted, Reported, Finished, Retried,
-        Leading, Grown, SupernetTrained, Searched, SearchEnded, Selecting, SelectingFailed,
-        Selected, Retraining, RetrainingFailed, Retrained, EnsembleMade, Understood, Complete,
+        Session, Planned, Allotted, Scored, Suggested, Waited, Exhausted, Promoted, Reported,
+        Finished, Retried, Leading, Grown, SupernetTrained, Searched, SearchEnded, Selecting,
+        SelectingFailed, Selected, Retraining, RetrainingFailed, Retrained, EnsembleMade,
+        Understood, Complete,
     )
 }  # fmt: skip
 _FIELDS = {kind: {f.name for f in dataclasses.fields(kind)} for kind in KINDS.values()}

@@ -13,6 +13,7 @@ from typing import Any
 from raynas.errors import JournalError
 from raynas.record.events import (
     METRIC,
+    Allotted,
     Complete,
     EnsembleMade,
     Event,
@@ -20,6 +21,7 @@ from raynas.record.events import (
     Grown,
     Leading,
     Metrics,
+    Planned,
     Promoted,
     Reported,
     Retrained,
@@ -83,6 +85,12 @@ class History:
         #: what the search maximizes
         self.metric = METRIC
         self.evaluations: list[Evaluation] = []
+        #: what is done in the time, of a run with a time budget
+        self.planned: Planned | None = None
+        #: {stage: seconds of a training}, of such a run
+        self.allotted: dict[str, float] = {}
+        #: seconds that drivers were at work, without the last one
+        self.earlier_seconds = 0.0
         #: {index: evaluation} of those that have ended, in the order in which they did
         self.finished: dict[int, Evaluation] = {}
         #: the evaluation last recorded as the best by how the searcher judges
@@ -114,10 +122,14 @@ class History:
         #: whether nothing has happened since everything was done
         self.complete = False
         self._best_by_value: Evaluation | None = None
+        #: times of the first and the last event of the last driver
+        self._first_time = self._last_time = 0.0
         #: what was derived last, before it is an evaluation
         self._derived: Searched | None = None
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             Session: self._session,
+            Planned: self._plan,
+            Allotted: self._allot,
             Scored: self._scored,
             Suggested: self._suggested,
             Promoted: self._promoted,
@@ -148,6 +160,10 @@ class History:
             JournalError: when it does not go with those before it.
         """
         self.complete = isinstance(event, Complete)
+        if isinstance(event, Session):
+            self.earlier_seconds += self._last_time - self._first_time
+            self._first_time = event.time
+        self._last_time = event.time
         handler = self._handlers.get(type(event))
         if handler is None:
             return
@@ -215,6 +231,12 @@ class History:
 
     def _session(self, event: Session) -> None:
         self.metric = event.metric
+
+    def _plan(self, event: Planned) -> None:
+        self.planned = event
+
+    def _allot(self, event: Allotted) -> None:
+        self.allotted[event.stage] = event.seconds
 
     def _scored(self, event: Scored) -> None:
         self.scores[event.architecture] = event.score

@@ -11,6 +11,7 @@ from raynas.record.events import (
     Event,
     Finished,
     Leading,
+    Planned,
     Reported,
     Searched,
     SearchEnded,
@@ -57,6 +58,8 @@ class Monitor:
 
     def __call__(self, event: Event) -> None:
         """Print a line when there is a new best, or none has been printed for a while."""
+        if isinstance(event, Planned):
+            self._print_plan(event)
         if isinstance(event, SearchEnded) or (isinstance(event, Suggested) and not self._start):
             self._start = time.monotonic()  # what searches derive is evaluated after the last
         if self._live is not None or not isinstance(event, Reported | Finished | Leading):
@@ -72,6 +75,12 @@ class Monitor:
         if important or time.monotonic() - self._printed > _LINE_SECONDS:
             self._printed = time.monotonic()
             self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def _print_plan(self, event: Planned) -> None:
+        """Say what will be done in the time, and why."""
+        self.say(f"What will be done in {duration(event.seconds)}, and why:")
+        for choice in event.choices:
+            self.say(f"  {choice['argument']}: {choice['value']}\n      {choice['why']}")
 
     def _print_line(self) -> None:
         self._shown, self._printed = self.search.best, time.monotonic()

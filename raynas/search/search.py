@@ -7,7 +7,7 @@ not been. (The file is long: every step stands beside what a replay does with it
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from raynas.errors import InvalidArgument, JournalError
 from raynas.record.events import (
@@ -108,6 +108,8 @@ class Search:
         self._stopping: set[int] = set()
         #: the numbers of differentiable searches that the scheduler has stopped
         self.searches_stopping: set[int] = set()
+        #: whether the time for new evaluations is over
+        self.expired: Callable[[], bool] = lambda: False
         self._running = 0
         self._interrupted: list[int] = []
         if self.admission.constraint is not None:
@@ -185,10 +187,11 @@ class Search:
         """Return whether no further evaluation will be started."""
         if self.failure is not None:
             return True
-        waiting = self._interrupted or (self.scheduler.promotes and self._running)
-        return len(self.evaluations) >= self.samples and not (
-            waiting or self._promotable() is not None
-        )
+        if len(self.evaluations) < self.samples or self._interrupted:
+            return False
+        if self.expired():
+            return True
+        return not (self.scheduler.promotes and self._running) and self._promotable() is None
 
     def seed_of(self, index: int) -> int:
         """Return the seed of an evaluation."""
@@ -356,6 +359,9 @@ class Search:
 
     def _proposed(self) -> Iterator[Event]:
         """Yield the events of the next step, as scheduler and searcher want it."""
+        if self.expired():
+            yield Exhausted()
+            return
         index = self._promotable()
         if index is not None:
             yield Promoted(index)

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from raynas.drivers.session import Session
 from raynas.errors import SearchFailed
+from raynas.planning.allotment import training_job
 from raynas.record.events import Metrics, Retrained, Retraining, RetrainingFailed
 from raynas.record.formatting import describe
 from raynas.record.history import Evaluation
@@ -52,13 +53,15 @@ class RetrainStage(Stage):
 def _retrained(session: Session, evaluation: Evaluation) -> Metrics:
     """Retrain, recording every epoch once; return the metrics of the last one."""
     search, index = session.search, evaluation.index
+    job = training_job(session, RetrainStage.name)
     training = FullTraining(
-        replace(session.job, epochs=session.plan.retrain_epochs), search.architectures[index],
-        derived_seed(search.seed, index, 1), session.folder.retraining(index), final=True,
+        job, search.architectures[index], derived_seed(search.seed, index, 1),
+        session.folder.retraining(index), final=True,
     )  # fmt: skip
+    resources = replace(session.resources, cpus=max(session.resources.cpus, job.threads))
     told = len(session.history.retraining.get(index, []))
     metrics: Metrics = {}
-    with closing(epochs(training.start(session.resources))) as curve:
+    with closing(epochs(training.start(resources))) as curve:
         for epoch, metrics in enumerate(curve, start=1):
             if epoch > told:
                 session.record(Retraining(index, epoch, metrics))

@@ -29,7 +29,7 @@ class SearchStage(Stage):
         if not search.exhausted:
             DRIVERS[session.plan.driver]().run(session)
         note = search.admission.note(len(search.evaluations), session.plan.config.samples)
-        if note:
+        if note and not search.expired():
             session.say(note)
         traces = f"The tracebacks are in {session.folder.checkpoints}."
         if search.failure is not None:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import ray
 
 from raynas.drivers.session import Session
+from raynas.drivers.trainable import Job
+from raynas.planning.allotment import training_job
 from raynas.record.events import METRIC, Metrics, Selected, Selecting, SelectingFailed
 from raynas.record.formatting import shown
 from raynas.record.history import Evaluation
@@ -46,10 +48,10 @@ class SelectStage(Stage):
         if not candidates:
             session.record(Selected([], []))
             return
-        epochs = session.plan.retrain_epochs
+        job = training_job(session, self.name, len(candidates))
         numbers = ", ".join(f"#{candidate.index}" for candidate in candidates)
-        session.say(f"The last decision, by {epochs} epochs of training: {numbers}")
-        _train(session, candidates)
+        session.say(f"The last decision, by {job.epochs} epochs of training: {numbers}")
+        _train(session, job, candidates)
         worths = _worths(session, candidates)
         chosen = sorted(worths, key=lambda index: -worths[index])
         session.record(Selected([candidate.index for candidate in candidates], chosen))
@@ -68,34 +70,34 @@ class _Running:
     received: int = 0
 
 
-def _train(session: Session, candidates: Sequence[Evaluation]) -> None:
+def _train(session: Session, job: Job, candidates: Sequence[Evaluation]) -> None:
     """Train what is not trained yet, as many at a time as the cluster holds."""
     trained = session.history.selecting
-    waiting = [c for c in candidates if len(trained.get(c.index, [])) < session.plan.retrain_epochs]
+    waiting = [c for c in candidates if len(trained.get(c.index, [])) < job.epochs]
     running: list[_Running] = []
     try:
         while waiting or running:
             while waiting and len(running) < session.resources.concurrent:
-                running.append(_started(session, waiting.pop(0)))
+                running.append(_started(session, job, waiting.pop(0)))
             ready, _ = ray.wait([one.epochs for one in running], fetch_local=False)
             one = next(one for one in running if one.epochs is ready[0])
-            if not _goes_on(session, one):
+            if not _goes_on(session, job.epochs, one):
                 running.remove(one)
     finally:
         for one in running:  # which an error has left
             ray.cancel(one.epochs)
 
 
-def _started(session: Session, evaluation: Evaluation) -> _Running:
+def _started(session: Session, job: Job, evaluation: Evaluation) -> _Running:
     search, index = session.search, evaluation.index
     training = FullTraining(
-        replace(session.job, epochs=session.plan.retrain_epochs), search.architectures[index],
-        derived_seed(search.seed, index, 2), session.folder.selection(index), final=False,
+        job, search.architectures[index], derived_seed(search.seed, index, 2),
+        session.folder.selection(index), final=False,
     )  # fmt: skip
     return _Running(evaluation, training.start(session.resources))
 
 
-def _goes_on(session: Session, one: _Running) -> bool:
+def _goes_on(session: Session, epochs: int, one: _Running) -> bool:
     """Take the next epoch of a candidate, recording it once; return whether there was one."""
     index = one.evaluation.index
     try:
@@ -112,8 +114,7 @@ def _goes_on(session: Session, one: _Running) -> bool:
     if one.received > len(recorded):
         session.record(Selecting(index, one.received, metrics))
         session.say(
-            f"#{index}: epoch {one.received}/{session.plan.retrain_epochs},"
-            f" {shown(METRIC, metrics[METRIC])}",
+            f"#{index}: epoch {one.received}/{epochs}, {shown(METRIC, metrics[METRIC])}",
             important=False,
         )
     return True

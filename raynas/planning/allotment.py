@@ -1,0 +1,76 @@
+"""How much of a time budget is left, and what of it a training gets."""
+
+import statistics
+
+from raynas.drivers.session import Session
+from raynas.drivers.trainable import Job
+from raynas.record.events import Allotted, Planned
+
+SEARCH = "search"
+
+_UNFORESEEN = 0.95  # of the time that is left is given away
+_FEWEST = 3  # evaluations, however late it has become
+_LEAST = 0.25  # of the planned share, however late it has become
+
+
+def training_job(session: Session, stage: str, trainings: int = 1) -> Job:
+    """Return what the full trainings of a stage share, within the time where there is a budget.
+
+    Args:
+        session: of the run.
+        stage: `select` or `retrain`.
+        trainings: how many there are.
+    """
+    planned = session.history.planned
+    if planned is None:
+        return session.job_of(session.plan.retrain_epochs)
+    if stage not in session.history.allotted:
+        session.record(Allotted(stage, _seconds(session, planned, stage, trainings)))
+    epochs = planned.epochs[stage]
+    evaluator = session.plan.evaluator.lasting(session.history.allotted[stage] / epochs)
+    return session.job_of(epochs, evaluator, planned.cpus if stage == "retrain" else None)
+
+
+def allot_search(session: Session) -> None:
+    """Give the search its share of what is left when it begins, in a run with a time budget."""
+    planned = session.history.planned
+    if planned is None or SEARCH in session.history.allotted:
+        return
+    left = max(planned.seconds - planned.closing - session.spent, _LEAST * planned.inner)
+    session.record(Allotted(SEARCH, round(session.spent + left * planned.shares[0], 1)))
+
+
+def search_is_over(session: Session) -> bool:
+    """Return whether a new evaluation would end after the time of the search."""
+    end = session.history.allotted.get(SEARCH)
+    if end is None or len(session.search.evaluations) < _FEWEST:
+        return False
+    one = (session.plan.evaluator.epoch_length or 0.0) * session.plan.epochs
+    return session.spent + one / 2 > end
+
+
+def _seconds(session: Session, planned: Planned, stage: str, trainings: int) -> float:
+    """Return what each training gets: of what is left, what nothing else needs, and no more."""
+    _, select, retrain = planned.shares
+    left = max(
+        planned.seconds - planned.closing - session.spent,
+        _LEAST * (select + retrain) * planned.inner,
+    )
+    wall = left * _UNFORESEEN
+    if stage == "select":
+        rounds = -(-trainings // session.resources.concurrent)
+        seconds = wall * select / (select + retrain) / rounds
+    else:
+        seconds = wall * planned.alone
+    return float(f"{min(seconds / _slowness(session), planned.longest[stage]):.4g}")
+
+
+def _slowness(session: Session) -> float:
+    """Return how many times longer epochs of the search took than predicted; at least 0.5."""
+    predicted = session.plan.evaluator.epoch_length
+    taken = [
+        e.history[-1]["train_seconds"] / (e.epochs * predicted)
+        for e in session.search.evaluations
+        if predicted and e.history and "train_seconds" in e.history[-1]
+    ]
+    return max(0.5, statistics.median(taken)) if taken else 1.0

@@ -1,0 +1,119 @@
+"""Measuring on a worker how fast the networks of a space train there."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from torch import nn
+
+from raynas.cluster import Resources, prepare_process
+from raynas.planning.facts import Hardware, Speed
+from search_spaces import Architecture, SearchSpace
+from trials.data import Data
+from trials.pace import Pace, Work, step_seconds
+from trials.training import Train, TrainingTrial
+
+_DRAWN = 31  # random architectures, of which the space's sizes are known
+_MEASURED = 7  # of them at most, from small to large
+_SECONDS = 6.0  # after so long no larger one is measured
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is to be measured; see `measured`."""
+
+    space: SearchSpace
+    recipe: Train
+    threads: int
+    all_threads: int
+
+
+def measured(
+    space: SearchSpace, data: "ray.ObjectRef[Data]", recipe: Train, resources: Resources,
+    hardware: Hardware,
+) -> Speed:  # fmt: skip
+    """Return how fast the networks of a space train on a worker.
+
+    Args:
+        space: whose architectures are drawn.
+        data: whose images they are trained with.
+        recipe: of their training, without a pace.
+        resources: of a trial.
+        hardware: of the cluster.
+    """
+    question = _Question(space, recipe, resources.threads, hardware.cpus)
+    options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
+    task: Any = ray.remote(_measured).options(**options)  # type: ignore[call-overload]
+    speed: Speed = ray.get(task.remote(question, data))
+    return speed
+
+
+def _measured(question: _Question, data: Data) -> Speed:
+    """Measure some architectures, smallest first; then choose the precision."""
+    device = prepare_process(question.threads)
+    rng = np.random.default_rng(0)
+    archs = [question.space.sample(rng) for _ in range(_DRAWN)]
+    works = {
+        arch: Work.of(_network(question.space, arch, data), data.input_shape) for arch in archs
+    }
+    rising = sorted(works, key=lambda arch: (works[arch].macs, works[arch].activations))
+    chosen = rising[:: max(1, len(rising) // _MEASURED)]
+    recipes = [question.recipe]
+    if device.type == "cpu" and question.recipe.precision is None:
+        recipes = [replace(question.recipe, precision=p) for p in ("float32", "bfloat16")]
+    start, seconds = time.monotonic(), [[] for _ in recipes]
+    for arch in chosen:
+        trials = [_trial(question.space, arch, data, recipe, device) for recipe in recipes]
+        for number, trial in enumerate(trials):
+            seconds[number].append(_step(trial))
+        if time.monotonic() - start > _SECONDS:
+            break
+    best = min(range(len(recipes)), key=lambda number: sum(seconds[number]))
+    count = len(seconds[best])
+    trial = _trial(question.space, chosen[count // 2], data, recipes[best], device)
+    return Speed(
+        Pace.fitted([works[arch] for arch in chosen[:count]], trial.batch_size, seconds[best]),
+        recipes[best].precision,
+        _gain(trial, question),
+        [works[arch] for arch in rising],
+        trial.batch_size,
+    )
+
+
+def _gain(trial: TrainingTrial, question: _Question) -> float:
+    """Return how many times faster a step is with all cores of the node, at least 1."""
+    if trial.device.type == "cuda" or question.all_threads <= question.threads:
+        return 1.0
+    few = _wall(trial)
+    torch.set_num_threads(question.all_threads)
+    return max(1.0, few / _wall(trial))
+
+
+def _network(space: SearchSpace, arch: Architecture, data: Data) -> nn.Module:
+    return space.build(arch, data.input_shape, data.num_classes)
+
+
+def _trial(
+    space: SearchSpace, arch: Architecture, data: Data, recipe: Train, device: torch.device
+) -> TrainingTrial:
+    return recipe.trial(space, arch, data, 1, 0, device)
+
+
+def _step(trial: TrainingTrial) -> float:
+    """Return the seconds of a training step, reading and augmenting of the images included."""
+    batches = trial.endless_batches(0)
+    trial.network.train()
+    return step_seconds(lambda: trial.train_step(*next(batches)), trial.device)
+
+
+def _wall(trial: TrainingTrial, steps: int = 5) -> float:
+    """Return the shortest time that passes in a step."""
+    batches, times = trial.endless_batches(0), []
+    for _ in range(steps):
+        start = time.perf_counter()
+        trial.train_step(*next(batches))
+        times.append(time.perf_counter() - start)
+    return min(times)
