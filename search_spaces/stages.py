@@ -32,13 +32,13 @@ class StagedSpace(SearchSpace, ABC):
         values = iter(self.to_config(self.check(arch)).values())
         return [tuple(next(values) for _ in stage) for stage in self.stage_decisions]
 
+    def parts(self, arch: Architecture) -> list[str]:
+        """Return the stages, `stage 1: d2w16`."""
+        return [f"stage {i}: {stage}" for i, stage in enumerate(self._written(arch), 1)]
+
     def to_string(self, arch: Architecture) -> str:
         """Write the letters and values of each stage, such as `d2w16-d4w64-d8w256`."""
-        stages = zip(self.stage_decisions, self.stage_values(arch), strict=True)
-        return "-".join(
-            "".join(f"{letter}{value}" for letter, value in zip(stage, values, strict=True))
-            for stage, values in stages
-        )
+        return "-".join(self._written(arch))
 
     def from_string(self, text: str) -> Architecture:
         """Read what `to_string` writes."""
@@ -53,3 +53,10 @@ class StagedSpace(SearchSpace, ABC):
                 choices.append(values.index(scanner.one_of(values, "[0-9]+")))
         scanner.end()
         return self.architecture(choices)
+
+    def _written(self, arch: Architecture) -> list[str]:
+        stages = zip(self.stage_decisions, self.stage_values(arch), strict=True)
+        return [
+            "".join(f"{letter}{value}" for letter, value in zip(stage, values, strict=True))
+            for stage, values in stages
+        ]
