@@ -108,8 +108,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     count, rounds = (1_000, 3) if arguments.quick else (10_000, 7)
-    works = {"nasbench201": count, "nasbench101": count // 5, "darts": count // 5}
-    works |= {"mobile": count // 5}
+    works = {"nasbench201": count}
+    works |= dict.fromkeys(("nasbench101", "darts", "mobile"), count // 5)
     others = {
         "nasbench201_sample": optuna_samples(count),
         "nasbench101_canonical": networkx_hashes(count // 5),

@@ -6,9 +6,9 @@ strides and squeeze-and-excitation; Cai et al.: Once-for-All (ICLR 2020), the ch
 expansion.
 
 Where we differ from MobileNetV3: stages decide their widths and depths (Once-for-All: depth 2 to
-4); no fixed block follows the stem; blocks have ReLU6, as in MobileNetV2, stem and head ReLU, and
-none a hard swish, so that proxies that look at rectified units apply; small images are halved
-less often.
+4); no fixed block follows the stem, and no second hidden layer the head; blocks have ReLU6, as in
+MobileNetV2, stem and head ReLU, and none a hard swish, so that proxies that look at rectified units
+apply; small images are halved less often.
 """
 
 from collections.abc import Sequence
@@ -63,10 +63,10 @@ class Mobile(StagedSpace):
     The network: a 3x3 convolution with 16 channels, five stages of mobile blocks, a 1x1
     convolution with 960 channels, global average pooling, a linear layer.
 
-    The resolution follows from the images. It is halved, rounding up, as often as leaves 4 pixels
-    along the shorter side, and at most five times: 32 -> 4 by three halvings, 64 -> 4 by four,
-    224 -> 7 by five. As in MobileNetV3, all five are the stem and the first blocks of stages 1, 2,
-    3 and 5; where there are fewer, the last of these halve.
+    The resolution follows from the images. It is halved, rounding up, as often as leaves at least
+    4 pixels along the shorter side, and at most five times: 32 -> 4 by three halvings, 64 -> 4 by
+    four, 224 -> 7 by five. As in MobileNetV3, all five are the stem and the first blocks of stages
+    1, 2, 3 and 5; where there are fewer, the last of these halve.
 
     Args:
         width_multiplier: by which the channels of all layers are multiplied, rounded to whole
