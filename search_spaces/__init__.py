@@ -46,6 +46,7 @@ SPACES: "Table[type[SearchSpace]]" = Table(
         "resnet": "search_spaces.residual:ResNet",
         "resnext_a": "search_spaces.residual:ResNeXtA",
         "resnext_b": "search_spaces.residual:ResNeXtB",
+        "mobile": "search_spaces.mobile:Mobile",
         "dense": "search_spaces.feedforward:Dense",
         "convolutional": "search_spaces.feedforward:Convolutional",
     }

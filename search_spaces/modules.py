@@ -95,15 +95,55 @@ class ResidualBlock(nn.Module):
         return y
 
 
+class SqueezeExcitation(nn.Module):
+    """Weights each channel by a function of the means of all (Hu et al.: SENet, CVPR 2018).
+
+    Two 1x1 convolutions with bias on the globally pooled input, ReLU between them, a hard sigmoid
+    at the end (Howard et al.: MobileNetV3, ICCV 2019, section 5.3).
+
+    Args:
+        channels: of input and output.
+        squeezed: channels between the two convolutions.
+    """
+
+    def __init__(self, channels: int, squeezed: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, squeezed, 1),
+            nn.ReLU(),
+            nn.Conv2d(squeezed, channels, 1),
+            nn.Hardsigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `batch x channels x height x width` to the same shape."""
+        weights: Tensor = self.layers(torch.mean(x, dim=(2, 3), keepdim=True))
+        return x * weights
+
+
 class MobileBlock(nn.Module):
     """Inverted residual block: 1x1 expansion, depthwise convolution, 1x1 projection.
 
     Each convolution has batch normalization, the first two ReLU6. The input is added where the
     block keeps shape (MobileNetV2; NAS-Bench-Macro).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: of the depthwise convolution.
+        expansion: channels between, in units of `in_channels`.
+        stride: of the depthwise convolution.
+        squeezed: channels of a squeeze-and-excitation before the projection; 0 for none.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, expansion: int, stride: int
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        expansion: int,
+        stride: int,
+        squeezed: int = 0,
     ):
         super().__init__()
         hidden = in_channels * expansion
@@ -117,6 +157,7 @@ class MobileBlock(nn.Module):
             ),
             nn.BatchNorm2d(hidden),
             nn.ReLU6(),
+            *([SqueezeExcitation(hidden, squeezed)] if squeezed else []),
             nn.Conv2d(hidden, out_channels, 1, bias=False),
             nn.BatchNorm2d(out_channels),
         )

@@ -17,8 +17,7 @@ from torch.nn import functional
 from search_spaces.architecture import Architecture, Decision
 from search_spaces.counting import Counts, conv_counts, linear_counts
 from search_spaces.modules import ConvBN, ConvBNReLU, GlobalPoolClassifier
-from search_spaces.notation import Scanner
-from search_spaces.space import SearchSpace
+from search_spaces.stages import StagedSpace
 
 STAGES = 3
 
@@ -52,7 +51,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class ResidualSpace(SearchSpace, ABC):
+class ResidualSpace(StagedSpace, ABC):
     """Three stages of residual blocks between a 3x3 convolution and a linear layer.
 
     Args:
@@ -66,42 +65,19 @@ class ResidualSpace(SearchSpace, ABC):
     fields: ClassVar[dict[str, tuple[str, tuple[int, ...]]]]
 
     @cached_property
-    def decisions(self) -> tuple[Decision, ...]:
-        """Stage by stage: depth, width and, for ResNeXt, bottleneck ratio and groups."""
+    def stage_decisions(self) -> tuple[dict[str, Decision], ...]:
+        """Depth, width and, for ResNeXt, bottleneck ratio and groups of each stage."""
         return tuple(
-            Decision(f"{name}_{stage}", values)
+            {
+                letter: Decision(f"{name}_{stage}", values)
+                for letter, (name, values) in self.fields.items()
+            }
             for stage in range(1, STAGES + 1)
-            for name, values in self.fields.values()
         )
 
     def stages(self, arch: Architecture) -> list[Stage]:
         """Return the stages of `arch`."""
-        pairs = zip(self.decisions, self.check(arch).choices, strict=True)
-        values = [decision.choices[choice] for decision, choice in pairs]
-        size = len(self.fields)
-        return [Stage(*values[i : i + size]) for i in range(0, len(values), size)]
-
-    def to_string(self, arch: Architecture) -> str:
-        """Write `d2w16-d4w64-d8w256`, with `r` and `g` for ResNeXt."""
-        config = iter(self.to_config(self.check(arch)).values())
-        letters = [letter for letter in self.fields]
-        return "-".join(
-            "".join(f"{letter}{next(config)}" for letter in letters) for _ in range(STAGES)
-        )
-
-    def from_string(self, text: str) -> Architecture:
-        """Read what `to_string` writes."""
-        scanner = Scanner(self.name, text)
-        choices = []
-        for stage in range(STAGES):
-            if stage:
-                scanner.literal("-")
-            for letter, (_, values) in self.fields.items():
-                scanner.literal(letter)
-                number = scanner.one_of([str(value) for value in values], "[0-9]+")
-                choices.append(values.index(int(number)))
-        scanner.end()
-        return self.architecture(choices)
+        return [Stage(*values) for values in self.stage_values(arch)]
 
     def counts(
         self, arch: Architecture, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10

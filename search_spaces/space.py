@@ -96,6 +96,10 @@ class SearchSpace(ABC):
         """Return {"normal": its cell as a graph, ...}; empty where a space has no cells."""
         return {}
 
+    def parts(self, arch: Architecture) -> list[str]:
+        """Return what is drawn in a row where a space has no cells (default: each decision)."""
+        return [f"{name}={value}" for name, value in self.to_config(self.check(arch)).items()]
+
     def to_string(self, arch: Architecture) -> str:
         """Write `arch` in the field's notation."""
         return "-".join(map(str, self.check(arch).choices))
@@ -339,7 +343,6 @@ class SearchSpace(ABC):
         return self.cell_graphs(arch) or {self.name: self._chain(arch)}
 
     def _chain(self, arch: Architecture) -> CellGraph:
-        config = self.to_config(self.check(arch))
-        nodes = ["input", *(f"{name}={value}" for name, value in config.items()), "output"]
+        nodes = ["input", *self.parts(arch), "output"]
         edges = (Edge(a, b) for a, b in itertools.pairwise(nodes))
         return CellGraph((nodes[0],), nodes[-1], tuple(edges))

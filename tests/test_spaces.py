@@ -45,6 +45,7 @@ SMALL = {
     "resnet": "resnet:stem_channels=4",
     "resnext_a": "resnext_a",
     "resnext_b": "resnext_b",
+    "mobile": "mobile:width_multiplier=0.25",
     "dense": "dense:units=8",
     "convolutional": "convolutional:channels=4,units=8",
 }
@@ -240,7 +241,7 @@ def test_a_space_of_one_architecture_has_no_mutation():
 def test_every_name_is_that_of_its_space():
     issue = (
         "nasbench101 nasbench201 natsbench_size nasbench_macro micro64 darts nasnet amoebanet pnas"
-        " enas convnet resnet resnext_a resnext_b dense convolutional"
+        " enas convnet resnet resnext_a resnext_b mobile dense convolutional"
     )
     assert search_spaces.names() == issue.split()
     for name in search_spaces.names():

@@ -26,6 +26,7 @@ from search_spaces.neighbors import draw_neighbors
         ("darts:replacement=true", {"wiring": 16, "operation": 16}),
         ("enas", {"wiring": 20, "operation": 20}),
         ("resnext_a", {"size": 12}),
+        ("mobile", {"size": 20, "operation": 5}),
         ("dense", {"size": 1}),
     ],
 )

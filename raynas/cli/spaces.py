@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import search_spaces
 from raynas.cli.output import AsJson
@@ -40,7 +40,7 @@ def spaces(
     if as_json:
         print(json.dumps(rows))
         return
-    table = Table(*rows[0], box=None)
+    table = Table(*(Column(key, overflow="fold") for key in rows[0]), box=None)
     for row in rows:
         table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
     Console().print(table)

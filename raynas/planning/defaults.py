@@ -143,7 +143,7 @@ def outline(
         Choice("time", str(shares), _why_shares(seen)),
         Choice("epochs", f"{epochs} of {epoch_seconds:g} s", _why_epochs(one, enough)),
         Choice("samples", f"about {samples}", f"{hardware.slots} at a time, in the search's share"),
-        Choice("search", arguments["search"], "the surrogate after four random architectures"),
+        Choice("search", "auto", "the surrogate after four random architectures"),
         Choice("scheduler", "fifo", "learning rates fall to 0 within every evaluation"),
         Choice(
             "select", str(select), "so many are trained longer, before one of them is chosen"

@@ -46,7 +46,7 @@ def measured(
     """
     question = _Question(space, recipe, resources.threads, hardware.cpus)
     options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
-    task: Any = ray.remote(_measured).options(**options)  # type: ignore[call-overload]
+    task: Any = ray.remote(_measured).options(**options)
     speed: Speed = ray.get(task.remote(question, data))
     return speed
 
@@ -64,7 +64,8 @@ def _measured(question: _Question, data: Data) -> Speed:
     recipes = [question.recipe]
     if device.type == "cpu" and question.recipe.precision is None:
         recipes = [replace(question.recipe, precision=p) for p in ("float32", "bfloat16")]
-    start, seconds = time.monotonic(), [[] for _ in recipes]
+    start = time.monotonic()
+    seconds: list[list[float]] = [[] for _ in recipes]
     for arch in chosen:
         trials = [_trial(question.space, arch, data, recipe, device) for recipe in recipes]
         for number, trial in enumerate(trials):
