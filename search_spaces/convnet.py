@@ -85,6 +85,10 @@ class ConvNet(SearchSpace):
         pooled = min(halvings, self.stages)
         return halvings - pooled, [1] * (self.stages - pooled) + [2] * pooled
 
+    def parts(self, arch: Architecture) -> list[str]:
+        """Return stem and stages, as they are drawn."""
+        return self.to_string(arch).split("-")
+
     def to_string(self, arch: Architecture) -> str:
         """Write `c16-w2d1-w2d0-w2d1`."""
         first, *rest = self.to_config(self.check(arch)).values()
