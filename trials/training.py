@@ -211,7 +211,7 @@ class TrainingTrial(Trial):
     def step(self) -> dict[str, float]:
         """Train for one epoch, then judge on the validation part."""
         start = time.perf_counter()
-        train_loss = self._train_epoch()
+        train_loss = self.train_epoch()
         self.seconds += time.perf_counter() - start
         bfloat16 = self.recipe.precision == "bfloat16"
         logits, labels = predict(self.judged, self.validation, self.device, bfloat16)
@@ -228,7 +228,7 @@ class TrainingTrial(Trial):
             **self.counts,
         }
 
-    def _train_epoch(self) -> float:
+    def train_epoch(self) -> float:
         """Train for one epoch; return the mean loss of its steps."""
         seed = derived_seed(self.seed, self.epoch)
         torch.manual_seed(seed)
