@@ -1,7 +1,7 @@
 """What each part of the default recipe gains: one network, one data set, with and without it.
 
-A ResNet9 (`c16-w2d1-w2d0-w2d1` of the space `convnet`) is trained for the same number of passes over
-training and validation part with the default recipe, with each part of it taken out, with each
+A ResNet9 (`c16-w2d1-w2d0-w2d1` of the space `convnet`) is trained for the same number of passes
+over training and validation part with the default recipe, with each part of it taken out, with each
 other part that `Train` knows put in, and with `Train`'s own defaults. Printed are test accuracies
 and their differences from the default recipe, in points, means over the seeds with standard errors.
 
