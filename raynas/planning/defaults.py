@@ -34,6 +34,8 @@ _SCARCE, _PLENTY = 15.0, 200.0  # passes of a typical network in the whole time
 _SHARES = ((0.22, 0.10, 0.68), (0.45, 0.25, 0.30))  # where time is scarce, where there is plenty
 _LEAST_SEEN = 5.0  # times that an evaluation shows every image, at least
 _KNOWN_SEEN = 12.0  # times, by the smaller of the two architectures that come first
+_MIXUP = 0.5
+_MIXED = 40.0  # passes from which mixed images gain more than they slow the training
 _JUDGING = 0.3  # seconds for an image that is judged, in those for one that is trained with
 #: ResNet9s, from narrow to wide
 KNOWN = tuple(f"c{channels}-w2d1-w2d0-w2d1" for channels in CHANNELS)
@@ -104,7 +106,7 @@ def recipe_for(dataset: Dataset) -> Choice:
 
 def outline(
     seconds: float, dataset: Dataset, hardware: Hardware, speed: Speed, evaluate: str,
-    space: str, epochs: int | None = None,
+    space: str, epochs: int | None = None, augment: bool = True,
 ) -> Outline:  # fmt: skip
     """Return what is done in a time.
 
@@ -116,6 +118,7 @@ def outline(
         evaluate: the recipe, without pace.
         space: as text.
         epochs: of an evaluation; None: three.
+        augment: whether images may be mixed.
     """
     left = max(seconds - OPENING - CLOSING, seconds / 2)
     image = speed.typical
@@ -146,6 +149,9 @@ def outline(
         "epochs": epochs,
         "select": select,
     }
+    mixed = augment and seen * shares.retrain >= _MIXED
+    if mixed:
+        arguments["evaluate"] += f",mixup={_MIXUP:g}"
     choices = [
         Choice("time", str(shares), _why_shares(seen)),
         Choice("epochs", f"{epochs} of {epoch_seconds:g} s", _why_epochs(one, enough)),
@@ -157,6 +163,9 @@ def outline(
             if select > 1 else "the search decides: the time is too short to train several again",
         ),
     ]  # fmt: skip
+    if mixed:
+        why = f"a typical network sees the images more than {_MIXED:g} times in the retraining"
+        choices.append(Choice("mixup", f"{_MIXUP:g}", why))
     if speed.precision:
         choices.append(Choice("precision", speed.precision, "the faster one here, measured"))
     if limit:

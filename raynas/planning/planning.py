@@ -95,7 +95,8 @@ def _outline(
     known = KNOWN if "space" in unsaid else ()
     speed = measured(searched, ray.put(plan.data), trained, share, hardware, known)
     epochs = None if "epochs" in unsaid else plan.config.epochs
-    made = outline(seconds, dataset, hardware, speed, text, space.value, epochs)
+    augment = "evaluate" in unsaid
+    made = outline(seconds, dataset, hardware, speed, text, space.value, epochs, augment)
     made.choices = [
         *chosen,
         *(c for c in made.choices if c.argument not in PLANNED or c.argument in unsaid),
