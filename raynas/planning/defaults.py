@@ -138,7 +138,7 @@ def outline(
     epoch_seconds = float(f"{one / epochs:.3g}")
     limit = _limit(speed, one, dataset.train)
     first = _first(speed, one, dataset.train, limit or math.inf)
-    arguments = {
+    arguments: dict[str, Any] = {
         "space": space,
         "search": "auto:initial=4,candidates=4" + (first and f",first={first}"),
         "evaluate": f"{evaluate},epoch_seconds={epoch_seconds:g},pace={speed.pace}"
@@ -151,7 +151,7 @@ def outline(
     }
     mixed = augment and seen * shares.retrain >= _MIXED
     if mixed:
-        arguments["evaluate"] += f",mixup={_MIXUP:g}"
+        arguments["evaluate"] = f"{arguments['evaluate']},mixup={_MIXUP:g}"
     choices = [
         Choice("time", str(shares), _why_shares(seen)),
         Choice("epochs", f"{epochs} of {epoch_seconds:g} s", _why_epochs(one, enough)),
