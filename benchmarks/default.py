@@ -1,13 +1,17 @@
 """What the default gains on a data set in a given time, against what one would do by hand.
 
 Every side has the same wall time on the same cores, and is measured on the same test images, which
-choose nothing: `raynas.run(data=..., time_budget=...)`; the same with random search; with a fixed
-architecture in place of the search (a ResNet9 of 16 channels: what is left is recipe and
-retraining); as the default is without a time budget, whose epochs and samples fill the time
-(nasbench201, evolution, ASHA, 4 epochs); a plain network of six convolutions as one writes it by hand; torchvision's ResNet-18 and MobileNetV3-small with the
-first stride taken out for small images. The networks by hand are trained for the whole time on
-training and validation part, with a one-cycle schedule, pad-and-crop and, for colored images,
-mirroring; the largest rate is 0.1 for all.
+choose nothing:
+
+- raynas: `raynas.run(data=..., time_budget=...)`;
+- random: the same with random search;
+- fixed: the same with one architecture in place of the search, a ResNet9 of 16 channels, so that
+  what is left is recipe and retraining;
+- before: `raynas.run(data=...)` without a time budget, with all defaults; it takes its own time;
+- plain: six convolutions as one writes them by hand; resnet18, mobilenet: torchvision's ResNet-18
+  and MobileNetV3-small, the first stride taken out. They are trained for the whole time on training
+  and validation part, with a one-cycle schedule up to 0.1, pad-and-crop and, for colored images,
+  mirroring.
 
     python -m benchmarks.default run --images FOLDER --results FILE [--minutes 5] [--sets ...]
         [--sides ...] [--seeds 3]
@@ -127,6 +131,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "raynas": {},
     "random": {"search": "random"},
     "fixed": {"architectures": [FIXED], "space": "convnet", "select": 1},
+    "before": {"time_budget": None},
 }
 SIDES = [*SEARCHES, *BY_HAND]
 
@@ -162,8 +167,9 @@ def by_raynas(arguments: dict[str, Any], data: Data, seconds: float, seed: int) 
     """Return the test accuracy of a run in so many seconds, and what it was of."""
     with tempfile.TemporaryDirectory() as folder:
         result = raynas.run(
-            data=data, time_budget=seconds, storage_path=folder, name="run", seed=seed, **arguments
-        )
+            data=data, storage_path=folder, name="run", seed=seed,
+            **{"time_budget": seconds, **arguments},
+        )  # fmt: skip
         metrics = result.best.metrics
         return {
             "accuracy": metrics["test_accuracy"],

@@ -449,6 +449,10 @@ def test_a_users_space_from_start_to_export(run, tmp_path):
     assert accuracy == pytest.approx(result.best.metrics["test_accuracy"])
     with pytest.raises(raynas.InvalidArgument, match="evaluation mode"):
         model.train()
+    trainable = result.best.model(space=own_space(2, 3))
+    torch.testing.assert_close(trainable(images), model(images))
+    torch.nn.functional.cross_entropy(trainable.train()(images), labels).backward()
+    assert all(weight.grad is not None for weight in trainable.parameters())
     to = tmp_path / "exported"
     arguments = ["export", str(result.path), "--to", str(to), "--format", "pt2,safetensors"]
     assert CliRunner().invoke(app, arguments).exit_code == 0

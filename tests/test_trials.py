@@ -83,7 +83,7 @@ def test_one_step_is_sgd_with_nesterov_clipping_and_smoothing(digits):
         other.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
     for _ in range(2):
-        trained._train_step(images, labels)
+        trained.train_step(images, labels)
         optimizer.zero_grad()
         nn.functional.cross_entropy(other(images), labels, label_smoothing=0.1).backward()
         nn.utils.clip_grad_norm_(other.parameters(), 0.01)

@@ -60,6 +60,8 @@ class Train(Evaluator):
             the network has it.
         cutout: side of the square that is set to the mean at a random place of each training
             image, in pixels; None: as the data have it.
+        mixup: alpha of the beta distribution that the share of the second of two mixed images is
+            drawn from, once a batch (Zhang et al.: mixup, ICLR 2018); None: none are mixed.
         warmup: share of all steps over which the learning rate rises linearly from 0; None: 0.
         decay_norms: whether the penalty is also on biases and on scale and shift of
             normalizations; None: yes.
@@ -84,6 +86,7 @@ class Train(Evaluator):
     auxiliary_weight: NonNegativeFloat | None = None
     drop_path: Annotated[float, Interval(ge=0, lt=1)] | None = None
     cutout: NonNegativeInt | None = None
+    mixup: PositiveFloat | None = None
     warmup: Annotated[float, Interval(ge=0, lt=1)] | None = None
     decay_norms: bool | None = None
     averaging: Annotated[float, Interval(gt=0, lt=1)] | None = None
@@ -182,6 +185,7 @@ class TrainingTrial(Trial):
         self.recipe, self.validation = recipe, validation
         self.train = train if recipe.cutout is None else train.with_cutout(recipe.cutout)
         self.epochs, self.seed, self.device = epochs, seed, device
+        self.num_classes = 1 + int(train.store.labels.max())
         work = Work.of(network, train.input_shape)
         self.counts = {"params": count_params(network), "macs": work.macs}
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -207,7 +211,7 @@ class TrainingTrial(Trial):
     def step(self) -> dict[str, float]:
         """Train for one epoch, then judge on the validation part."""
         start = time.perf_counter()
-        train_loss = self._train_epoch()
+        train_loss = self.train_epoch()
         self.seconds += time.perf_counter() - start
         bfloat16 = self.recipe.precision == "bfloat16"
         logits, labels = predict(self.judged, self.validation, self.device, bfloat16)
@@ -224,7 +228,7 @@ class TrainingTrial(Trial):
             **self.counts,
         }
 
-    def _train_epoch(self) -> float:
+    def train_epoch(self) -> float:
         """Train for one epoch; return the mean loss of its steps."""
         seed = derived_seed(self.seed, self.epoch)
         torch.manual_seed(seed)
@@ -268,7 +272,20 @@ class TrainingTrial(Trial):
 
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Update the weights once by a batch; return its loss."""
+        if self.recipe.mixup is not None:
+            images, labels = self._mixed(images, labels, self.recipe.mixup)
         return self.update([lambda: self._loss(images, labels)])
+
+    def _mixed(self, images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+        """Mix every image with another of the batch; return probabilities of classes with them."""
+        share = float(torch.distributions.Beta(alpha, alpha).sample())
+        order = torch.randperm(len(images)).to(images.device)
+        targets = functional.one_hot(labels, self.num_classes).to(images.dtype)
+        mixed = torch.lerp(images, images[order], share)
+        return (
+            mixed.contiguous(memory_format=torch.channels_last),
+            torch.lerp(targets, targets[order], share),
+        )
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss of a batch, with that of the auxiliary head where there is one."""

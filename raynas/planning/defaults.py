@@ -10,7 +10,9 @@ The rules, in the order in which they apply:
    architectures do.
 3. An evaluation lasts until a typical network has seen the images forty times in a thousand steps,
    or shorter, so that the search can make eight evaluations at least.
-4. Architectures so large that an evaluation would not let them see the images twice are left out.
+4. Architectures so large that an evaluation would not let them see the images five times are left
+   out. The first two evaluations are of ResNet9s of the sizes that suit the time, which one would
+   take without a search.
 """
 
 import math
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raynas.planning.facts import Dataset, Hardware, Speed
+from search_spaces.convnet import CHANNELS
 
 #: epochs of an evaluation, of a training before the last decision, of the retraining
 EVALUATION_EPOCHS, SELECT_EPOCHS, RETRAIN_EPOCHS = 3, 4, 6
@@ -29,8 +32,13 @@ _PASSES, _STEPS = 40, 1000  # of an evaluation that is long enough
 _RETRAIN_PASSES, _RETRAIN_STEPS = 250, 6000  # beyond which nothing is gained
 _SCARCE, _PLENTY = 15.0, 200.0  # passes of a typical network in the whole time
 _SHARES = ((0.22, 0.10, 0.68), (0.45, 0.25, 0.30))  # where time is scarce, where there is plenty
-_LEAST_SEEN = 2.0  # times that an evaluation shows every image, at least
+_LEAST_SEEN = 5.0  # times that an evaluation shows every image, at least
+_KNOWN_SEEN = 12.0  # times, by the smaller of the two architectures that come first
+_MIXUP = 0.5
+_MIXED = 40.0  # passes from which mixed images gain more than they slow the training
 _JUDGING = 0.3  # seconds for an image that is judged, in those for one that is trained with
+#: ResNet9s, from narrow to wide
+KNOWN = tuple(f"c{channels}-w2d1-w2d0-w2d1" for channels in CHANNELS)
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ def recipe_for(dataset: Dataset) -> Choice:
 
 def outline(
     seconds: float, dataset: Dataset, hardware: Hardware, speed: Speed, evaluate: str,
-    space: str, epochs: int | None = None,
+    space: str, epochs: int | None = None, augment: bool = True,
 ) -> Outline:  # fmt: skip
     """Return what is done in a time.
 
@@ -110,6 +118,7 @@ def outline(
         evaluate: the recipe, without pace.
         space: as text.
         epochs: of an evaluation; None: three.
+        augment: whether images may be mixed.
     """
     left = max(seconds - OPENING - CLOSING, seconds / 2)
     image = speed.typical
@@ -130,9 +139,10 @@ def outline(
     }
     epoch_seconds = float(f"{one / epochs:.3g}")
     limit = _limit(speed, one, dataset.train)
-    arguments = {
+    first = _first(speed, one, dataset.train, limit or math.inf)
+    arguments: dict[str, Any] = {
         "space": space,
-        "search": "auto:initial=4,candidates=4",
+        "search": "auto:initial=4,candidates=4" + (first and f",first={first}"),
         "evaluate": f"{evaluate},epoch_seconds={epoch_seconds:g},pace={speed.pace}"
         + (f",precision={speed.precision}" if speed.precision else ""),
         "scheduler": "fifo",
@@ -141,17 +151,23 @@ def outline(
         "epochs": epochs,
         "select": select,
     }
+    mixed = augment and seen * shares.retrain >= _MIXED
+    if mixed:
+        arguments["evaluate"] = f"{arguments['evaluate']},mixup={_MIXUP:g}"
     choices = [
         Choice("time", str(shares), _why_shares(seen)),
         Choice("epochs", f"{epochs} of {epoch_seconds:g} s", _why_epochs(one, enough)),
         Choice("samples", f"about {samples}", f"{hardware.slots} at a time, in the search's share"),
-        Choice("search", "auto", "the surrogate after four random architectures"),
+        Choice("search", "auto", f"first {first or 'four at random'}, from the fifth by surrogate"),
         Choice("scheduler", "fifo", "learning rates fall to 0 within every evaluation"),
         Choice(
             "select", str(select), "so many are trained longer, before one of them is chosen"
             if select > 1 else "the search decides: the time is too short to train several again",
         ),
     ]  # fmt: skip
+    if mixed:
+        why = f"a typical network sees the images more than {_MIXED:g} times in the retraining"
+        choices.append(Choice("mixup", f"{_MIXUP:g}", why))
     if speed.precision:
         choices.append(Choice("precision", speed.precision, "the faster one here, measured"))
     if limit:
@@ -181,6 +197,17 @@ def _limit(speed: Speed, one: float, images: int) -> float | None:
         return None
     few = speed.works[len(speed.works) // 4].macs  # there must be something to search in
     return float(max([few, *(w.macs for w in affordable)]))
+
+
+def _first(speed: Speed, one: float, images: int, limit: float) -> str:
+    """Return the known architectures that are evaluated first, as `auto` takes them."""
+    texts = list(speed.known)
+    suitable = [
+        speed.image_seconds(work) * images * _KNOWN_SEEN <= one for work in speed.known.values()
+    ]
+    largest = max(sum(suitable) - 1, 0)
+    chosen = texts[largest : largest + 2]
+    return ";".join(t for t in chosen if speed.known[t].macs <= limit or t == texts[0])
 
 
 def _why_shares(seen: float) -> str:

@@ -1,6 +1,6 @@
 """What a plan follows from: the data, the hardware, and how fast the networks of a space train."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trials.pace import Pace, Work
@@ -49,6 +49,7 @@ class Speed:
         precision: the faster one; None: as the device has it.
         alone: how many times faster a network trains that has all cores of a node.
         works: of some random architectures, the smallest first.
+        known: {architecture: work} of some that are known to be good, the smallest first.
         batch_size: images of a step.
     """
 
@@ -56,6 +57,7 @@ class Speed:
     precision: str | None
     alone: float
     works: Sequence[Work]
+    known: Mapping[str, Work]
     batch_size: int
 
     def image_seconds(self, work: Work) -> float:

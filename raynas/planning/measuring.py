@@ -1,6 +1,7 @@
 """Measuring on a worker how fast the networks of a space train there."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,11 +30,12 @@ class _Question:
     recipe: Train
     threads: int
     all_threads: int
+    known: Sequence[str]
 
 
 def measured(
     space: SearchSpace, data: "ray.ObjectRef[Data]", recipe: Train, resources: Resources,
-    hardware: Hardware,
+    hardware: Hardware, known: Sequence[str] = (),
 ) -> Speed:  # fmt: skip
     """Return how fast the networks of a space train on a worker.
 
@@ -43,8 +45,9 @@ def measured(
         recipe: of their training, without a pace.
         resources: of a trial.
         hardware: of the cluster.
+        known: architectures that are known to be good.
     """
-    question = _Question(space, recipe, resources.threads, hardware.cpus)
+    question = _Question(space, recipe, resources.threads, hardware.cpus, known)
     options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
     task: Any = ray.remote(_measured).options(**options)
     speed: Speed = ray.get(task.remote(question, data))
@@ -80,6 +83,12 @@ def _measured(question: _Question, data: Data) -> Speed:
         recipes[best].precision,
         _gain(trial, question),
         [works[arch] for arch in rising],
+        {
+            text: Work.of(
+                _network(question.space, question.space.from_string(text), data), data.input_shape
+            )
+            for text in question.known
+        },
         trial.batch_size,
     )
 

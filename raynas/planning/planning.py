@@ -14,6 +14,7 @@ from raynas.config.resolve import Plan, resolve
 from raynas.errors import InvalidArgument
 from raynas.planning.defaults import (
     CLOSING,
+    KNOWN,
     OPENING,
     RETRAIN_EPOCHS,
     SELECT_EPOCHS,
@@ -91,9 +92,11 @@ def _outline(
     text = recipe.value if "evaluate" in unsaid else described(plan.evaluator, EVALUATORS)
     trained = construct("evaluate", text, EVALUATORS)
     assert isinstance(trained, Train)
-    speed = measured(searched, ray.put(plan.data), trained, share, hardware)
+    known = KNOWN if "space" in unsaid else ()
+    speed = measured(searched, ray.put(plan.data), trained, share, hardware, known)
     epochs = None if "epochs" in unsaid else plan.config.epochs
-    made = outline(seconds, dataset, hardware, speed, text, space.value, epochs)
+    augment = "evaluate" in unsaid
+    made = outline(seconds, dataset, hardware, speed, text, space.value, epochs, augment)
     made.choices = [
         *chosen,
         *(c for c in made.choices if c.argument not in PLANNED or c.argument in unsaid),

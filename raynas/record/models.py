@@ -93,7 +93,7 @@ class ExportedModel(nn.Module):
         if mode:
             raise InvalidArgument(
                 "train(True): this network was exported in evaluation mode. To train it further,"
-                " build it with your search space and load the weights of the run."
+                " give the space of the run: best.model(space=...)."
             )
         return self
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # it takes long to import, and only a model needs it
     from torch import nn
 
     from raynas.record.checkpoints import Checkpoint
+    from search_spaces import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,17 @@ class Best:
     metrics: dict[str, Any]
     folder: Path
 
-    def model(self) -> "nn.Module":
+    def model(self, space: "SearchSpace | None" = None) -> "nn.Module":
         """Return the trained network, in evaluation mode, on the CPU.
 
         It takes images, `batch x channels x height x width`, float32, and gives logits, `batch x
         classes`. The images are in 0..1, or, where the run's data were floats beyond that, in
-        their units; the network normalizes them itself. Where only the user's own code could
-        build the network, this is the exported one, which cannot be trained further.
+        their units; the network normalizes them itself. It can be trained further: `model.train()`.
+        Where only the user's own code could build the network, this is the exported one, which
+        cannot be, unless `space` is given.
+
+        Args:
+            space: the user's own, of the run.
 
         Raises:
             StorageError: when it has not been retrained yet.
@@ -60,7 +65,7 @@ class Best:
                 f"{self.folder} holds another architecture by now: load the run again."
             )
         try:
-            space = search_spaces.get(content["space"])
+            space = space or search_spaces.get(content["space"])
         except UnknownName:  # a user's own space, which only the user could build
             return ExportedModel(self.folder)
         arch = space.from_string(content["architecture"])

@@ -40,11 +40,14 @@ class Auto(Searcher):
         initial: architectures that are evaluated before the surrogate takes over.
         candidates: random architectures that are scored for them.
         proxy: the score; any of `trials.proxies.PROXIES`.
+        first: architectures that are evaluated before all others, in the notation of the space
+            and with ";" between them; they count among the initial ones. None: none.
     """
 
     initial: PositiveInt = 4
     candidates: PositiveInt = 60
     proxy: str = "macs"
+    first: str | None = None
     #: {canonical form: (budget, value)}, in order of arrival
     results: dict[Architecture, tuple[int, float]] = field(
         default_factory=dict, init=False, repr=False
@@ -57,6 +60,15 @@ class Auto(Searcher):
     def __post_init__(self) -> None:
         lookup("proxy", self.proxy, PROXIES)
 
+    def check(self, space: SearchSpace) -> None:
+        """Refuse `first` where the space cannot read it."""
+        self._known(space)
+
+    def _known(self, space: SearchSpace) -> list[Architecture]:
+        """Return what is to be first."""
+        texts = [] if self.first is None else self.first.split(";")
+        return [space.canonical(space.from_string(text)) for text in texts]
+
     def start(self, space: SearchSpace, seed: int) -> None:
         """Draw the candidates of the prior."""
         super().start(space, seed)
@@ -68,8 +80,11 @@ class Auto(Searcher):
         self._surrogate: Surrogate | None = None
 
     def tell_scores(self, scores: Mapping[Architecture, float]) -> None:
-        """Let the best-scoring architectures begin."""
-        self._first = sorted(scores, key=lambda arch: -scores[arch])[: self.initial]
+        """Let what is to be first begin, then the best-scoring architectures."""
+        known = self._known(self.space)
+        scored = sorted(scores, key=lambda arch: -scores[arch])
+        begin = dict.fromkeys([*known, *scored])
+        self._first = list(begin)[: max(self.initial, len(known))]
 
     def ask(self) -> Architecture:
         """Return one of the first, or what the surrogate expects most of."""
