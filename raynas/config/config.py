@@ -67,7 +67,7 @@ def _duration(value: Any) -> Any:
     """Check a duration such as `20min`, `1.5h`, `90s` or a number of seconds; return it as text."""
     if value is None:
         return None
-    text = f"{value:g}s" if isinstance(value, int | float) else str(value).strip()
+    text = f"{value:.15g}s" if isinstance(value, int | float) else str(value).strip()
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError("give a duration such as 20min, 1.5h or 90s")

@@ -124,11 +124,13 @@ def outline(
     image = speed.typical
     seen = left * speed.alone / (image * dataset.train)
     shares, epochs = _shares(seen), epochs or EVALUATION_EPOCHS
-    searching = left * shares.search * hardware.slots
+    searching = left * shares.search
     enough = max(_PASSES * dataset.train, _STEPS * speed.batch_size) * image
     judging = epochs * dataset.validation * _JUDGING * image
-    one = min(enough, max(searching / _FEWEST - judging, image * speed.batch_size * 30))
-    samples = int(min(_MOST, max(3, searching // (one + judging))))
+    rounds = math.ceil(_FEWEST / hardware.slots)
+    one = min(enough, max(searching / rounds - judging, image * speed.batch_size * 30))
+    affordable = searching * hardware.slots / (one + judging)
+    samples = int(min(_MOST, max(3.0, affordable + 1e-6)))  # 8 may be a little less
     select = _candidates(left * shares.select, samples, one, hardware)
     most = dataset.train + dataset.validation
     longest = {
@@ -144,7 +146,7 @@ def outline(
         "evaluate": f"{evaluate},epoch_seconds={epoch_seconds:g},pace={speed.pace}"
         + (f",precision={speed.precision}" if speed.precision else ""),
         "scheduler": "fifo",
-        "constraint": limit and f"limit:of=macs,most={limit:.3g}",
+        "constraint": limit and f"limit:of=macs,most={limit:.0f}",
         "samples": math.ceil(1.5 * samples),
         "epochs": epochs,
         "select": select,
@@ -183,7 +185,7 @@ def _shares(seen: float) -> Shares:
 
 def _candidates(seconds: float, samples: int, one: float, hardware: Hardware) -> int:
     """Return how many trainings of twice an evaluation's length the last decision has time for."""
-    affordable = int(seconds * hardware.slots / (2 * one))
+    affordable = int(seconds / (2 * one)) * hardware.slots
     count = min(affordable, max(2, samples // 4), 4)
     return count if count > 1 else 1
 
