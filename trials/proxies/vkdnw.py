@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from trials.proxies import layers
-from trials.proxies.gradients import rankable, weights
+from trials.proxies.gradients import weights
 from trials.proxies.initialization import kaiming, reinitialize
 from trials.proxies.preserving import untouched
 
@@ -53,12 +53,13 @@ def score(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> f
     Raises:
         InvalidArgument: for a network without trainable weights.
     """
+    depth = layers.score(network, images)
     weights(network)  # raises where there are none
     information = fisher(*jacobian(network, images[:_IMAGES]))
     if not torch.isfinite(information).all():
         return -math.inf
     v = entropy(torch.linalg.svdvals(information))
-    return rankable(layers.score(network, images) + v / math.log(_DECILES + 1))
+    return depth + v / math.log(_DECILES + 1)
 
 
 def entropy(s: Tensor) -> float:
