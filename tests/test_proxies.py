@@ -19,7 +19,7 @@ from search_spaces.counting import count_params
 from search_spaces.errors import InvalidArgument, UnknownName
 from trials import proxies
 from trials.data import load
-from trials.proxies import PROXIES, az_nas, naswot, vkdnw
+from trials.proxies import PROXIES, az_nas, naswot, rectifiers, vkdnw
 from trials.proxies.aggregate import AGGREGATES, rank_aggregate
 from trials.proxies.initialization import kaiming, reinitialize
 from trials.proxies.preserving import untouched
@@ -800,8 +800,10 @@ class TestSwap:
         assert PROXIES["swap"](nn.ReLU(), x) == 4
         assert PROXIES["swap"](nn.ReLU(), x.view(3, 5, 1, 1)) == 4
 
+    @pytest.mark.parametrize("packed", [True, False])  # on a GPU they never are
     @pytest.mark.parametrize("images", [1, 7, 16, 20])
-    def test_distinct_columns_of_sixteen_images(self, images):
+    def test_distinct_columns_of_sixteen_images(self, images, packed, monkeypatch):
+        monkeypatch.setattr(rectifiers, "_PACKED", packed and rectifiers._PACKED)
         x = random_images(0, images, 3, 40)
         expected = len(np.unique((x[:16].flatten(1) > 0).numpy(), axis=1).T)
         assert PROXIES["swap"](nn.ReLU(), x) == expected

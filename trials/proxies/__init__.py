@@ -5,7 +5,8 @@
 
 Every proxy is a function of a network (`nn.Module`), images (`batch x channels x height x width`)
 and, where it needs them, labels (`batch`). It is deterministic, leaves the network as it was found
-and gives -inf for a network that cannot be ranked.
+and gives -inf for a network that cannot be ranked. What several proxies say of a set of networks
+`trials.proxies.aggregate` makes into one score of each.
 """
 
 from collections.abc import Callable

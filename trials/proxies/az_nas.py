@@ -65,8 +65,9 @@ def progressivity(network: nn.Module, images: Tensor, labels: Tensor | None = No
 def trainability(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> float:
     """Compute T = mean_i t_i, how well the blocks keep the size of gradients; higher is better.
 
-    g is of the shape of h_i, of random signs; u = g dh_i / dh_(i-1), and t_i their `preservation`.
-    Arguments and errors are those of `expressivity`.
+    g is of the shape of h_i, of random signs; u = g dh_i / dh_(i-1), zeros where a block does not
+    read what the one before gives; t_i is their `preservation`. Arguments and errors are those of
+    `expressivity`.
 
     Returns:
         -inf where a block passes the gradients on as they are, or one is not finite.
