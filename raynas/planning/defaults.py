@@ -4,10 +4,11 @@ The rules, in the order in which they apply:
 
 1. An epoch lasts the same time for every architecture, so that a small network sees more images
    than a large one; what is compared is what can be had for the time.
-2. The time is divided among search, last decision and retraining by what limits the accuracy: where
-   all of it would let a typical network see the images only some ten times, the retraining gets
-   most; where it would see them some hundred times, more training gains nothing, and more
-   architectures do.
+2. The time is divided among search, last decision and retraining by what limits the accuracy. Where
+   a typical network would see the images less than forty times in all of it, short trainings would
+   compare noise: nothing is searched, and a ResNet9 that suits the time is trained. Where it would
+   see them four hundred times, more training gains little, and more architectures do. Between the
+   two the shares follow the logarithm.
 3. An evaluation lasts until a typical network has seen the images forty times in a thousand steps,
    or shorter, so that the search can make eight evaluations at least.
 4. A short training favors small networks. So only those are searched that see the images ten to a
@@ -30,8 +31,9 @@ OPENING, CLOSING = 15.0, 15.0
 _FEWEST, _MOST = 8, 64  # evaluations
 _PASSES, _STEPS = 40, 1000  # of an evaluation that is long enough
 _RETRAIN_PASSES, _RETRAIN_STEPS = 250, 6000  # beyond which nothing is gained
-_SCARCE, _PLENTY = 15.0, 200.0  # passes of a typical network in the whole time
-_SHARES = ((0.22, 0.10, 0.68), (0.45, 0.25, 0.30))  # where time is scarce, where there is plenty
+_SCARCE, _PLENTY = 40.0, 400.0  # passes of a typical network in the whole time
+_SHARES = ((0.15, 0.05, 0.80), (0.40, 0.25, 0.35))  # where time is scarce, where there is plenty
+_WITHOUT_SEARCH = (0.02, 0.0, 0.98)
 _SEEN = (10.0, 100.0)  # times that the networks which are searched see the images in the retraining
 _KNOWN_SEEN = 40.0  # likewise, the narrower of the two that come first, at least
 _SEARCHED = 0.25  # of all architectures are searched, at least
@@ -81,7 +83,7 @@ class Times:
         shares: of search, last decision and retraining.
         enough: seconds of an evaluation that is long enough.
         evaluation: seconds of an evaluation.
-        samples: evaluations that the search's share holds.
+        samples: evaluations that the search's share holds; 1: nothing is compared.
         select: trainings that the last decision's share holds; 1: the search decides.
         retraining: seconds of the retraining, as the pace has them.
         longest: {stage: seconds of one training beyond which nothing is gained}.
@@ -151,9 +153,11 @@ def outline(
     """
     epochs = epochs or EVALUATION_EPOCHS
     times = _times(seconds, dataset, hardware, speed, epochs)
+    if times.samples == 1:
+        epochs = 1
     seconds_of_passes = times.retraining / (dataset.train + dataset.validation)
-    window = _window(speed, seconds_of_passes)
-    first = _first(speed, seconds_of_passes, window)
+    window = _window(speed, seconds_of_passes) if times.samples > 1 else None
+    first = _first(speed, seconds_of_passes, window, 1 if times.samples == 1 else 2)
     mixed = augment and seconds_of_passes / speed.typical >= _MIXED
     options = {
         "epoch_seconds": f"{times.evaluation / epochs:.3g}",
@@ -168,7 +172,7 @@ def outline(
         "evaluate": evaluate + said,
         "scheduler": "fifo",
         "constraint": window and f"limit:of=macs,least={window[0]},most={window[1]}",
-        "samples": math.ceil(1.5 * times.samples),
+        "samples": math.ceil(1.5 * times.samples) if times.samples > 1 else 1,
         "epochs": epochs,
         "select": times.select,
     }
@@ -192,14 +196,17 @@ def _times(
     left = max(seconds - OPENING - CLOSING, seconds / 2)
     image = speed.typical
     seen = left * speed.alone / (image * dataset.train)
-    shares = _shares(seen)
+    searches = seen >= _SCARCE or not speed.known
+    shares = _shares(seen) if searches else Shares(*_WITHOUT_SEARCH)
     enough = max(_PASSES * dataset.train, _STEPS * speed.batch_size) * image
     judging = epochs * dataset.validation * _JUDGING * image
     searching, rounds = left * shares.search, math.ceil(_FEWEST / hardware.slots)
     least = image * speed.batch_size * _LEAST_STEPS
     one = min(enough, max(searching / rounds - judging, least))
     affordable = searching * hardware.slots / (one + judging)
-    samples = int(min(_MOST, max(3.0, affordable + 1e-6)))  # 8 may be a little less
+    samples = (
+        int(min(_MOST, max(3.0, affordable + 1e-6))) if searches else 1
+    )  # 8 may be a little less
     longest = {
         stage: max(_RETRAIN_PASSES * images, _RETRAIN_STEPS * speed.batch_size) * image
         for stage, images in (
@@ -215,6 +222,12 @@ def _times(
 
 def _choices(times: Times, hardware: Hardware, epochs: int, first: str) -> list[Choice]:
     """Return what is done and why, as far as it is the same in all runs."""
+    if times.samples == 1:
+        why = f"in all of it a typical network would see the images {times.seen:.0f} times"
+        return [
+            Choice("search", "none", f"{why}: too little to compare architectures in"),
+            Choice("architecture", first, "a ResNet9 of a size that suits the time gets all of it"),
+        ]
     length = f"{epochs} of {times.evaluation / epochs:.3g} s"
     at_once = f"{hardware.slots} at a time, in the search's share"
     selecting = (
@@ -253,8 +266,9 @@ def _window(speed: Speed, seconds: float) -> tuple[int, int] | None:
         speed: of the networks.
         seconds: of the retraining, for each image.
     """
-    times = [seconds / speed.image_seconds(work) for work in speed.works]  # falling, nearly
-    macs = [work.macs for work in speed.works]
+    works = sorted([*speed.works, *speed.known.values()], key=lambda work: work.macs)
+    times = [seconds / speed.image_seconds(work) for work in works]  # falling, nearly
+    macs = [work.macs for work in works]
     count = len(macs)
     within = [m for m, t in zip(macs, times, strict=True) if _SEEN[0] <= t <= _SEEN[1]]
     needed = math.ceil(_SEARCHED * count)
@@ -265,17 +279,17 @@ def _window(speed: Speed, seconds: float) -> tuple[int, int] | None:
     return min(within), max(within)
 
 
-def _first(speed: Speed, seconds: float, window: tuple[int, int] | None) -> str:
+def _first(speed: Speed, seconds: float, window: tuple[int, int] | None, count: int) -> str:
     """Return the known architectures that are evaluated first, as `auto` takes them."""
     within = window or (0, math.inf)
     texts = [text for text, work in speed.known.items() if within[0] <= work.macs <= within[1]]
     seen = [seconds / speed.image_seconds(speed.known[text]) for text in texts]
     widest = max(sum(times >= _KNOWN_SEEN for times in seen) - 1, 0)
-    return ";".join(texts[widest : widest + 2])
+    return ";".join(texts[widest : widest + count])
 
 
 def _why_shares(seen: float) -> str:
-    limited = "training time limits the accuracy" if seen < 60 else "more training gains little"
+    limited = "training time limits the accuracy" if seen < 120 else "more training gains little"
     return f"in all of it a typical network would see the images {seen:.0f} times: {limited}"
 
 
