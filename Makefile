@@ -24,8 +24,8 @@ test: $(BIN)/raynas          ## the default tests
 slow: $(BIN)/raynas          ## long runs
 	$(PYTEST) -m slow || test $$? -eq 5   # 5: no test carries the mark
 
-# A folder of published tables: nb201, nasbench_macro, nats_curves_3arch, nats_sss, spikenas_cifar10,
-# and of images: cifar10-train, all .parquet.
+# A folder of published tables: nb201, nasbench_macro, ecnas_nb101_4epoch, nats_curves_3arch, nats_sss,
+# spikenas_cifar10, and of images: cifar10-train, all .parquet.
 TABLES  ?= tables
 IMAGES  := parquet:$(TABLES)/cifar10-train.parquet
 NB201   := --table $(TABLES)/nb201.parquet
@@ -36,7 +36,7 @@ C10     := --metric c10_valid_12 --report c10_test_200
 science: $(BIN)/raynas       ## the tables of the docs, measured again; hours
 	@test -e $(TABLES)/nb201.parquet || { echo "say where the tables are: make science TABLES=FOLDER"; exit 1; }
 	mkdir -p $(RESULTS)
-	$(BIN)/python -m benchmarks.proxies $(NB201) --images $(IMAGES) --scores $(RESULTS)/scores.parquet
+	$(BIN)/python -m benchmarks.proxies --tables $(TABLES) --images $(IMAGES) --scores $(RESULTS)/scores
 	$(BIN)/raynas score --space nasbench201 --data $(IMAGES) --samples 2000 --to $(RESULTS)/naswot.parquet
 	$(BIN)/python -m benchmarks.area $(NB201) --scores $(RESULTS)/naswot.parquet
 	$(BIN)/python -m benchmarks.auto $(NB201)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.area --table nb201.parquet --scores scores.parquet [--json]
 
-`scores` is what `raynas score --to` writes, or `benchmarks/proxies.py --scores`: columns
+`scores` is what `raynas score --to` writes, or a file of `benchmarks/proxies.py --scores`: columns
 `architecture` and `naswot`. Only the architectures of the table that have a score (or one that
 computes the same function has) take part, in all searches alike. The roles of the table's columns
 are those of NAS-Bench-201's usual protocol unless said otherwise: 12-epoch validation accuracy

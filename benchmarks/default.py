@@ -151,14 +151,14 @@ def by_hand(make: Callable[[int, int], nn.Module], data: Data, seconds: float, s
         network.train()
         for images, labels in part.batches(batch, seed=seed * 100_003 + epoch, augment=True):
             progress = (time.monotonic() - start) / seconds
-            while step < min(998, int(progress * 1000)):
-                cycle.step()
-                step += 1
             if progress >= 1:
                 break
             optimizer.zero_grad()
             functional.cross_entropy(network(images), labels).backward()
             optimizer.step()
+            while step < min(998, int(progress * 1000)):
+                cycle.step()
+                step += 1
         epoch += 1
     return evaluate(network, data.test, cpu)[1]
 

@@ -219,6 +219,8 @@ def _watched(session: Session) -> Iterator[None]:
         session.say = monitor.say
         if journal.notice:
             monitor.say(journal.notice)
+        for note in session.plan.data.notes:
+            monitor.say(f"data: {note}")
         session.record(events.Session(search.metric, **session.recorded, format=events.FORMAT))
         for event in session.news:
             session.record(event)

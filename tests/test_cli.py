@@ -94,11 +94,6 @@ def test_bad_images_are_counted_and_the_first_named(run_fails, image_folder):
     assert "003.png" in error
 
 
-def test_images_of_mixed_size(run_fails, image_folder):
-    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(image_folder / "dark" / "big.png")
-    assert "size=" in run_fails("--data", image_folder)
-
-
 def one_line(error):
     assert error.startswith("raynas: ")
     assert error.count("\n") == 1

@@ -19,7 +19,10 @@ from search_spaces.counting import count_params
 from search_spaces.errors import InvalidArgument, UnknownName
 from trials import proxies
 from trials.data import load
-from trials.proxies import PROXIES, naswot
+from trials.proxies import PROXIES, az_nas, naswot, rectifiers, vkdnw
+from trials.proxies.aggregate import AGGREGATES, rank_aggregate
+from trials.proxies.initialization import kaiming, reinitialize
+from trials.proxies.preserving import untouched
 from trials.proxies.scoring import Scorer
 
 TABLES = Path(__file__).parents[2] / "shared" / "data"
@@ -434,7 +437,7 @@ class TestBadInput:
         with pytest.raises(InvalidArgument, match="one class number for each"):
             PROXIES[name](nn.Linear(4, 2), images, torch.zeros(7, dtype=torch.int64))
 
-    @pytest.mark.parametrize("name", ["snip", "grad_norm", "fisher", "zico", "synflow"])
+    @pytest.mark.parametrize("name", ["snip", "grad_norm", "fisher", "zico", "synflow", "vkdnw"])
     def test_nothing_to_train(self, name):
         images, labels = random_images(0, 8, 4), torch.zeros(8, dtype=torch.int64)
         frozen = nn.Linear(4, 2).requires_grad_(False)
@@ -456,7 +459,7 @@ class TestBadInput:
     def test_a_network_that_raises(self):
         network = small_network()
         network.eval()[-1].register_forward_pre_hook(lambda module, inputs: 1 / 0)
-        for name in set(PROXIES) - {"params"}:
+        for name in set(PROXIES) - {"params", "layers"}:  # which do not run it
             with pytest.raises(ZeroDivisionError):
                 PROXIES[name](network, random_images(0, 8, 3, 8, 8), torch.arange(8) % 4)
             assert not network[0].training
@@ -532,6 +535,351 @@ class TestOtherProxies:
         assert PROXIES["jacov"](Calls(lambda x: x * 0), self.x) == -math.inf
 
 
+def cell_of(o: str) -> str:
+    """Write a cell of NAS-Bench-201 with one operation on all edges."""
+    return f"|{o}~0|+|{o}~0|{o}~1|+|{o}~0|{o}~1|{o}~2|"
+
+
+class TestLayers:
+    @pytest.mark.parametrize(("operation", "tensors", "layers"), [
+        ("nor_conv_3x3", 291, 98), ("nor_conv_1x1", 291, 98), ("none", 21, 8),
+    ])  # fmt: skip
+    def test_of_nasbench201(self, operation, tensors, layers):
+        space = search_spaces.get("nasbench201")
+        text = cell_of(operation)
+        network = space.build(space.from_string(text))
+        assert len(list(network.parameters())) == tensors
+        assert PROXIES["layers"](network, random_images(0, 1, 3, 32, 32)) == layers
+
+    def test_of_a_network_without_weights(self):
+        assert PROXIES["layers"](nn.ReLU(), CODES) == 0
+
+
+class TestNewWeights:
+    def test_are_drawn_and_the_old_ones_come_back(self):
+        network = nn.Sequential(
+            nn.Conv2d(8, 400, 3, groups=2), nn.BatchNorm2d(400), nn.Linear(50, 300), nn.PReLU()
+        )
+        network[1].running_mean.fill_(3)
+        network[3].weight.data.fill_(0.7)
+        network[0].weight.requires_grad_(False)
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        with untouched(network, torch.device("cpu")):
+            reinitialize(network, kaiming)
+            convolution, norm, linear, rectifier = network
+            assert convolution.weight.std().item() == pytest.approx((2 / 36) ** 0.5, rel=0.02)
+            assert linear.weight.std().item() == pytest.approx((2 / 50) ** 0.5, rel=0.02)
+            assert not any(t.any() for t in (convolution.bias, linear.bias, norm.bias))
+            assert norm.weight.eq(1).all()
+            assert norm.running_mean.eq(0).all()
+            assert rectifier.weight.item() == pytest.approx(0.7)
+            assert [p.requires_grad for p in convolution.parameters()] == [False, True]
+        assert all(torch.equal(before[n], value) for n, value in network.state_dict().items())
+
+    def test_what_is_shared_still_is(self):
+        network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        network[1].weight = network[0].weight
+        with untouched(network, torch.device("cpu")):
+            old = network[0].weight
+            reinitialize(network, kaiming)
+            assert network[0].weight is network[1].weight is not old
+
+    @pytest.mark.parametrize("name", ["vkdnw", "swap", *AGGREGATES["az_nas"][:3]])
+    def test_the_old_ones_play_no_part(self, name):
+        images = random_images(0, 8, 3, 8, 8)
+        networks = [seeded(small_network, seed) for seed in range(2)]
+        networks[1].train()(images)  # running statistics of batch normalization
+        assert len({PROXIES[name](network, images) for network in networks}) == 1
+
+
+class TestVkdnw:
+    """The vectors are worked out by hand."""
+
+    @pytest.mark.parametrize(("s", "v"), [
+        ([0.5, 0.0], 2.0498), ([4 / 3, 4 / 9], 2.1632), ([0.3, 0.3, 0.3], math.log(9)), ([0, 0], 0),
+    ])  # fmt: skip
+    def test_entropy(self, s, v):
+        assert vkdnw.entropy(torch.tensor(s, dtype=torch.float64)) == pytest.approx(v, abs=5e-5)
+
+    @given(s=st.lists(st.floats(0, 1), min_size=1, max_size=30), scale=st.floats(1e-9, 1e9))
+    @settings(deadline=None, max_examples=50, database=None)
+    def test_entropy_is_bounded_and_knows_no_scale(self, s, scale):
+        s = torch.tensor([x if x > 1e-9 else 0.0 for x in s], dtype=torch.float64)
+        v = vkdnw.entropy(s)
+        assert -1e-8 <= v <= math.log(9) + 1e-8
+        assert vkdnw.entropy(scale * s) == pytest.approx(v, abs=1e-6)
+
+    def test_fisher_information(self):
+        """J^T S J; with L J in place of L^T J, singular values were 2 and 0."""
+        j = torch.diag(torch.tensor([2.0, 1.0], dtype=torch.float64))[None]
+        information = vkdnw.fisher(torch.zeros(1, 2, dtype=torch.float64), j)
+        assert information.tolist() == [[1.0, -0.5], [-0.5, 0.25]]
+        assert torch.linalg.svdvals(information).tolist() == pytest.approx([1.25, 0])
+
+    def test_two_parameters(self):
+        """Logits (2a, 2b, 0) at a = b = 0, parameters of no layer."""
+
+        class Network(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.b = (nn.Parameter(torch.zeros(1, 1)) for _ in range(2))
+
+            def forward(self, x):
+                return torch.cat([2 * self.a, 2 * self.b, 0 * self.a], 1).expand(len(x), 3)
+
+        logits, j = vkdnw.jacobian(Network(), CODES)
+        assert vkdnw.fisher(logits, j).numpy() * 9 == pytest.approx(np.array([[8, -4], [-4, 8]]))
+        score = vkdnw.score(Network(), CODES)
+        assert score == pytest.approx(2 + 2.1632 / math.log(10), abs=5e-5)
+
+    def test_smoothing(self):
+        """p = .95 (1, 0) + .05 / 2."""
+        j = torch.eye(2, dtype=torch.float64)[None]
+        information = vkdnw.fisher(torch.tensor([[1000.0, 0.0]], dtype=torch.float64), j)
+        assert information[0, 0].item() == pytest.approx(0.975 * 0.025)
+
+    @pytest.mark.parametrize("view", [False, True])
+    def test_jacobian_is_that_of_one_image_after_another(self, view):
+        """Grouped, strided, dilated, of one dimension; shared, frozen, dead, of no layer."""
+        shared = nn.Conv2d(6, 6, 3, padding=1)
+
+        class Flat(nn.Module):
+            def forward(self, x):
+                return x.view(len(x), -1)
+
+        network = nn.Sequential(
+            nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True),
+            shared, nn.PReLU(), shared, nn.GroupNorm(2, 6), nn.ReLU(),
+            nn.Conv2d(6, 4, 3, padding="same", dilation=2, groups=2, bias=False),
+            Flat() if view else nn.Flatten(), nn.Unflatten(1, (1, -1)), nn.Conv1d(1, 2, 3),
+            nn.Flatten(), nn.Linear(124, 5), nn.BatchNorm1d(5), nn.Dropout(),
+        )  # fmt: skip
+        network.dead = nn.Linear(2, 2)
+        network.dead.forward = lambda x: x
+        network[3].bias.requires_grad_(False)
+        images = random_images(0, 4, 3, 8, 8)
+        logits, j = vkdnw.jacobian(network, images)
+        assert j.shape == (4, 5, sum(p.requires_grad for p in network.parameters()))
+        with untouched(network, images.device):
+            network.eval()
+            reinitialize(network, kaiming)
+            for n, c in itertools.product(range(4), range(5)):
+                trained = [p for p in network.parameters() if p.requires_grad]
+                logit = network(images[n : n + 1])[0, c]
+                assert logits[n, c].item() == pytest.approx(logit.item(), abs=1e-4)
+                gradients = torch.autograd.grad(
+                    logit, trained, allow_unused=True, materialize_grads=True
+                )
+                expected = [g.flatten()[0].item() for g in gradients]
+                assert j[n, c].tolist() == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+    def test_layers_come_first(self):
+        deep = vkdnw.score(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), CODES)
+        assert 1 < vkdnw.score(nn.Linear(4, 3), CODES) < 2 < deep < 3
+
+    def test_not_finite_is_ranked_last(self):
+        assert vkdnw.score(nn.Linear(4, 3), CODES / 0) == -math.inf
+
+
+def rows(*values: tuple[float, float]) -> Tensor:
+    """A map of two channels, these at its four places."""
+    return torch.tensor(values).float().T.reshape(1, 2, 2, 2)
+
+
+class TestAzNas:
+    """The vectors are worked out by hand."""
+
+    uneven = rows((2, 1), (-2, -1), (2, -1), (-2, 1))
+    even = rows((1, 1), (-1, -1), (1, -1), (-1, 1))
+
+    def test_spread(self):
+        assert az_nas.spread(self.uneven) == pytest.approx(0.5004, abs=5e-5)
+        assert az_nas.spread(self.even) == pytest.approx(0.6931, abs=5e-5)
+        assert math.isnan(az_nas.spread(torch.zeros(2, 3, 4, 4)))
+        assert az_nas.spread(random_images(0, 4, 1, 2, 2)) == pytest.approx(0, abs=1e-6)
+
+    @given(seed=st.integers(0, 2**16), channels=st.integers(2, 20), scale=st.floats(1e-3, 1e3))
+    @settings(deadline=None, max_examples=25, database=None)
+    def test_spread_knows_no_scale_nor_shift(self, seed, channels, scale):
+        h = random_images(seed, 2, channels, 3, 3).double()
+        e = az_nas.spread(h)
+        assert -1e-6 <= e <= math.log(channels) + 1e-6
+        assert az_nas.spread(scale * h + 1) == pytest.approx(e, abs=1e-4)
+
+    def test_expressivity_and_progressivity(self):
+        """The first block scales the first channel by a half."""
+
+        class Scale(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.part = nn.Identity()
+
+            def forward(self, x):
+                return x * torch.tensor([0.5, 1.0]).view(2, 1, 1)
+
+        network = nn.Sequential(nn.Identity(), Scale(), nn.Flatten())
+        assert az_nas.expressivity(network, self.uneven) == pytest.approx(1.1935, abs=5e-5)
+        assert az_nas.progressivity(network, self.uneven) == pytest.approx(0.1927, abs=5e-5)
+        network = nn.Sequential(nn.Identity(), Scale(), Scale(), nn.Flatten())
+        assert az_nas.progressivity(network, self.uneven) == pytest.approx(
+            0.5004 - 0.6931, abs=1e-4
+        )
+
+    @pytest.mark.parametrize(("s", "t"), [(2.0, -0.5), (0.5, -0.5), (1.0, 0.0), (0.0, -999_998)])
+    def test_preservation_of_a_scale(self, s, t):
+        g = torch.tensor([1.0, -1.0]).view(1, 1, 1, 2)
+        u = s * g if s != 1 else -g
+        assert az_nas.preservation(u, g) == pytest.approx(t, abs=1e-5)
+
+    def test_preservation_by_a_convolution(self):
+        """1x1, diag(2, 1); g has all four pairs of signs, and M is the diagonal matrix."""
+        u = self.even * torch.tensor([2.0, 1.0]).view(2, 1, 1)
+        assert az_nas.preservation(u, self.even) == pytest.approx(-0.5, abs=1e-5)
+
+    def test_a_block_that_does_nothing(self):
+        assert az_nas.preservation(self.even, self.even) == -math.inf
+
+    @pytest.mark.parametrize("size", [4, 5])
+    def test_lower_resolution(self, size):
+        """Every second pixel of one channel goes on; the others, of odd sizes too, get nothing."""
+        g = random_images(0, 3, 1, -(-size // 2), -(-size // 2)).sign()
+        u = torch.zeros(3, 1, size, size)
+        u[:, :, ::2, ::2] = 3 * g
+        assert az_nas.preservation(u, g) == pytest.approx(2 - 3 - 1 / 3, abs=1e-5)
+
+    def test_maps_are_those_of_cells_and_residual_blocks(self):
+        space = search_spaces.get("nasbench201:channels=4")
+        shapes = [(4, 32)] * 6 + [(8, 16)] * 6 + [(16, 8)] * 6
+        for operation in search_spaces.nasbench201.OPERATIONS:
+            text = cell_of(operation)
+            network = space.build(space.from_string(text))
+            with untouched(network, torch.device("cpu")):
+                maps = az_nas._maps(network, random_images(0, 2, 3, 32, 32))
+            assert [(h.shape[1], h.shape[3]) for h in maps] == shapes
+
+    @pytest.mark.parametrize(("operation", "finite"), [
+        ("none", (False, False, True)), ("skip_connect", (True, True, True)),
+        ("nor_conv_3x3", (True, True, True)),
+    ])  # fmt: skip
+    def test_cells_of_one_operation(self, operation, finite):
+        """Zeros have no spread; six skip connections multiply by four."""
+        space = search_spaces.get("nasbench201:channels=4,cells=1")
+        text = cell_of(operation)
+        network = space.build(space.from_string(text))
+        images = random_images(0, 16, 3, 16, 16)
+        scores = [PROXIES[name](network, images) for name in AGGREGATES["az_nas"][:3]]
+        assert tuple(map(math.isfinite, scores)) == finite
+        if operation == "none":
+            assert scores[2] < -500_000
+
+    def test_an_identity_cannot_be_trained_better_or_worse(self):
+        space = search_spaces.get("nasbench201:channels=4,cells=1")
+        text = "|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"
+        network = space.build(space.from_string(text))
+        assert az_nas.trainability(network, random_images(0, 4, 3, 16, 16)) == -math.inf
+
+    @pytest.mark.parametrize("name", ["nasbench_macro", "nasbench101", "darts:cells=6", "resnet"])
+    def test_other_spaces(self, name):
+        space = search_spaces.get(f"{name}{',' if ':' in name else ':'}" + {
+            "nasbench_macro": "channels=4,head_channels=8", "nasbench101": "channels=8",
+            "darts:cells=6": "channels=4", "resnet": "stem_channels=4",
+        }[name])  # fmt: skip
+        network = space.build(space.sample(np.random.default_rng(1)))
+        images = random_images(0, 4, 3, 16, 16)
+        assert all(math.isfinite(PROXIES[n](network, images)) for n in AGGREGATES["az_nas"][:2])
+
+    def test_too_few_maps(self):
+        with pytest.raises(InvalidArgument, match=r"Linear has 0 maps .* at least two"):
+            az_nas.expressivity(nn.Linear(4, 2), CODES)
+
+
+class TestSwap:
+    def test_by_hand(self):
+        """Columns 101, 000, 010, 101, 110."""
+        x = torch.tensor([[0.5, 0, 0, 2, 0.1], [0, 0, 1, 0, 0.3], [0.2, 0, 0, 0.7, 0]])
+        assert PROXIES["swap"](nn.ReLU(), x) == 4
+        assert PROXIES["swap"](nn.ReLU(), x.view(3, 5, 1, 1)) == 4
+
+    @pytest.mark.parametrize("packed", [True, False])  # on a GPU they never are
+    @pytest.mark.parametrize("images", [1, 7, 16, 20])
+    def test_distinct_columns_of_sixteen_images(self, images, packed, monkeypatch):
+        monkeypatch.setattr(rectifiers, "_PACKED", packed and rectifiers._PACKED)
+        x = random_images(0, images, 3, 40)
+        expected = len(np.unique((x[:16].flatten(1) > 0).numpy(), axis=1).T)
+        assert PROXIES["swap"](nn.ReLU(), x) == expected
+
+    def test_what_is_there_already_adds_nothing(self):
+        x = random_images(0, 8, 30)
+        once, twice, dead = (
+            PROXIES["swap"](Calls(function), x)
+            for function in (
+                torch.relu, lambda x: torch.relu(x) + torch.relu(x + 0),
+                lambda x: torch.relu(x) + torch.relu(0 * x),
+            )
+        )  # fmt: skip
+        assert once == twice
+        assert dead - once in (0, 1)  # the column of zeros
+
+    def test_is_a_mean_over_weights(self):
+        value = PROXIES["swap"](nn.Sequential(nn.Linear(4, 30), nn.ReLU()), random_images(0, 6, 4))
+        assert value != int(value)
+        assert (value * 32).is_integer()
+
+    def test_not_finite_is_ranked_last(self):
+        assert PROXIES["swap"](nn.ReLU(), CODES / 0) == -math.inf
+
+    def test_no_rectifier(self):
+        with pytest.raises(InvalidArgument, match=r"Linear.*no rectifier.*another proxy"):
+            PROXIES["swap"](nn.Linear(4, 2), CODES)
+
+
+columns = st.lists(
+    st.lists(st.integers(-5, 5).map(float), min_size=6, max_size=6), min_size=1, max_size=4
+)
+
+
+class TestAggregate:
+    def test_by_hand(self):
+        """Ranks (1, 5) and (3, 3) of 5: equal in a linear sum."""
+        totals = rank_aggregate({"a": [1, 3, 2, 4, 5], "b": [50, 30, 10, 20, 40]})
+        assert totals[:2] == pytest.approx([-1.609, -1.022], abs=5e-4)
+
+    def test_ties_get_the_mean_of_their_ranks(self):
+        assert rank_aggregate({"a": [7, 7, 9]}) == pytest.approx(np.log([1.5 / 3, 1.5 / 3, 1]))
+
+    def test_what_one_cannot_rank_takes_no_part(self):
+        totals = rank_aggregate({"a": [1, -math.inf, 2, 5], "b": [2, 9, 1, math.nan]})
+        assert totals.tolist() == pytest.approx([math.log(1 / 2), -math.inf] * 2)
+        assert rank_aggregate({"a": [-math.inf, math.nan]}).tolist() == [-math.inf] * 2
+
+    def test_infinitely_good(self):
+        assert rank_aggregate({"a": [1, math.inf]}).tolist() == pytest.approx([math.log(0.5), 0])
+
+    @given(scores=columns, order=st.permutations(range(6)))
+    @settings(deadline=None, max_examples=50, database=None)
+    def test_invariances(self, scores, order):
+        """Monotone transformations, the order of networks and that of proxies."""
+        totals = rank_aggregate({str(i): column for i, column in enumerate(scores)})
+        others = [np.exp(0.3 * np.array(column)) - 7 for column in scores]
+        assert rank_aggregate(dict(enumerate(others))) == pytest.approx(totals)
+        assert rank_aggregate(dict(enumerate(others[::-1]))) == pytest.approx(totals)
+        moved = {i: np.array(column)[list(order)] for i, column in enumerate(scores)}
+        assert rank_aggregate(moved) == pytest.approx(totals[list(order)])
+
+    @given(scores=columns)
+    @settings(deadline=None, max_examples=50, database=None)
+    def test_better_by_every_proxy_is_better(self, scores):
+        totals = rank_aggregate(dict(enumerate(scores)))
+        for i, j in itertools.permutations(range(6), 2):
+            if all(column[i] > column[j] for column in scores):
+                assert totals[i] > totals[j]
+
+    @pytest.mark.parametrize("scores", [{}, {"a": [1], "b": [1, 2]}])
+    def test_scores_that_do_not_fit(self, scores):
+        with pytest.raises(InvalidArgument, match=r"scores=.*one score of each network"):
+            rank_aggregate(scores)
+
+
 @pytest.mark.parametrize("name", PROXIES)
 class TestProxies(ProxySuite):
     @pytest.fixture
@@ -541,7 +889,9 @@ class TestProxies(ProxySuite):
 
 def test_names():
     modules = {name for name in proxies.__all__ if name.islower()}
-    assert modules | {"params", "macs"} == set(PROXIES)
+    parts = {"az_expressivity", "az_progressivity", "az_trainability"}
+    assert modules | parts | {"params", "macs"} == set(PROXIES)
+    assert {name for names in AGGREGATES.values() for name in names} <= set(PROXIES)
     for name in modules:
         assert PROXIES[name] is getattr(proxies, name).score
 

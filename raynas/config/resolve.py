@@ -84,7 +84,11 @@ class Plan:
         samples = self.config.samples if chosen else max(self.config.samples, evaluations)
         self.folder.write_configuration(
             {**self.config.model_dump(), "samples": samples},
-            {"data_fingerprint": self.data.fingerprint, **recorded},
+            {
+                "data_fingerprint": self.data.fingerprint,
+                "data_notes": list(self.data.notes),
+                **recorded,
+            },
         )
 
 

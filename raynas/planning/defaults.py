@@ -4,15 +4,16 @@ The rules, in the order in which they apply:
 
 1. An epoch lasts the same time for every architecture, so that a small network sees more images
    than a large one; what is compared is what can be had for the time.
-2. The time is divided among search, last decision and retraining by what limits the accuracy: where
-   all of it would let a typical network see the images only some ten times, the retraining gets
-   most; where it would see them some hundred times, more training gains nothing, and more
-   architectures do.
+2. The time is divided among search, last decision and retraining by what limits the accuracy. Where
+   a typical network would see the images less than forty times in all of it, short trainings would
+   compare noise: nothing is searched, and a ResNet9 that suits the time is trained. Where it would
+   see them four hundred times, more training gains little, and more architectures do. Between the
+   two the shares follow the logarithm.
 3. An evaluation lasts until a typical network has seen the images forty times in a thousand steps,
    or shorter, so that the search can make eight evaluations at least.
-4. Architectures so large that an evaluation would not let them see the images five times are left
-   out. The first two evaluations are of ResNet9s of the sizes that suit the time, which one would
-   take without a search.
+4. A short training favors small networks. So only those are searched that see the images ten to a
+   hundred times in the retraining, as far as there are such. The first two evaluations are of
+   ResNet9s: the widest that sees them forty times, and the next wider one.
 """
 
 import math
@@ -30,10 +31,15 @@ OPENING, CLOSING = 15.0, 15.0
 _FEWEST, _MOST = 8, 64  # evaluations
 _PASSES, _STEPS = 40, 1000  # of an evaluation that is long enough
 _RETRAIN_PASSES, _RETRAIN_STEPS = 250, 6000  # beyond which nothing is gained
-_SCARCE, _PLENTY = 15.0, 200.0  # passes of a typical network in the whole time
-_SHARES = ((0.22, 0.10, 0.68), (0.45, 0.25, 0.30))  # where time is scarce, where there is plenty
-_LEAST_SEEN = 5.0  # times that an evaluation shows every image, at least
-_KNOWN_SEEN = 12.0  # times, by the smaller of the two architectures that come first
+_SCARCE, _PLENTY = 40.0, 400.0  # passes of a typical network in the whole time
+_SHARES = ((0.15, 0.05, 0.80), (0.40, 0.25, 0.35))  # where time is scarce, where there is plenty
+_WITHOUT_SEARCH = (0.02, 0.0, 0.98)
+_SEEN = (10.0, 100.0)  # times that the networks which are searched see the images in the retraining
+_KNOWN_SEEN = 40.0  # likewise, the narrower of the two that come first, at least
+_SEARCHED = 0.25  # of all architectures are searched, at least
+#: ResNet9s, from narrow to wide
+KNOWN = tuple(f"c{channels}-w2d1-w2d0-w2d1" for channels in CHANNELS)
+_LEAST_STEPS = 30  # of an evaluation of a typical network, however short the time
 _MIXUP = 0.5
 _MIXED = 40.0  # passes from which mixed images gain more than they slow the training
 _JUDGING = 0.3  # seconds for an image that is judged, in those for one that is trained with
@@ -66,6 +72,31 @@ class Choice:
     argument: str
     value: str
     why: str
+
+
+@dataclass(frozen=True)
+class Times:
+    """How the time is spent.
+
+    Attributes:
+        seen: times that a typical network would see the images in all of it.
+        shares: of search, last decision and retraining.
+        enough: seconds of an evaluation that is long enough.
+        evaluation: seconds of an evaluation.
+        samples: evaluations that the search's share holds; 1: nothing is compared.
+        select: trainings that the last decision's share holds; 1: the search decides.
+        retraining: seconds of the retraining, as the pace has them.
+        longest: {stage: seconds of one training beyond which nothing is gained}.
+    """
+
+    seen: float
+    shares: Shares
+    enough: float
+    evaluation: float
+    samples: int
+    select: int
+    retraining: float
+    longest: dict[str, float]
 
 
 @dataclass
@@ -120,60 +151,98 @@ def outline(
         epochs: of an evaluation; None: three.
         augment: whether images may be mixed.
     """
-    left = max(seconds - OPENING - CLOSING, seconds / 2)
-    image = speed.typical
-    seen = left * speed.alone / (image * dataset.train)
-    shares, epochs = _shares(seen), epochs or EVALUATION_EPOCHS
-    searching = left * shares.search
-    enough = max(_PASSES * dataset.train, _STEPS * speed.batch_size) * image
-    judging = epochs * dataset.validation * _JUDGING * image
-    rounds = math.ceil(_FEWEST / hardware.slots)
-    one = min(enough, max(searching / rounds - judging, image * speed.batch_size * 30))
-    affordable = searching * hardware.slots / (one + judging)
-    samples = int(min(_MOST, max(3.0, affordable + 1e-6)))  # 8 may be a little less
-    select = _candidates(left * shares.select, samples, one, hardware)
-    most = dataset.train + dataset.validation
-    longest = {
-        "select": max(_RETRAIN_PASSES * dataset.train, _RETRAIN_STEPS * speed.batch_size) * image,
-        "retrain": max(_RETRAIN_PASSES * most, _RETRAIN_STEPS * speed.batch_size) * image,
+    epochs = epochs or EVALUATION_EPOCHS
+    times = _times(seconds, dataset, hardware, speed, epochs)
+    if times.samples == 1:
+        epochs = 1
+    seconds_of_passes = times.retraining / (dataset.train + dataset.validation)
+    window = _window(speed, seconds_of_passes) if times.samples > 1 else None
+    first = _first(speed, seconds_of_passes, window, 1 if times.samples == 1 else 2)
+    mixed = augment and seconds_of_passes / speed.typical >= _MIXED
+    options = {
+        "epoch_seconds": f"{times.evaluation / epochs:.3g}",
+        "pace": speed.pace,
+        "precision": speed.precision,
+        "mixup": f"{_MIXUP:g}" if mixed else None,
     }
-    epoch_seconds = float(f"{one / epochs:.3g}")
-    limit = _limit(speed, one, dataset.train)
-    first = _first(speed, one, dataset.train, limit or math.inf)
+    said = "".join(f",{key}={value}" for key, value in options.items() if value is not None)
     arguments: dict[str, Any] = {
         "space": space,
         "search": "auto:initial=4,candidates=4" + (first and f",first={first}"),
-        "evaluate": f"{evaluate},epoch_seconds={epoch_seconds:g},pace={speed.pace}"
-        + (f",precision={speed.precision}" if speed.precision else ""),
+        "evaluate": evaluate + said,
         "scheduler": "fifo",
-        "constraint": limit and f"limit:of=macs,most={limit:.0f}",
-        "samples": math.ceil(1.5 * samples),
+        "constraint": window and f"limit:of=macs,least={window[0]},most={window[1]}",
+        "samples": math.ceil(1.5 * times.samples) if times.samples > 1 else 1,
         "epochs": epochs,
-        "select": select,
+        "select": times.select,
     }
-    mixed = augment and seen * shares.retrain >= _MIXED
-    if mixed:
-        arguments["evaluate"] = f"{arguments['evaluate']},mixup={_MIXUP:g}"
-    choices = [
-        Choice("time", str(shares), _why_shares(seen)),
-        Choice("epochs", f"{epochs} of {epoch_seconds:g} s", _why_epochs(one, enough)),
-        Choice("samples", f"about {samples}", f"{hardware.slots} at a time, in the search's share"),
-        Choice("search", "auto", f"first {first or 'four at random'}, from the fifth by surrogate"),
-        Choice("scheduler", "fifo", "learning rates fall to 0 within every evaluation"),
-        Choice(
-            "select", str(select), "so many are trained longer, before one of them is chosen"
-            if select > 1 else "the search decides: the time is too short to train several again",
-        ),
-    ]  # fmt: skip
+    choices = _choices(times, hardware, epochs, first)
     if mixed:
         why = f"a typical network sees the images more than {_MIXED:g} times in the retraining"
         choices.append(Choice("mixup", f"{_MIXUP:g}", why))
     if speed.precision:
         choices.append(Choice("precision", speed.precision, "the faster one here, measured"))
-    if limit:
-        why = f"larger ones would not see the images {_LEAST_SEEN:g} times in an evaluation"
-        choices.append(Choice("constraint", f"at most {limit / 1e6:.3g} M MACs", why))
-    return Outline(arguments, shares, longest, speed.alone, choices)
+    if window:
+        sizes = " to ".join(f"{macs / 1e6:.3g} M" for macs in window)
+        why = "these see the images {:g} to {:g} times in the retraining".format(*_SEEN)
+        choices.append(Choice("constraint", f"{sizes} MACs", why))
+    return Outline(arguments, times.shares, times.longest, speed.alone, choices)
+
+
+def _times(
+    seconds: float, dataset: Dataset, hardware: Hardware, speed: Speed, epochs: int
+) -> Times:
+    """Divide the time; see rules 2 and 3."""
+    left = max(seconds - OPENING - CLOSING, seconds / 2)
+    image = speed.typical
+    seen = left * speed.alone / (image * dataset.train)
+    searches = seen >= _SCARCE or not speed.known
+    shares = _shares(seen) if searches else Shares(*_WITHOUT_SEARCH)
+    enough = max(_PASSES * dataset.train, _STEPS * speed.batch_size) * image
+    judging = epochs * dataset.validation * _JUDGING * image
+    searching, rounds = left * shares.search, math.ceil(_FEWEST / hardware.slots)
+    least = image * speed.batch_size * _LEAST_STEPS
+    one = min(enough, max(searching / rounds - judging, least))
+    affordable = searching * hardware.slots / (one + judging)
+    samples = (
+        int(min(_MOST, max(3.0, affordable + 1e-6))) if searches else 1
+    )  # 8 may be a little less
+    longest = {
+        stage: max(_RETRAIN_PASSES * images, _RETRAIN_STEPS * speed.batch_size) * image
+        for stage, images in (
+            ("select", dataset.train), ("retrain", dataset.train + dataset.validation),
+        )
+    }  # fmt: skip
+    return Times(
+        seen, shares, enough, one, samples,
+        _candidates(left * shares.select, samples, one, hardware),
+        min(left * shares.retrain * speed.alone, longest["retrain"]), longest,
+    )  # fmt: skip
+
+
+def _choices(times: Times, hardware: Hardware, epochs: int, first: str) -> list[Choice]:
+    """Return what is done and why, as far as it is the same in all runs."""
+    if times.samples == 1:
+        why = f"in all of it a typical network would see the images {times.seen:.0f} times"
+        return [
+            Choice("search", "none", f"{why}: too little to compare architectures in"),
+            Choice("architecture", first, "a ResNet9 of a size that suits the time gets all of it"),
+        ]
+    length = f"{epochs} of {times.evaluation / epochs:.3g} s"
+    at_once = f"{hardware.slots} at a time, in the search's share"
+    selecting = (
+        "so many are trained longer, before one of them is chosen"
+        if times.select > 1
+        else "the search decides: the time is too short to train several again"
+    )
+    return [
+        Choice("time", str(times.shares), _why_shares(times.seen)),
+        Choice("epochs", length, _why_epochs(times.evaluation, times.enough)),
+        Choice("samples", f"about {times.samples}", at_once),
+        Choice("search", "auto", f"first {first or 'four at random'}, from the fifth by surrogate"),
+        Choice("scheduler", "fifo", "learning rates fall to 0 within every evaluation"),
+        Choice("select", str(times.select), selecting),
+    ]
 
 
 def _shares(seen: float) -> Shares:
@@ -190,28 +259,37 @@ def _candidates(seconds: float, samples: int, one: float, hardware: Hardware) ->
     return count if count > 1 else 1
 
 
-def _limit(speed: Speed, one: float, images: int) -> float | None:
-    """Return the MACs beyond which an evaluation shows the images too seldom; see rule 4."""
-    affordable = [w for w in speed.works if speed.image_seconds(w) * images * _LEAST_SEEN <= one]
-    if len(affordable) == len(speed.works):
+def _window(speed: Speed, seconds: float) -> tuple[int, int] | None:
+    """Return the fewest and the most MACs that are searched; see rule 4.
+
+    Args:
+        speed: of the networks.
+        seconds: of the retraining, for each image.
+    """
+    works = sorted([*speed.works, *speed.known.values()], key=lambda work: work.macs)
+    times = [seconds / speed.image_seconds(work) for work in works]  # falling, nearly
+    macs = [work.macs for work in works]
+    count = len(macs)
+    within = [m for m, t in zip(macs, times, strict=True) if _SEEN[0] <= t <= _SEEN[1]]
+    needed = math.ceil(_SEARCHED * count)
+    if len(within) < needed:  # the smallest where all are too large, the largest otherwise
+        within = macs[:needed] if times[0] < _SEEN[1] else macs[-needed:]
+    if len(within) == count:
         return None
-    few = speed.works[len(speed.works) // 4].macs  # there must be something to search in
-    return float(max([few, *(w.macs for w in affordable)]))
+    return min(within), max(within)
 
 
-def _first(speed: Speed, one: float, images: int, limit: float) -> str:
+def _first(speed: Speed, seconds: float, window: tuple[int, int] | None, count: int) -> str:
     """Return the known architectures that are evaluated first, as `auto` takes them."""
-    texts = list(speed.known)
-    suitable = [
-        speed.image_seconds(work) * images * _KNOWN_SEEN <= one for work in speed.known.values()
-    ]
-    largest = max(sum(suitable) - 1, 0)
-    chosen = texts[largest : largest + 2]
-    return ";".join(t for t in chosen if speed.known[t].macs <= limit or t == texts[0])
+    within = window or (0, math.inf)
+    texts = [text for text, work in speed.known.items() if within[0] <= work.macs <= within[1]]
+    seen = [seconds / speed.image_seconds(speed.known[text]) for text in texts]
+    widest = max(sum(times >= _KNOWN_SEEN for times in seen) - 1, 0)
+    return ";".join(texts[widest : widest + count])
 
 
 def _why_shares(seen: float) -> str:
-    limited = "training time limits the accuracy" if seen < 60 else "more training gains little"
+    limited = "training time limits the accuracy" if seen < 120 else "more training gains little"
     return f"in all of it a typical network would see the images {seen:.0f} times: {limited}"
 
 

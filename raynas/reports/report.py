@@ -59,6 +59,7 @@ def write_report(
         metrics=metrics,
         interval=binomtest(right, test_images).proportion_ci(method="wilson"),
         test_images=test_images,
+        data_notes=data.notes,
         retraining_failed={
             i: reason for i, reason in history.retraining_failed.items() if i != best.index
         },

@@ -23,16 +23,21 @@ class ProxySuite(Suite):
         return score
 
     @staticmethod
-    def network(channels: int = 3, width: int = 6) -> nn.Sequential:
-        """Convolutions, rectifiers (one in place), batch normalization, dropout."""
+    def network(channels: int = 3, width: int = 6, depth: int = 1) -> nn.Sequential:
+        """Convolutions, rectifiers (some in place), batch normalization, dropout."""
         torch.manual_seed(0)
+        layers: list[nn.Module] = []
+        for _ in range(depth):
+            layers += [
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            ]
         return nn.Sequential(
             nn.Conv2d(channels, width, 3, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
+            *layers,
             nn.AvgPool2d(3, 1, 1),
             nn.Dropout(0.3),
             nn.Flatten(),
@@ -62,8 +67,9 @@ class ProxySuite(Suite):
         assert len(values) == 1
 
     def test_other_networks_score_otherwise(self, proxy: Score) -> None:
-        values = {proxy(self.network(width=width), *self.batch()) for width in (3, 6, 12)}
-        assert len(values) == 3
+        """They differ in width and depth; a proxy may see one of them alone."""
+        networks = [self.network(width=6 * depth, depth=depth) for depth in (1, 2, 3)]
+        assert len({proxy(network, *self.batch()) for network in networks}) == 3
 
     def test_leaves_the_network_as_it_was(self, proxy: Score) -> None:
         """Contents, strides, gradients, flags of training and of gradients, hooks."""

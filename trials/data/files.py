@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import PositiveInt
 
-from trials.data.decoding import Files, Rows, read_encoded
-from trials.data.sources import Collection, LargeSource
+from trials.data.decoding import EncodedSource, Files, Rows, read_encoded
+from trials.data.sources import Collection
 from trials.errors import DataError
-
-_SIZE = 32  # that is proposed where images differ in size
 
 _IMAGE_SUFFIXES = (
     ".bmp",
@@ -36,7 +34,7 @@ _PARTS: list[tuple[str, ...]] = [("train",), ("validation", "val", "valid"), ("t
 
 
 @dataclass(frozen=True, eq=False)
-class Folder(LargeSource):
+class Folder(EncodedSource):
     """A folder of class folders, or one with `train`, `validation`, `test` of them.
 
     The folders of the latter may also be called `val` or `valid`; where there are others beside
@@ -45,7 +43,8 @@ class Folder(LargeSource):
 
     Args:
         path: the folder.
-        size: scale the images to `size` x `size` pixels (a centered square is cut first).
+        size: scale the images to `size` x `size` pixels; None: as they are, or where they differ
+            in size `trials.data.scaling.usual_size`.
     """
 
     path: Path
@@ -73,22 +72,9 @@ class Folder(LargeSource):
                 paths += [path for path, _ in labeled]
                 labels += [label for _, label in labeled]
                 sizes[number] = len(labeled)
-        images = read_encoded(
-            Files(paths), self.size, self.limit_bytes, self.workers, _remedy(self)
+        return read_encoded(
+            self, Files(paths), np.array(labels), (sizes[0], sizes[1], sizes[2]), classes, self.size
         )
-        return Collection(images, np.array(labels), (sizes[0], sizes[1], sizes[2]), classes)
-
-
-def _remedy(source: "Folder | Parquet") -> str:
-    """Return what to do about images of different sizes, as one would type it."""
-    changed = {
-        field.name: getattr(source, field.name)
-        for field in fields(source)
-        if field.init and getattr(source, field.name) != field.default and field.name != "path"
-    }
-    options = ",".join(f"{name}={value}" for name, value in {**changed, "size": _SIZE}.items())
-    text = f"{type(source).__name__.lower()}:{source.path},{options}"
-    return f"scale them, for example by --data '{text}' (in Python data='{text}')"
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -127,7 +113,7 @@ def _labeled_files(folder: Path, classes: list[str]) -> Iterator[tuple[str, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Parquet(LargeSource):
+class Parquet(EncodedSource):
     """A Parquet file of encoded images and integer labels, also as Hugging Face writes it.
 
     Args:
@@ -136,7 +122,8 @@ class Parquet(LargeSource):
         test: a file with the test images.
         image: column of encoded images: bytes, or a struct with a field `bytes`.
         label: column of class numbers.
-        size: scale the images to `size` x `size` pixels (a centered square is cut first).
+        size: scale the images to `size` x `size` pixels; None: as they are, or where they differ
+            in size `trials.data.scaling.usual_size`.
     """
 
     path: Path
@@ -164,10 +151,9 @@ class Parquet(LargeSource):
             pa.chunked_array(chunks, pa.large_binary()),
             tuple((path, len(table)) for path, table in parts),
         )
-        images = read_encoded(rows, self.size, self.limit_bytes, self.workers, _remedy(self))
         labels = np.concatenate([table.column(self.label).to_numpy() for _, table in parts])
         names = _huggingface_classes(parts[0][1], self.label)
-        return Collection(images, labels, (train, validation, test), names)
+        return read_encoded(self, rows, labels, (train, validation, test), names, self.size)
 
     def _table(self, path: Path) -> pa.Table:
         """Return image and label column of one file, checked; images as `large_binary`."""

@@ -5,9 +5,10 @@ PyTorch calls channels-last). Pixels are uint8, or float32 where a user's floats
 """
 
 import hashlib
+import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ Pixels = npt.NDArray[Any]
 
 _NUMBERS = "biuf"  # the kinds of NumPy types that pixels may have
 _GRAY_MODES = ("1", "L", "LA", "I", "F")
-#: images that are looked at together
+_SQUARE = 8  # pixels of a side from which on a square is taken for an image
+#: images that are looked at together, at most
 BLOCK = 256
+_BLOCK_NUMBERS = 1 << 26  # of them
 
 
 class Streamed(Dataset[Pixels]):
@@ -48,8 +51,28 @@ class Streamed(Dataset[Pixels]):
         """Yield all images in order, in blocks of images x height x width x channels.
 
         Raises:
-            DataError: at the end, when images were unreadable: how many, and the first.
+            Unreadable: at the end, when images were.
         """
+
+
+class Unreadable(DataError):
+    """Some images cannot be read.
+
+    Args:
+        failures: which and why, by their place in the data set.
+        rest: the images without them.
+        total: how many images there are with them.
+    """
+
+    def __init__(self, failures: Mapping[int, str], rest: Streamed, total: int):
+        first = next(iter(failures.values()))
+        super().__init__(f"{len(failures)} of {total} images cannot be read, the first is {first}.")
+        self.failures, self.rest = failures, rest
+
+
+def block_length(shape: Sequence[int]) -> int:
+    """Return how many images of a height, width and channels are looked at together."""
+    return max(1, min(BLOCK, _BLOCK_NUMBERS // math.prod(shape)))
 
 
 def blocks(images: Pixels | Streamed) -> Iterator[Pixels]:
@@ -57,8 +80,9 @@ def blocks(images: Pixels | Streamed) -> Iterator[Pixels]:
     if isinstance(images, Streamed):
         yield from images.blocks()
     else:
-        for start in range(0, len(images), BLOCK):
-            yield images[start : start + BLOCK]
+        length = block_length(images.shape[1:])
+        for start in range(0, len(images), length):
+            yield images[start : start + length]
 
 
 def survey(
@@ -75,7 +99,7 @@ def survey(
         variation), uint8 counting as 0..1; a digest of all images, equal for equal pixels.
 
     Raises:
-        DataError: for unreadable images.
+        Unreadable: at the end, for images that are streamed.
     """
     shape, is_bytes, start = images.shape[-3:], images.dtype == np.uint8, 0
     digest = hashlib.blake2b(f"{shape} {images.dtype}".encode(), digest_size=8)
@@ -101,10 +125,9 @@ def batch_array(images: Any) -> Pixels:
     """Return a user's images as one contiguous array N x H x W x C of uint8 or float32.
 
     Args:
-        images: array or tensor, N x H x W, N x H x W x C or N x C x H x W; the channels are
-            the smaller of the second and the last axis. uint8 stays; other integers become
-            uint8 where 0..255 holds them; floats in 0..1 become uint8 (times 255, rounded);
-            whatever else is kept as float32.
+        images: array or tensor, N x H x W, N x H x W x C or N x C x H x W (see `channels_last`).
+            uint8 stays; other integers become uint8 where 0..255 holds them; floats in 0..1
+            become uint8 (times 255, rounded); whatever else is kept as float32.
 
     Raises:
         DataError: for another number of axes, no pixels, or NaN or infinity among them.
@@ -136,14 +159,20 @@ def number_array(values: Any) -> npt.NDArray[Any]:
 def channels_last(array: Pixels, is_tensor: bool) -> Pixels:
     """Return a batch N x H x W, N x H x W x C or N x C x H x W as N x H x W x C.
 
-    Where the second and the last axis are equally long, tensors have their channels in the
-    second and arrays in the last.
+    The channels are the axis beside which the images are squares of at least 8 pixels; if neither
+    or both are, the shorter one. Where the second and the last axis are equally long, tensors have
+    their channels in the second and arrays in the last.
     """
     if array.ndim == 3:
         return array[..., None]
-    if array.shape[1] < array.shape[3] or (is_tensor and array.shape[1] == array.shape[3]):
-        return array.transpose(0, 2, 3, 1)
-    return array
+    _, second, third, last = array.shape
+    if second == last:
+        channels_first = is_tensor
+    elif third in (second, last) and third >= _SQUARE:
+        channels_first = third == last
+    else:
+        channels_first = second < last
+    return array.transpose(0, 2, 3, 1) if channels_first else array
 
 
 def as_pixels(array: Pixels) -> Pixels:
@@ -176,10 +205,10 @@ def is_gray(image: Image.Image) -> bool:
 
 
 def pixels(image: Image.Image, channels: int) -> Pixels:
-    """Return an opened image as height x width x `channels` (1 or 3) uint8, without alpha."""
+    """Return an opened image as height x width x `channels` (1, 3, or 4 with alpha) uint8."""
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip rather than scale
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    array = np.asarray(image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
     return array[..., None] if channels == 1 else array
 
 

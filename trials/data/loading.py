@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from search_spaces.errors import InvalidArgument, UnknownName
 from search_spaces.naming import Table, construct, converted, parse, spell, suggestion
 from trials.data.augmentation import Augmentation
-from trials.data.images import survey
+from trials.data.images import Unreadable, survey
 from trials.data.objects import Arrays, TorchDataset
 from trials.data.parts import Indices, Part, Store
 from trials.data.sources import Collection, Source
@@ -76,6 +76,8 @@ class Data:
         test: what nothing is chosen by.
         fingerprint: 16 hexadecimal digits that depend on all images and labels, on the names of
             the classes, on the division into parts and on the augmentation.
+        notes: what was decided about the images that nobody had said: how they were scaled,
+            which were left out.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Data:
     validation: Part
     test: Part
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     @property
     def train_and_validation(self) -> Part:
@@ -212,19 +215,20 @@ def _path_source(path: Path, options: dict[str, Any]) -> Source:
 def _prepared(source: Source, seed: int) -> Data:
     """Read, check, divide and measure the data set of a source."""
     collection = source.read()
+    try:
+        return _measured(collection, source, seed)
+    except Unreadable as error:  # images that are streamed were not decoded before
+        return _measured(collection.without(error.failures, error.rest), source, seed)
+
+
+def _measured(collection: Collection, source: Source, seed: int) -> Data:
+    """Check, divide and measure what a source has read."""
     labels, class_names = _checked(collection)
     train, validation, test = _divided(collection, labels, class_names, source, seed)
+    augmentation = _augmentation(source, collection.images.shape[-3:])
     mean, std, digest = survey(collection.images, train)
     for array in (labels, train, validation, test):
         digest.update(array.tobytes())
-    height, width, channels = collection.images.shape[-3:]
-    crop = height // 8 if source.crop is None else source.crop
-    usual = channels != 1 if source.flips is None else source.flips
-    augmentation = Augmentation(crop, usual if source.flip is None else source.flip, source.cutout)
-    if crop >= min(height, width):
-        raise DataError(f"crop={crop} is no less than the size of the images, {height}x{width}.")
-    if source.cutout > min(height, width):
-        raise DataError(f"cutout={source.cutout} is larger than the images, {height}x{width}.")
     digest.update(f"{class_names} {augmentation}".encode())
     store = Store(collection.images, labels, mean, std, augmentation)
     return Data(
@@ -234,7 +238,26 @@ def _prepared(source: Source, seed: int) -> Data:
         validation=Part(store, validation),
         test=Part(store, test),
         fingerprint=digest.hexdigest(),
+        notes=collection.all_notes,
     )
+
+
+def _augmentation(source: Source, shape: Sequence[int]) -> Augmentation:
+    """Return the augmentation that a source asks for, or that is usual for its images.
+
+    Raises:
+        DataError: for one that is too large for the images.
+    """
+    height, width, channels = shape
+    crop = source.crop
+    if crop is None:
+        crop = height // 8 if height // 8 < width else width // 8
+    usual = channels != 1 if source.flips is None else source.flips
+    if crop >= min(height, width):
+        raise DataError(f"crop={crop} is no less than the size of the images, {height}x{width}.")
+    if source.cutout > min(height, width):
+        raise DataError(f"cutout={source.cutout} is larger than the images, {height}x{width}.")
+    return Augmentation(crop, usual if source.flip is None else source.flip, source.cutout)
 
 
 def _checked(collection: Collection) -> tuple[Indices, tuple[str, ...]]:

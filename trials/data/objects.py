@@ -1,5 +1,6 @@
 """Data that the user has as Python objects: arrays, and PyTorch data sets."""
 
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset
 
 from trials.data.images import (
@@ -21,6 +23,7 @@ from trials.data.images import (
     pixel_type,
     quantized,
 )
+from trials.data.scaling import Scaling, scaling_note, usual_size
 from trials.data.sources import Collection, LargeSource, Source
 from trials.errors import DataError
 
@@ -77,7 +80,8 @@ def _label_array(labels: Any) -> npt.NDArray[Any]:
 class TorchDataset(LargeSource):
     """A map-style `torch.utils.data.Dataset` of (Pillow image, array or tensor; class number).
 
-    It is read once: random transforms in it are frozen unless it exceeds `limit_bytes`.
+    It is read once: random transforms in it are frozen unless it exceeds `limit_bytes`. Pillow
+    images that differ in size are scaled, and read twice.
 
     Args:
         dataset: the data set.
@@ -102,25 +106,30 @@ class TorchDataset(LargeSource):
         whole: ConcatDataset[Any] = ConcatDataset(parts)
         kept: list[Pixels] | None = []
         labels, shapes, types, bounds, total = [], [], set(), [0.0, 0.0], 0
+        pictures = True
         for index in range(len(whole)):
-            image, label = _labeled_image(whole, index)
+            image, label, is_picture = _labeled_image(whole, index)
+            pictures = pictures and is_picture
             labels.append(label)
             shapes.append(image.shape)
             types.add(image.dtype)
             bounds = [min(bounds[0], float(image.min())), max(bounds[1], float(image.max()))]
             total += image.size
+            if total > self.limit_bytes or image.shape[:2] != shapes[0][:2]:
+                kept = None
             if kept is not None:
                 kept.append(image)
-            if total > self.limit_bytes:
-                kept = None
-        shape = _common_shape(shapes)
+        shape, scaling, notes = _common_shape(shapes, pictures)
         sizes = (len(self.dataset), 0, len(whole) - len(self.dataset))
         if kept is not None:
             array = as_pixels(np.stack([np.broadcast_to(image, shape) for image in kept]))
             return Collection(array, np.array(labels), sizes)
         dtype, scale = pixel_type(np.result_type(*types), bounds[0], bounds[1])
-        wrapped = Wrapped(whole, shape, dtype, scale, self.workers)
-        return Collection(wrapped, np.array(labels), sizes)
+        wrapped = Wrapped(whole, shape, dtype, scale, self.workers, scaling)
+        images: Pixels | Streamed = wrapped
+        if scaling is not None and len(whole) * math.prod(shape) <= self.limit_bytes:
+            images = np.concatenate(list(wrapped.blocks()))
+        return Collection(images, np.array(labels), sizes, notes=notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +141,14 @@ class Wrapped(Streamed):
     dtype: np.dtype[Any]
     scale: int  # of its numbers to ours: 255 for floats in 0..1
     workers: int | None
+    scaling: Scaling | None = None  # of Pillow images
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Pixels:
-        image = image_array(self.dataset[index][0])
+        image = self.dataset[index][0]
+        image = image_array(image if self.scaling is None else self.scaling(image))
         if self.scale != 1:
             image = quantized(image, self.scale)
         return np.ascontiguousarray(np.broadcast_to(image, self.shape), self.dtype)
@@ -148,8 +159,12 @@ class Wrapped(Streamed):
             yield np.stack([self[k] for k in range(start, min(start + BLOCK, len(self)))])
 
 
-def _labeled_image(dataset: Dataset[Any], index: int) -> tuple[Pixels, int]:
-    """Check one item of a data set; return its image (height x width x channels) and class."""
+def _labeled_image(dataset: Dataset[Any], index: int) -> tuple[Pixels, int, bool]:
+    """Check one item of a data set.
+
+    Returns:
+        Its image (height x width x channels) and class, and whether it is a Pillow image.
+    """
     try:
         image, label = dataset[index]
         array, number = image_array(image), operator.index(label)
@@ -159,13 +174,29 @@ def _labeled_image(dataset: Dataset[Any], index: int) -> tuple[Pixels, int]:
         ) from None
     if not (array.size and np.isfinite(array).all()):
         raise DataError(f"the image of item {index} is empty or holds NaN or infinity.")
-    return array, number
+    return array, number, isinstance(image, Image.Image)
 
 
-def _common_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, int, int]:
-    """Return height, width and channels of all images: gray ones count as RGB among RGB ones."""
-    check_one_size([shape[:2] for shape in shapes], "add a Resize to its transforms")
+def _common_shape(
+    shapes: Sequence[tuple[int, ...]], pictures: bool
+) -> tuple[tuple[int, int, int], Scaling | None, tuple[str, ...]]:
+    """Return the shape that all images get, how, and what the user should know of it.
+
+    Gray images count as RGB among RGB ones. Where they differ in size, Pillow images are scaled
+    to `usual_size`; arrays and tensors, whose numbers may be anything, are refused.
+
+    Args:
+        shapes: height, width and channels of every image.
+        pictures: whether all are Pillow images.
+    """
+    sizes = [(height, width) for height, width, _ in shapes]
     channels = {shape[2] for shape in shapes}
+    if not pictures or len(set(sizes)) < 2:
+        check_one_size(sizes, "arrays and tensors are not scaled; add a Resize to its transforms")
     if len(channels - {1}) > 1:
         raise DataError(f"images have {sorted(channels)} channels; convert them to one kind.")
-    return shapes[0][0], shapes[0][1], max(channels)
+    if len(set(sizes)) == 1:
+        return (*sizes[0], max(channels)), None, ()
+    scaling = Scaling(usual_size(sizes))
+    note = scaling_note(sizes, scaling, "a Resize among the transforms of the data set")
+    return (*scaling.size, max(channels)), scaling, (note,)

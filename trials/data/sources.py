@@ -5,10 +5,11 @@ files, `objects` arrays and PyTorch data sets. A source of one's own is a subcla
 `Source` with a `read` method; its object goes wherever data is asked for.
 """
 
+import math
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,12 +33,67 @@ class Collection:
         sizes: how many images are for training, validation and test; a 0 is split off the
             training images.
         class_names: one per class; empty: the class numbers.
+        notes: what was decided about them that the user should know.
+        broken: the largest part of the images that may be left out as unreadable.
+        unreadable: which have been left out, and why.
     """
 
     images: Pixels | Streamed
     labels: npt.NDArray[Any]
     sizes: tuple[int, int, int]
     class_names: Sequence[str] = ()
+    notes: tuple[str, ...] = ()
+    broken: float = 0.0
+    unreadable: tuple[str, ...] = ()
+
+    def without(self, failures: Mapping[int, str], rest: Pixels | Streamed) -> "Collection":
+        """Return the collection without some images that cannot be read.
+
+        Args:
+            failures: which and why, by their place.
+            rest: the images without them.
+
+        Raises:
+            DataError: when these are too many, all of a class, or all of a part.
+        """
+        unreadable = (*self.unreadable, *failures.values())
+        total = len(self.labels) + len(self.unreadable)
+        told = f"cannot be read, the first is {unreadable[0]}; remove or replace them"
+        if len(unreadable) > self.broken * total:
+            enough = math.ceil(100 * len(unreadable) / total) / 100
+            otherwise = f", or leave out so many with broken={enough}" if enough < 1 else ""
+            raise DataError(f"{len(unreadable)} of {total} images {told}{otherwise}.")
+        kept = np.ones(len(self.labels), bool)
+        kept[list(failures)] = False
+        train, validation, test = (
+            int(part.sum()) for part in np.split(kept, np.cumsum(self.sizes)[:-1])
+        )
+        labels = self.labels[kept]
+        lost = np.setdiff1d(self.labels[: self.sizes[0]], labels[:train])
+        if lost.size:
+            names = dict(enumerate(self.class_names))
+            raise DataError(f"all training images of class {names.get(lost[0], lost[0])} {told}.")
+        for part, before, after in zip(
+            ("validation", "test"), self.sizes[1:], (validation, test), strict=True
+        ):
+            if before and not after:
+                raise DataError(f"all {part} images {told}.")
+        return replace(
+            self, images=rest, labels=labels, sizes=(train, validation, test),
+            unreadable=unreadable,
+        )  # fmt: skip
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """The notes, and which images were left out."""
+        if not self.unreadable:
+            return self.notes
+        total = len(self.labels) + len(self.unreadable)
+        return (
+            *self.notes,
+            f"{len(self.unreadable):,} of {total:,} images cannot be read and are left out; the "
+            f"first is {self.unreadable[0]}.",
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,7 +105,8 @@ class Source(ABC):
         validation_fraction: the part of the training images to validate with, where the
             source brings no validation images.
         test_fraction: the part of all images to test with, where it brings no test images.
-        crop: pixels of padding before the random crop; None: an eighth of the height.
+        crop: pixels of padding before the random crop; None: an eighth of the height (of the
+            width, where the images are too narrow for that).
         flip: mirror training images at random; None: as is usual for the source.
         cutout: side of the square to cut out of training images, in pixels; 0: none.
     """

@@ -102,7 +102,7 @@ def live_layers(network: nn.Module, images: Tensor) -> list[tuple[Layer, int]]:
     if not layers:
         raise InvalidArgument(
             f"in the network ({type(network).__name__}) no rectifier (ReLU, ReLU6, leaky ReLU, "
-            "clamp at 0, ...) reaches the output; naswot needs at least one. Choose another proxy."
+            "clamp at 0, ...) reaches the output; there is nothing to score. Choose another proxy."
         )
     return layers
 
@@ -194,7 +194,7 @@ def _coded(x: Tensor, batch: int) -> Layer:
     if x.ndim == 0 or len(x) % batch:
         raise InvalidArgument(
             f"a rectifier is applied to a tensor of shape {tuple(x.shape)}, whose first dimension "
-            f"does not hold the {batch} images; naswot cannot tell the images apart."
+            f"does not hold the {batch} images; so they cannot be told apart. Choose another proxy."
         )
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
         x = x.permute(0, 2, 3, 1)  # any order of the units will do: this one needs no copy
