@@ -33,7 +33,7 @@ from trials.pace import Pace, Work
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
-DATA = "digits:fraction=0.3"
+DATA = "digits:fraction=0.1"
 BUDGET = 30.0
 
 
