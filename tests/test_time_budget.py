@@ -127,7 +127,7 @@ def test_another_budget_is_refused_by_name(timed):
 
 SPEED = Speed(
     Pace(1e-11, 5e-9, 2e-5), "float32", 1.0,
-    [Work(10**n, 10 ** (n - 2), 8) for n in range(5, 9)], {}, 32,
+    [Work(int(2e5 * 1.3**n), int(2e3 * 1.3**n), 8) for n in range(25)], {}, 32,
 )  # fmt: skip
 
 
