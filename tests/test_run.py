@@ -26,7 +26,7 @@ import raynas
 import search_spaces
 from raynas.cli import app
 from raynas.config.compatibility import check_retraining
-from raynas.config.config import Config
+from raynas.config.config import PLANNED, Config
 from raynas.config.resolve import resolve
 from search_spaces import UserSpace
 from trials.data import load as load_data
@@ -514,8 +514,15 @@ def test_wrong_objects_and_values_are_refused_at_once(arguments, message):
 def test_defaults_of_run_are_those_of_its_configuration():
     parameters = inspect.signature(raynas.run).parameters
     assert {key: p.default for key, p in parameters.items()} == {
-        key: field.default for key, field in Config.model_fields.items()
+        key: None if key in PLANNED else field.default for key, field in Config.model_fields.items()
     }
+    arguments = {key: p.default for key, p in parameters.items()}
+    resolved = resolve({**arguments, "name": "run"}).config
+    assert {key: getattr(resolved, key) for key in ("samples", "epochs", "select")} == {
+        key: Config.model_fields[key].default for key in ("samples", "epochs", "select")
+    }
+    named = {key: getattr(resolved, key).partition(":")[0] for key in ("space", "search")}
+    assert named == {key: Config.model_fields[key].default for key in named}
 
 
 def test_best_is_whole_or_not_there(finished, tmp_path):

@@ -63,7 +63,7 @@ class TestTrainWithItsOptions(TrialSuite):
             {"precision": "bfloat16"},
             {
                 "averaging": 0.9, "epoch_seconds": 0.02, "pace": PACE, "precision": "bfloat16",
-                "warmup": 0.2, "decay_norms": False, "label_smoothing": 0.1,
+                "warmup": 0.2, "decay_norms": False, "label_smoothing": 0.1, "mixup": 0.5,
             },
         ],
         ids=["averaging", "epoch_seconds", "bfloat16", "all"],
@@ -226,6 +226,35 @@ class TestAveraging:
             assert torch.equal(value, weights[-1][key])
 
 
+class TestMixup:
+    def test_every_image_is_mixed_with_one_of_its_batch_and_so_is_its_label(self, digits):
+        recipe = Train(mixup=0.5)
+        trained = TrainingTrial(recipe, small(), digits.train, digits.validation, 1, 0, CPU)
+        images, labels = next(iter(digits.train.batches(64, CPU, seed=1)))
+        torch.manual_seed(5)
+        mixed, targets = trained._mixed(images, labels, 0.5)
+        assert torch.allclose(targets.sum(1), torch.ones(64))
+        firsts = targets[torch.arange(64), labels]
+        share = 1 - firsts.min()  # of the second image, where it is of another class
+        assert 0 < share < 1
+        for image, target, own, label in zip(mixed, targets, images, labels, strict=True):
+            other = (image - (1 - share) * own) / share
+            distances = (images - other).abs().amax((1, 2, 3))
+            second = labels[distances.argmin()]
+            assert distances.min() < 1e-3
+            one_hot = torch.eye(10)
+            expected = (1 - share) * one_hot[label] + share * one_hot[second]
+            torch.testing.assert_close(target, expected)
+
+    def test_shares_vary_and_images_are_judged_as_they_are(self, space, digits):
+        trained = trial(space, digits, mixup=0.5)
+        metrics = trained.step()
+        assert metrics["val_loss"] == evaluate(trained.network, digits.validation, CPU)[0]
+        images, labels = next(iter(digits.train.batches(64, CPU, seed=1)))
+        firsts = {trained._mixed(images, labels, 0.5)[1][0, labels[0]].item() for _ in range(9)}
+        assert len(firsts) > 4
+
+
 class TestDecayWithoutNorms:
     def test_biases_scales_and_shifts_are_a_group_without_it(self):
         network = small()
@@ -303,7 +332,15 @@ def test_seconds_with_a_pace_are_not(space, digits):
 
 @pytest.mark.parametrize(
     "option",
-    ["warmup=1", "warmup=-0.1", "averaging=0", "averaging=1", "epoch_seconds=0", "decay_norms=7"],
+    [
+        "mixup=0",
+        "warmup=1",
+        "warmup=-0.1",
+        "averaging=0",
+        "averaging=1",
+        "epoch_seconds=0",
+        "decay_norms=7",
+    ],
 )
 def test_bad_values_are_named(option):
     name, value = option.split("=")
@@ -319,6 +356,6 @@ def test_an_unknown_precision_is_refused_with_those_that_there_are():
 def test_all_are_spelled_in_a_text_that_gives_them_back():
     recipe = Train(
         warmup=0.1, decay_norms=False, averaging=0.99, precision="bfloat16", epoch_seconds=1.5,
-        pace=PACE,
+        mixup=0.5, pace=PACE,
     )  # fmt: skip
     assert construct("evaluate", described(recipe, EVALUATORS), EVALUATORS) == recipe

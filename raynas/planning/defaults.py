@@ -22,6 +22,7 @@ from typing import Any
 
 from raynas.planning.facts import Dataset, Hardware, Speed
 from search_spaces.convnet import CHANNELS
+from trials.pace import Work
 
 #: epochs of an evaluation, of a training before the last decision, of the retraining
 EVALUATION_EPOCHS, SELECT_EPOCHS, RETRAIN_EPOCHS = 3, 4, 6
@@ -267,16 +268,18 @@ def _window(speed: Speed, seconds: float) -> tuple[int, int] | None:
         seconds: of the retraining, for each image.
     """
     works = sorted([*speed.works, *speed.known.values()], key=lambda work: work.macs)
-    times = [seconds / speed.image_seconds(work) for work in works]  # falling, nearly
-    macs = [work.macs for work in works]
-    count = len(macs)
-    within = [m for m, t in zip(macs, times, strict=True) if _SEEN[0] <= t <= _SEEN[1]]
-    needed = math.ceil(_SEARCHED * count)
-    if len(within) < needed:  # the smallest where all are too large, the largest otherwise
-        within = macs[:needed] if times[0] < _SEEN[1] else macs[-needed:]
-    if len(within) == count:
+
+    def outside(work: Work) -> float:
+        """Return how far the network is from seeing the images as often as it should."""
+        seen = seconds / speed.image_seconds(work)
+        return max(0.0, math.log(_SEEN[0] / seen), math.log(seen / _SEEN[1]))
+
+    needed = math.ceil(_SEARCHED * len(works))
+    suitable = sum(outside(work) == 0 for work in works)
+    searched = sorted(works, key=outside)[: max(needed, suitable)]
+    if len(searched) == len(works):
         return None
-    return min(within), max(within)
+    return min(work.macs for work in searched), max(work.macs for work in searched)
 
 
 def _first(speed: Speed, seconds: float, window: tuple[int, int] | None, count: int) -> str:

@@ -11,7 +11,14 @@ from raynas.record.events import Status
 from raynas.record.folder import RunFolder, write
 from raynas.record.formatting import shown
 from raynas.record.history import Evaluation, History
-from raynas.reports import ensemble, gradients, rank_stability, selection, understanding
+from raynas.reports import (
+    ensemble,
+    gradients,
+    rank_stability,
+    selection,
+    time_budget,
+    understanding,
+)
 from raynas.reports.figures import flatness_figure, search_figure
 from raynas.reports.rendering import render
 from search_spaces import SearchSpace
@@ -58,6 +65,7 @@ def write_report(
         },
         search=progress,
         flatness=flatness,
+        time_budget=time_budget.section(folder, history),
         searches=gradients.section(folder, config, space, history, data),
         selection=selection.section(history, config.select, best.index),
         understanding=understanding.section(folder, config, space, history, best, data),
