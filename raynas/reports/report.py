@@ -11,7 +11,7 @@ from raynas.record.events import Status
 from raynas.record.folder import RunFolder, write
 from raynas.record.formatting import shown
 from raynas.record.history import Evaluation, History
-from raynas.reports import ensemble, gradients, rank_stability, selection, understanding
+from raynas.reports import audit, ensemble, gradients, rank_stability, selection, understanding
 from raynas.reports.figures import flatness_figure, search_figure
 from raynas.reports.rendering import render
 from search_spaces import SearchSpace
@@ -58,6 +58,7 @@ def write_report(
         search=progress,
         flatness=flatness,
         searches=gradients.section(folder, config, space, history, data),
+        audit=audit.section(history),
         selection=selection.section(history, config.select, best.index),
         understanding=understanding.section(folder, config, space, history, best, data),
         supernet=rank_stability.section(folder.path),

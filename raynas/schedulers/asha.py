@@ -5,7 +5,7 @@ forgets its rungs when the driver dies; these are replayed from the journal.
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -33,10 +33,10 @@ class Asha(Scheduler):
 
     Two options, which are not in the paper, keep a rung from deciding too early. With `peers` the
     first rung decides once so many have reached it, the next one with 1/eta as many, and so on:
-    until then promotion lets nothing pass, and stopping everything. With `chance` no rung decides
-    while more than half of its values are at chance: all that reach it pass. What the stopping
-    variant has let pass undecided is judged as soon as that rung decides, among all that are there
-    by then, at the end of its next epoch.
+    until then promotion lets nothing pass, and stopping everything. With `chance` a rung that eta
+    or more have reached does not decide while more than half of its values are at chance: all that
+    reach it pass. What stopping has let pass undecided is judged once that rung decides, among all
+    that are there by then, at the end of its next epoch.
 
     Args:
         grace: epochs that every trial gets, r.
@@ -84,8 +84,10 @@ class Asha(Scheduler):
         self._arrived, self._at_chance = Counter[int](), Counter[int]()
         #: {evaluation: {rung: its value there}}, where the rung has not decided on it
         self._undecided: dict[int, dict[int, float]] = {}
-        #: {evaluation: (epochs, value) when it was stopped}
-        self._stopped: dict[int, tuple[int, float]] = {}
+        #: {epochs: {evaluation: value}} of those that were stopped then, and have not gone on
+        self._stopped: dict[int, dict[int, float]] = defaultdict(dict)
+        #: what waits to go on because its rung is at chance
+        self._released: deque[int] = deque()
         self._audited = False
         self._curves: dict[int, list[float]] = defaultdict(list)
         self._laws = PowerLaws(epochs)
@@ -96,50 +98,51 @@ class Asha(Scheduler):
             rung, needed = rung * self.reduction, needed / self.reduction
 
     def report(self, evaluation: int, epochs: int, value: float) -> bool:
-        """Return whether the trial goes on: between rungs always, unless it has been overtaken."""
+        """Return whether the trial goes on."""
         if self.extrapolate:
             self._curves[evaluation].append(value)
-        if epochs in self._rungs:
+        at_rung = epochs in self._rungs
+        if at_rung:
             self._arrive(evaluation, epochs, value)
-        if self.promotes:
-            goes_on = epochs not in self._rungs or self._mostly_at_chance(epochs)
-            if goes_on and epochs in self._rungs:
-                self._rungs[epochs].let_through(evaluation)
-        else:
-            goes_on = self._passes(evaluation)
+        goes_on = not at_rung if self.promotes else self._passes(evaluation)
         if not goes_on:
             self._undecided.pop(evaluation, None)
-            self._stopped[evaluation] = epochs, value
+            self._stopped[epochs][evaluation] = value
+        if at_rung and self.promotes and self._has_peers(epochs) and self._is_at_chance(epochs):
+            self._release(epochs)  # this one too
         return goes_on
 
     def promotable(self) -> int | None:
-        """Return the best candidate of the highest rung that has one."""
-        rung = self._with_candidate()
-        return None if rung is None else rung.candidate
+        """Return the best candidate of the highest rung that has one, else what chance lets pass."""
+        epochs = self._with_candidate()
+        if epochs is not None:
+            return self._rungs[epochs].candidate
+        return self._released[0] if self._released else None
 
     def promote(self) -> int | None:
         """Let what is `promotable` go on; its rung will not offer it again."""
-        rung = self._with_candidate()
-        evaluation = None if rung is None else rung.promote()
-        if evaluation is not None:
-            self._stopped.pop(evaluation, None)
+        epochs = self._with_candidate()
+        if epochs is None:
+            return self._released.popleft() if self._released else None
+        evaluation = self._rungs[epochs].promote()
+        self._stopped[epochs].pop(evaluation, None)
         return evaluation
 
     def auditable(self) -> int | None:
         """Return the best of those that were stopped earliest, unless one went on already."""
-        stopped = {i: at for i, at in self._stopped.items() if math.isfinite(at[1])}
-        if self._audited or not self.audit or not stopped:
-            return None
-        return max(stopped, key=lambda i: (-stopped[i][0], stopped[i][1], -i))
+        found = self._to_audit()
+        return None if found is None else found[1]
 
     def start_audit(self) -> int | None:
         """Let what is `auditable` go on, once."""
-        evaluation = self.auditable()
-        if evaluation is not None:
-            self._audited = True
-            epochs, _ = self._stopped.pop(evaluation)
-            if epochs in self._rungs:
-                self._rungs[epochs].let_through(evaluation)
+        found = self._to_audit()
+        if found is None:
+            return None
+        self._audited = True
+        epochs, evaluation = found
+        del self._stopped[epochs][evaluation]
+        if epochs in self._rungs:
+            self._rungs[epochs].let_through(evaluation)
         return evaluation
 
     def _rung(self, epochs: int) -> Rung:
@@ -159,16 +162,33 @@ class Asha(Scheduler):
     def _passes(self, evaluation: int) -> bool:
         """Return whether a trial passes all its rungs that decide and have not decided on it."""
         undecided = self._undecided.get(evaluation, {})
-        deciding = [e for e in undecided if self._has_peers(e) and not self._mostly_at_chance(e)]
+        deciding = [e for e in undecided if self._has_peers(e) and not self._is_at_chance(e)]
         return all(self._rungs[e].passes(undecided.pop(e), evaluation) for e in deciding)
 
     def _has_peers(self, epochs: int) -> bool:
         return self._arrived[epochs] >= self._needed[epochs]
 
-    def _mostly_at_chance(self, epochs: int) -> bool:
-        return 2 * self._at_chance[epochs] > self._arrived[epochs]
+    def _is_at_chance(self, epochs: int) -> bool:
+        arrived = self._arrived[epochs]
+        return arrived >= self.reduction and 2 * self._at_chance[epochs] > arrived
 
-    def _with_candidate(self) -> Rung | None:
+    def _release(self, epochs: int) -> None:
+        """Let everything that waits at a rung pass."""
+        for evaluation in self._stopped.pop(epochs):
+            self._rungs[epochs].let_through(evaluation)
+            self._released.append(evaluation)
+
+    def _with_candidate(self) -> int | None:
         """Return the highest rung that has its peers and a candidate, if any."""
-        rungs = (self._rungs[e] for e in reversed(self._rungs) if self._has_peers(e))
-        return next((rung for rung in rungs if rung.candidate is not None), None)
+        rungs = (e for e in reversed(self._rungs) if self._has_peers(e))
+        return next((e for e in rungs if self._rungs[e].candidate is not None), None)
+
+    def _to_audit(self) -> tuple[int, int] | None:
+        """Return the fewest epochs after which a trial with a value was stopped, and the best."""
+        if not self.audit or self._audited:
+            return None
+        for epochs in sorted(self._stopped):
+            stopped = {i: v for i, v in self._stopped[epochs].items() if math.isfinite(v)}
+            if stopped:
+                return epochs, max(stopped, key=lambda i: (stopped[i], -i))
+        return None
