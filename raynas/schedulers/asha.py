@@ -113,7 +113,7 @@ class Asha(Scheduler):
         return goes_on
 
     def promotable(self) -> int | None:
-        """Return the best candidate of the highest rung that has one, else what chance lets pass."""
+        """Return the best candidate of the highest rung that has one, else one that is let pass."""
         epochs = self._with_candidate()
         if epochs is not None:
             return self._rungs[epochs].candidate
@@ -125,7 +125,8 @@ class Asha(Scheduler):
         if epochs is None:
             return self._released.popleft() if self._released else None
         evaluation = self._rungs[epochs].promote()
-        self._stopped[epochs].pop(evaluation, None)
+        if evaluation is not None:
+            self._stopped[epochs].pop(evaluation, None)
         return evaluation
 
     def auditable(self) -> int | None:

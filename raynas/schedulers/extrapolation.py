@@ -78,4 +78,4 @@ def _fitted(
 
 
 def _normalized(likelihood: NDArray[np.float64]) -> NDArray[np.float64]:
-    return likelihood - likelihood.max()
+    return likelihood - np.max(likelihood)
