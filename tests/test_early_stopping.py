@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from journal_lines import read_events
 
+import raynas
 import search_spaces
 from raynas import Asha, Fifo, InvalidArgument, JournalError, RandomSearch
 from raynas.config.resolve import resolve
@@ -263,6 +264,22 @@ class TestAudit:
         search.finish(evaluation.index, Status.FAILED, "no memory <left>")
         text = audit.section(search.history)
         assert "came to nothing (no memory &lt;left&gt;)" in " ".join(text.split())
+
+
+@pytest.mark.slow
+def test_an_audited_trial_goes_on_from_where_it_was_stopped(local_ray, tmp_path):
+    result = raynas.run(
+        space="nasbench201:channels=2,cells=1", data="digits:fraction=0.2", search="random",
+        scheduler="asha:reduction=2,audit=true", samples=5, epochs=4, gpus_per_trial=0,
+        max_concurrent=1, storage_path=tmp_path, name="audited",
+    )  # fmt: skip
+    (audited,) = [e["evaluation"] for e in read_events(result.path) if e["event"] == "audited"]
+    trial = result.trials.set_index("evaluation").loc[audited]
+    assert trial["epochs"] in (2, 4)
+    assert len(trial["curve"]) == trial["epochs"]
+    report = " ".join((result.path / "report.html").read_text().split())
+    assert f"To check early stopping, #{audited}, the best of those stopped earliest" in report
+    assert "of the" in report.split("Early stopping, checked")[1].split("</p>")[0]
 
 
 class TestConfiguration:
