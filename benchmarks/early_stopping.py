@@ -12,6 +12,9 @@ epochs, uniform from 1 to the number that is said, and then go through their who
 left, so all end where they ended before. Which cells: drawn at random, or the best by final
 accuracy.
 
+`grace=FIRST` is a sixteenth of the epochs of an evaluation, but 4 or a quarter of them at least: 4
+of 16, 6 of 100, 12 of 200.
+
 `audits`: the same, but with 24 evaluations and no limit of epochs: what the audit costs and shows.
 
 `curves`: searches of 1,000 epochs in which every evaluation is one of the trainings of 200 epochs,
@@ -52,10 +55,10 @@ SETTINGS = (
     "asha:variant=promotion,peers=8",
     f"asha:variant=promotion,peers=8,chance={CHANCE}",
     f"asha:variant=promotion,peers=8,chance={CHANCE},extrapolate=true",
-    f"asha:variant=promotion,peers=8,chance={CHANCE},grace=EPOCHS/16",
+    f"asha:variant=promotion,peers=8,chance={CHANCE},grace=FIRST",
     "fifo",
 )
-AUDITED = (TODAY, SETTINGS[4])
+AUDITED = (TODAY, SETTINGS[4], SETTINGS[6])
 SHOWN = ("first", "some", "none")  # what an audited evaluation is ahead of
 SAMPLES, SHORT = 24, 16  # evaluations and epochs of a search that ends by itself
 
@@ -116,7 +119,7 @@ def first_epochs(benchmark: Benchmark, epochs: int) -> Benchmark:
 
 def scheduler(setting: str, epochs: int) -> Scheduler:
     """Return a new one, for evaluations of so many epochs."""
-    text = setting.replace("EPOCHS/16", str(epochs // 16))
+    text = setting.replace("FIRST", str(max(epochs // 16, min(4, epochs // 4))))
     return construct("scheduler", text, SCHEDULERS)
 
 
