@@ -22,6 +22,10 @@ class TestSchedulers(SchedulerSuite):
             *SCHEDULERS,
             "asha:reduction=2",
             "asha:reduction=3,variant=promotion,grace=2",
+            "asha:peers=8,chance=0,audit=true,reduction=2",
+            "asha:variant=promotion,peers=5,chance=0,extrapolate=true,audit=true,reduction=3",
+            "asha-stratified:variant=promotion,peers=6,chance=0,audit=true",
+            "asha-stratified:peers=6,chance=0,reduction=3",
             "asha-stratified:reduction=3,variant=promotion,by=params,strata=3",
             "asha-stratified:reduction=2,by=width,at=all",
         ]

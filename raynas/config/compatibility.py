@@ -27,16 +27,22 @@ def check_searcher(
             f"samples={config.samples}: search={config.search!r} comes to something only with"
             f" {searcher.fewest_samples} or more."
         )
+    if config.samples < scheduler.fewest_samples:
+        raise InvalidArgument(
+            f"samples={config.samples}: with scheduler={config.scheduler!r} nothing goes on before"
+            f" {scheduler.fewest_samples} have reached the first rung: evaluate more, or choose"
+            " fewer peers."
+        )
     if searcher.driver is not None and scheduler.needs_architectures:
         raise InvalidArgument(
             f"scheduler={config.scheduler!r} compares architectures with those like them, and"
             f" search={config.search!r} runs whole searches, which are of no one architecture:"
             " use scheduler='asha' or 'fifo'."
         )
-    if searcher.driver is not None and scheduler.promotes:
+    if searcher.driver is not None and (scheduler.promotes or scheduler.audits):
         raise InvalidArgument(
             f"scheduler={config.scheduler!r}: search={config.search!r} runs whole searches, which"
-            " are stopped early but not promoted: use scheduler='asha' or 'fifo'."
+            " are stopped early, but not promoted or audited: use scheduler='asha' or 'fifo'."
         )
     if searcher.needs_full_training and scheduler.stops:
         raise InvalidArgument(

@@ -144,6 +144,14 @@ class Promoted(Event):
 
 
 @dataclass(frozen=True)
+class Audited(Event):
+    """An evaluation that was stopped goes on, to see what stopping it has cost."""
+
+    kind: ClassVar[str] = "audited"
+    evaluation: int
+
+
+@dataclass(frozen=True)
 class Reported(Event):
     """An evaluation has done one more epoch."""
 
@@ -334,10 +342,10 @@ class Complete(Event):
 KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
-        Session, Planned, Allotted, Scored, Suggested, Waited, Exhausted, Promoted, Reported,
-        Finished, Retried, Leading, Grown, SupernetTrained, Searched, SearchEnded, Selecting,
-        SelectingFailed, Selected, Retraining, RetrainingFailed, Retrained, EnsembleMade,
-        Understood, Complete,
+        Session, Planned, Allotted, Scored, Suggested, Waited, Exhausted, Promoted, Audited,
+        Reported, Finished, Retried, Leading, Grown, SupernetTrained, Searched, SearchEnded,
+        Selecting, SelectingFailed, Selected, Retraining, RetrainingFailed, Retrained,
+        EnsembleMade, Understood, Complete,
     )
 }  # fmt: skip
 _FIELDS = {kind: {f.name for f in dataclasses.fields(kind)} for kind in KINDS.values()}

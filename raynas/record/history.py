@@ -14,6 +14,7 @@ from raynas.errors import JournalError
 from raynas.record.events import (
     METRIC,
     Allotted,
+    Audited,
     Complete,
     EnsembleMade,
     Event,
@@ -95,6 +96,8 @@ class History:
         self.finished: dict[int, Evaluation] = {}
         #: the evaluation last recorded as the best by how the searcher judges
         self.leading: int | None = None
+        #: {evaluation: its epochs then} of those that went on to see what stopping has cost
+        self.audited: dict[int, int] = {}
         #: {architecture: proxy score} of what was scored before the first evaluation
         self.scores: dict[str, float] = {}
         #: {(group, epoch): metrics} of the shared weights
@@ -133,6 +136,7 @@ class History:
             Scored: self._scored,
             Suggested: self._suggested,
             Promoted: self._promoted,
+            Audited: self._audited,
             Reported: self._reported,
             Finished: self._finished,
             Retried: self._retried,
@@ -246,10 +250,14 @@ class History:
         evaluation.origin, self._derived = self._derived, None
         self.evaluations.append(evaluation)
 
-    def _promoted(self, event: Promoted) -> None:
+    def _promoted(self, event: Promoted | Audited) -> None:
         evaluation = self.evaluations[event.evaluation]
         evaluation.status = Status.RUNNING
         self.finished.pop(event.evaluation, None)
+
+    def _audited(self, event: Audited) -> None:
+        self._promoted(event)
+        self.audited[event.evaluation] = self.evaluations[event.evaluation].epochs
 
     def _reported(self, event: Reported) -> None:
         self.evaluations[event.evaluation].history.append(event.metrics)

@@ -12,6 +12,7 @@ from raynas.record.folder import RunFolder, write
 from raynas.record.formatting import shown
 from raynas.record.history import Evaluation, History
 from raynas.reports import (
+    audit,
     ensemble,
     gradients,
     rank_stability,
@@ -67,6 +68,7 @@ def write_report(
         flatness=flatness,
         time_budget=time_budget.section(folder, history),
         searches=gradients.section(folder, config, space, history, data),
+        audit=audit.section(history),
         selection=selection.section(history, config.select, best.index),
         understanding=understanding.section(folder, config, space, history, best, data),
         supernet=rank_stability.section(folder.path),

@@ -5,17 +5,16 @@ forgets its rungs when the driver dies; these are replayed from the journal.
 """
 
 import math
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
-from heapq import heappop, heappush, heappushpop
 from typing import Annotated, Literal
 
 from annotated_types import Ge
 from pydantic import PositiveInt
 
+from raynas.schedulers.extrapolation import PowerLaws
+from raynas.schedulers.rungs import Rung
 from raynas.schedulers.scheduler import Scheduler
-
-#: (value, minus the order of arrival, evaluation)
-_Arrival = tuple[float, int, int]
 
 
 @dataclass
@@ -32,20 +31,43 @@ class Asha(Scheduler):
     the next, and only where there is none a new architecture starts. Promotion makes fewer
     mistakes early on, stopping needs no second start of a trial.
 
+    Two options, which are not in the paper, keep a rung from deciding too early. With `peers` the
+    first rung decides once so many have reached it, the next one with 1/eta as many, and so on:
+    until then promotion lets nothing pass, and stopping everything. With `chance` a rung that eta
+    or more have reached does not decide while more than half of its values are at chance: all that
+    reach it pass. What stopping has let pass undecided is judged once that rung decides, among all
+    that are there by then, at the end of its next epoch.
+
     Args:
         grace: epochs that every trial gets, r.
         reduction: eta; 1 trial of `reduction` passes a rung.
         variant: `stopping` or `promotion`.
+        peers: results that the first rung must have before it decides; None: 1, which lets the
+            very first trial pass whatever it is. Where `stopping` has fewer free workers than
+            this, its first trials run on for long: rather use `promotion`.
+        chance: the highest value that is no evidence of learning: the share of the largest class,
+            say, and two standard errors; None: every value is evidence.
+        extrapolate: whether trials are compared by what their learning curves promise for the last
+            epoch (`PowerLaws`), instead of by their values at the rung.
+        audit: whether, when there is nothing else left to do, the best of those that were stopped
+            earliest goes on once, to the next rung at least, to see what stopping them has cost.
     """
 
     grace: PositiveInt = 1
     reduction: Annotated[int, Ge(2)] = 4
     variant: Literal["stopping", "promotion"] = "stopping"
+    # None, not False: what is None is not spelled out, so older runs have the same configuration
+    peers: PositiveInt | None = field(default=None, kw_only=True)
+    chance: float | None = field(default=None, kw_only=True)
+    extrapolate: bool | None = field(default=None, kw_only=True)
+    audit: bool | None = field(default=None, kw_only=True)
     _rungs: dict[int, "Rung"] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Say whether it promotes, which is asked before it is started."""
-        self.promotes = self.variant == "promotion"
+        """Say what it does, which is asked before it is started."""
+        self.extrapolate, self.audit = self.extrapolate or None, self.audit or None
+        self.promotes, self.audits = self.variant == "promotion", bool(self.audit)
+        self.fewest_samples = (self.peers or 1) if self.promotes else 1
 
     @property
     def rungs(self) -> dict[int, list[float]]:
@@ -56,148 +78,118 @@ class Asha(Scheduler):
         """Set up the rungs below the largest number of epochs."""
         super().start(epochs)
         self._rungs = {}
-        rung = self.grace
+        #: {rung: how many must arrive before it decides}
+        self._needed: dict[int, float] = {}
+        #: {rung: how many have arrived}, and with a value at chance
+        self._arrived, self._at_chance = Counter[int](), Counter[int]()
+        #: {evaluation: {rung: its value there}}, where the rung has not decided on it
+        self._undecided: dict[int, dict[int, float]] = {}
+        #: {epochs: {evaluation: value}} of those that were stopped then, and have not gone on
+        self._stopped: dict[int, dict[int, float]] = defaultdict(dict)
+        #: what waits to go on because its rung is at chance
+        self._released: deque[int] = deque()
+        self._audited = False
+        self._curves: dict[int, list[float]] = defaultdict(list)
+        self._laws = PowerLaws(epochs)
+        rung, needed = self.grace, float(self.peers or 1)
         while rung < epochs:
             self._rungs[rung] = self._rung(rung)
-            rung *= self.reduction
+            self._needed[rung] = needed
+            rung, needed = rung * self.reduction, needed / self.reduction
 
     def report(self, evaluation: int, epochs: int, value: float) -> bool:
-        """Return whether the trial goes on: always between rungs, at one if it is passed."""
-        rung = self._rungs.get(epochs)
-        if rung is None:
-            return True
-        among_best = rung.add(value, evaluation)
-        return among_best and not self.promotes
+        """Return whether the trial goes on."""
+        if self.extrapolate:
+            self._curves[evaluation].append(value)
+        at_rung = epochs in self._rungs
+        if at_rung:
+            self._arrive(evaluation, epochs, value)
+        goes_on = not at_rung if self.promotes else self._passes(evaluation)
+        if not goes_on:
+            self._undecided.pop(evaluation, None)
+            self._stopped[epochs][evaluation] = value
+        if at_rung and self.promotes and self._has_peers(epochs) and self._is_at_chance(epochs):
+            self._release(epochs)  # this one too
+        return goes_on
 
     def promotable(self) -> int | None:
-        """Return the best candidate of the highest rung that has one."""
-        for rung in reversed(self._rungs.values()):
-            if rung.candidate is not None:
-                return rung.candidate
-        return None
+        """Return the best candidate of the highest rung that has one, else one that is let pass."""
+        epochs = self._with_candidate()
+        if epochs is not None:
+            return self._rungs[epochs].candidate
+        return self._released[0] if self._released else None
 
     def promote(self) -> int | None:
         """Let what is `promotable` go on; its rung will not offer it again."""
-        waiting = (rung for rung in reversed(self._rungs.values()) if rung.candidate is not None)
-        rung = next(waiting, None)
-        return None if rung is None else rung.promote()
+        epochs = self._with_candidate()
+        if epochs is None:
+            return self._released.popleft() if self._released else None
+        evaluation = self._rungs[epochs].promote()
+        if evaluation is not None:
+            self._stopped[epochs].pop(evaluation, None)
+        return evaluation
 
-    def _rung(self, epochs: int) -> "Rung":
+    def auditable(self) -> int | None:
+        """Return the best of those that were stopped earliest, unless one went on already."""
+        found = self._to_audit()
+        return None if found is None else found[1]
+
+    def start_audit(self) -> int | None:
+        """Let what is `auditable` go on, once."""
+        found = self._to_audit()
+        if found is None:
+            return None
+        self._audited = True
+        epochs, evaluation = found
+        del self._stopped[epochs][evaluation]
+        if epochs in self._rungs:
+            self._rungs[epochs].let_through(evaluation)
+        return evaluation
+
+    def _rung(self, epochs: int) -> Rung:
         """Make an empty rung at so many epochs."""
         return Rung(self.reduction, least=0 if self.promotes else 1)
 
+    def _arrive(self, evaluation: int, epochs: int, value: float) -> None:
+        """Record a trial at a rung."""
+        self._arrived[epochs] += 1
+        self._at_chance[epochs] += self.chance is not None and value <= self.chance
+        if self.extrapolate:
+            value = self._laws.predict(evaluation, self._curves[evaluation])
+        self._rungs[epochs].add(value, evaluation)
+        if not self.promotes:
+            self._undecided.setdefault(evaluation, {})[epochs] = value
 
-class Rung:
-    """What has reached a rung, and which of its best 1/eta were not promoted yet.
+    def _passes(self, evaluation: int) -> bool:
+        """Return whether a trial passes all its rungs that decide and have not decided on it."""
+        undecided = self._undecided.get(evaluation, {})
+        deciding = [e for e in undecided if self._has_peers(e) and not self._is_at_chance(e)]
+        return all(self._rungs[e].passes(undecided.pop(e), evaluation) for e in deciding)
 
-    Args:
-        reduction: eta.
-        least: the size of the best 1/eta where that would be smaller.
-    """
+    def _has_peers(self, epochs: int) -> bool:
+        return self._arrived[epochs] >= self._needed[epochs]
 
-    def __init__(self, reduction: int, least: int):
-        self._reduction, self._least = reduction, least
-        self._best = Best()
+    def _is_at_chance(self, epochs: int) -> bool:
+        arrived = self._arrived[epochs]
+        return arrived >= self.reduction and 2 * self._at_chance[epochs] > arrived
 
-    @property
-    def values(self) -> list[float]:
-        """Return all values recorded, rising."""
-        return self._best.values
+    def _release(self, epochs: int) -> None:
+        """Let everything that waits at a rung pass."""
+        for evaluation in self._stopped.pop(epochs):
+            self._rungs[epochs].let_through(evaluation)
+            self._released.append(evaluation)
 
-    @property
-    def candidate(self) -> int | None:
-        """Return the best evaluation of the best 1/eta that was not promoted, if any."""
-        return self._best.candidate
+    def _with_candidate(self) -> int | None:
+        """Return the highest rung that has its peers and a candidate, if any."""
+        rungs = (e for e in reversed(self._rungs) if self._has_peers(e))
+        return next((e for e in rungs if self._rungs[e].candidate is not None), None)
 
-    def add(self, value: float, evaluation: int) -> bool:
-        """Record an evaluation; return whether it is among the best 1/eta."""
-        self._best.add(value, evaluation)
-        if self._best.size < max(self._least, self._best.count // self._reduction):
-            self._best.widen()
-        return self._best.reached_by(value)
-
-    def promote(self) -> int | None:
-        """Count the candidate as promoted, and return it."""
-        return self._best.promote()
-
-
-class Best:
-    """The best so many of what has arrived, and which of them were not promoted yet.
-
-    Recording and promoting take logarithmic time, however many evaluations there are.
-
-    Attributes:
-        count: number of arrivals.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        #: heaps of (value, -arrival, evaluation): the lowest of the best, the highest of the rest
-        self._best: list[_Arrival] = []
-        self._rest: list[_Arrival] = []
-        #: heap, the highest first, of what was among the best at some time
-        self._waiting: list[_Arrival] = []
-        self._among_best: set[int] = set()
-        self._promoted: set[int] = set()
-
-    @property
-    def size(self) -> int:
-        """Return how many are the best."""
-        return len(self._best)
-
-    @property
-    def values(self) -> list[float]:
-        """Return all values recorded, rising."""
-        return sorted([a[0] for a in self._best] + [-a[0] for a in self._rest])
-
-    @property
-    def next_value(self) -> float:
-        """Return the value that the next place would go to."""
-        return -self._rest[0][0] if self._rest else -math.inf
-
-    @property
-    def candidate(self) -> int | None:
-        """Return the best evaluation of the best that was not promoted, if any."""
-        while self._waiting:
-            evaluation = self._waiting[0][2]
-            if evaluation in self._among_best and evaluation not in self._promoted:
-                return evaluation
-            heappop(self._waiting)
+    def _to_audit(self) -> tuple[int, int] | None:
+        """Return the fewest epochs after which a trial with a value was stopped, and the best."""
+        if not self.audit or self._audited:
+            return None
+        for epochs in sorted(self._stopped):
+            stopped = {i: v for i, v in self._stopped[epochs].items() if math.isfinite(v)}
+            if stopped:
+                return epochs, max(stopped, key=lambda i: (stopped[i], -i))
         return None
-
-    def reached_by(self, value: float) -> bool:
-        """Return whether a value is as high as the lowest of the best."""
-        return bool(self._best) and value >= self._best[0][0]
-
-    def add(self, value: float, evaluation: int) -> None:
-        """Record an evaluation, which may drive the lowest of the best from its place."""
-        self.count += 1
-        arrival = (value, -self.count, evaluation)
-        if self._best and arrival > self._best[0]:
-            lowest = heappushpop(self._best, arrival)
-            self._among_best.discard(lowest[2])
-            self._enters(arrival)
-            arrival = lowest
-        heappush(self._rest, _negative(arrival))
-
-    def widen(self) -> None:
-        """Count one more among the best: the highest of the rest."""
-        arrival = _negative(heappop(self._rest))
-        heappush(self._best, arrival)
-        self._enters(arrival)
-
-    def promote(self) -> int | None:
-        """Count the candidate as promoted, and return it."""
-        evaluation = self.candidate
-        if evaluation is not None:
-            self._promoted.add(evaluation)
-        return evaluation
-
-    def _enters(self, arrival: _Arrival) -> None:
-        self._among_best.add(arrival[2])
-        heappush(self._waiting, _negative(arrival))
-
-
-def _negative(arrival: _Arrival) -> _Arrival:
-    """Negate an arrival, for a heap with the highest first; the evaluation stays."""
-    return -arrival[0], -arrival[1], arrival[2]

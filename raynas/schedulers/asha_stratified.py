@@ -16,7 +16,8 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge
 
-from raynas.schedulers.asha import Asha, Best, Rung
+from raynas.schedulers.asha import Asha
+from raynas.schedulers.rungs import Best, Rung
 from search_spaces import Architecture, SearchSpace
 from search_spaces.errors import InvalidArgument
 from search_spaces.properties import Property, measure
@@ -51,6 +52,7 @@ class AshaStratified(Asha):
             in 10 classes; only their order counts.
         strata: their number, at most.
         at: the rungs at which strata hold, `early` or `all`.
+        peers, chance, extrapolate, audit: see `Asha`.
     """
 
     by: str | Property = "depth"
@@ -130,27 +132,34 @@ class StratifiedRung(Rung):
         best = self._with_candidate()
         return None if best is None else best.candidate
 
-    def add(self, value: float, evaluation: int) -> bool:
-        """Record an evaluation; return whether it is among the best of its stratum.
+    def add(self, value: float, evaluation: int) -> None:
+        """Record an evaluation; every eta arrivals a place is shared out."""
+        own = self._strata.setdefault(self._stratum[evaluation], Best())
+        own.add(value, evaluation)
+        self._count += 1
+        self._highest = max(self._highest, value)
+        if self._count % self._reduction == 0:
+            max(self._strata.values(), key=self._claim).widen()
+
+    def passes(self, value: float, evaluation: int) -> bool:
+        """Return whether an evaluation that is recorded is among the best of its stratum by now.
 
         Before eta have arrived there is no place to share out, and as in `Asha` the best so far
         is among the best. Otherwise the first to arrive, of whatever stratum, could be the only
         one to pass the last rung for long.
         """
-        own = self._strata.setdefault(self._stratum[evaluation], Best())
-        own.add(value, evaluation)
-        self._count += 1
-        self._highest = max(self._highest, value)
         if self._count < self._reduction:
             return value >= self._highest
-        if self._count % self._reduction == 0:
-            max(self._strata.values(), key=self._claim).widen()
-        return own.reached_by(value)
+        return self._strata[self._stratum[evaluation]].reached_by(value)
 
     def promote(self) -> int | None:
         """Count the candidate as promoted, and return it."""
         best = self._with_candidate()
         return None if best is None else best.promote()
+
+    def let_through(self, evaluation: int) -> None:
+        """Count an evaluation as promoted although nothing was decided by its rank."""
+        self._strata[self._stratum[evaluation]].let_through(evaluation)
 
     def _claim(self, best: Best) -> tuple[int, float]:
         """Return how far a stratum is below its share, in members; of equals, the better goes."""

@@ -25,6 +25,10 @@ class Scheduler(ABC):
     epochs: int = 0
     #: whether trials that it has stopped may be told to go on later
     promotes: bool = False
+    #: whether one that it has stopped may be told to go on in the end, to see what that has cost
+    audits: bool = False
+    #: number of evaluations with fewer of which it lets none go on to the end
+    fewest_samples: int = 1
     #: whether it decides by what the architectures are, and so needs `begin`
     needs_architectures: bool = False
 
@@ -54,4 +58,12 @@ class Scheduler(ABC):
 
     def promote(self) -> int | None:
         """Let the evaluation that is `promotable` go on, and return it."""
+        return None
+
+    def auditable(self) -> int | None:
+        """Return the evaluation that was stopped and should go on when all else is done, if any."""
+        return None
+
+    def start_audit(self) -> int | None:
+        """Let the evaluation that is `auditable` go on, and return it."""
         return None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from raynas.errors import InvalidArgument, JournalError
 from raynas.record.events import (
     METRIC,
+    Audited,
     Event,
     Exhausted,
     Finished,
@@ -191,7 +192,9 @@ class Search:
             return False
         if self.expired():
             return True
-        return not (self.scheduler.promotes and self._running) and self._promotable() is None
+        if self._running:
+            return not (self.scheduler.promotes or self.scheduler.audits)
+        return self._promotable() is None and self.scheduler.auditable() is None
 
     def seed_of(self, index: int) -> int:
         """Return the seed of an evaluation."""
@@ -211,7 +214,8 @@ class Search:
         """Return the next evaluation to start; None when there is none, now or ever (`exhausted`).
 
         First come evaluations that an earlier driver left unfinished, then those that the
-        scheduler had stopped and promotes now, then what the searcher asks for.
+        scheduler had stopped and promotes now, then what the searcher asks for, and when all that
+        is done one that the scheduler had stopped and would see go on.
         """
         if self.exhausted:
             return None
@@ -220,7 +224,7 @@ class Search:
         suggested = None
         for event in self._proposed():
             self.commit(event)
-            if isinstance(event, Suggested | Promoted):
+            if isinstance(event, Suggested | Promoted | Audited):
                 suggested = self.evaluations[event.evaluation]
         return suggested
 
@@ -303,14 +307,22 @@ class Search:
                 f"On replay the scheduler promoted {self._promotable()} where the journal has"
                 f" {event.evaluation}: it is not the same as then."
             )
+        elif isinstance(event, Audited) and self.scheduler.auditable() != event.evaluation:
+            raise JournalError(
+                f"On replay the scheduler audits {self.scheduler.auditable()} where the journal has"
+                f" {event.evaluation}: it is not the same as then."
+            )
 
     def _act(self, event: Event) -> None:
         """Let searcher and scheduler learn of an event that is in the history."""
         match event:
             case Suggested():
                 self._begin(event.evaluation)
-            case Promoted():
-                self.scheduler.promote()
+            case Promoted() | Audited():
+                if isinstance(event, Promoted):
+                    self.scheduler.promote()
+                else:
+                    self.scheduler.start_audit()
                 self._stopping.discard(event.evaluation)
                 self._running += 1
             case Reported():
@@ -367,6 +379,7 @@ class Search:
             yield Promoted(index)
             return
         if len(self.evaluations) >= self.samples:
+            yield from self._audit()
             return
         unpaid = self._proposals.unpaid
         self._asked = self._proposals.next()
@@ -377,6 +390,13 @@ class Search:
             yield Waited()
         if not self._running:
             yield Exhausted()
+            yield from self._audit()
+
+    def _audit(self) -> Iterator[Event]:
+        """Yield the event of an evaluation that goes on when all else is done, if any."""
+        index = None if self._running else self.scheduler.auditable()
+        if index is not None:
+            yield Audited(index)
 
     def _begin(self, index: int) -> None:
         assert self._asked is not None

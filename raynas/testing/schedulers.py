@@ -16,7 +16,9 @@ from search_spaces.nasbench201 import NASBench201
 
 
 class Call(NamedTuple):
-    """A call of a scheduler and its answer; a beginning and a promotion have no epochs and value.
+    """A call of a scheduler and its answer; only reports have epochs and a value.
+
+    What neither reports, begins nor audits is a promotion.
 
     Attributes:
         evaluation: its index.
@@ -24,6 +26,7 @@ class Call(NamedTuple):
         value: its metric then.
         goes_on: what the scheduler said.
         begins: whether the scheduler is told of the evaluation.
+        audits: whether the evaluation goes on because all else is done.
     """
 
     evaluation: int
@@ -31,6 +34,7 @@ class Call(NamedTuple):
     value: float = 0.0
     goes_on: bool = True
     begins: bool = False
+    audits: bool = False
 
 
 class SchedulerSuite(Suite):
@@ -71,7 +75,12 @@ class SchedulerSuite(Suite):
                     yield Call(index, begins=True)
                 running.append(index)
             if not running:
-                return
+                audited = scheduler.auditable()
+                if audited is None:
+                    return
+                assert scheduler.start_audit() == audited
+                yield Call(audited, audits=True)
+                running.append(audited)
             index = running[int(rng.integers(len(running)))]
             reached[index] += 1
             value = float(skills[index] + rng.normal() / reached[index])
@@ -91,8 +100,8 @@ class SchedulerSuite(Suite):
                 goes_on = scheduler.report(call.evaluation, call.epochs, call.value)
                 answers.append(call._replace(goes_on=goes_on))
             else:
-                promoted = scheduler.promote()
-                answers.append(call if promoted == call.evaluation else Call(-1))
+                step = scheduler.start_audit if call.audits else scheduler.promote
+                answers.append(call if step() == call.evaluation else Call(-1))
         return answers
 
     def begin(self, scheduler: Scheduler, evaluation: int) -> None:
@@ -133,16 +142,17 @@ class SchedulerSuite(Suite):
                 calls.extend(call for call in [next(search, None)] if call)
         assert beside == alone
 
-    def test_asking_who_is_promotable_changes_nothing(
+    def test_asking_who_is_to_go_on_changes_nothing(
         self, scheduler: Callable[[], Scheduler]
     ) -> None:
         plain, asked = self.started(scheduler), self.started(scheduler)
         calls = list(self.drive(plain))
         for call in calls:
             assert asked.promotable() == asked.promotable()
+            assert asked.auditable() == asked.auditable()
             assert self.replayed(asked, [call]) == [call]
 
-    def test_promotes_what_it_has_stopped_and_nothing_twice(
+    def test_lets_go_on_what_it_has_stopped_and_nothing_twice(
         self, scheduler: Callable[[], Scheduler]
     ) -> None:
         one = self.started(scheduler)
@@ -162,6 +172,8 @@ class SchedulerSuite(Suite):
         if one.promotes:
             assert one.promotable() is None
             assert one.promote() is None
+        assert one.auditable() is None
+        assert one.start_audit() is None
         assert one.stops or not stopped
 
     @pytest.mark.parametrize("seed", range(3))
