@@ -1,6 +1,5 @@
 """A run in a time: what it plans, that it keeps it, and that it goes on."""
 
-import dataclasses
 import os
 import signal
 import statistics
@@ -8,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import yaml
 from journal_lines import read_events
@@ -125,10 +125,13 @@ def test_another_budget_is_refused_by_name(timed):
         raynas.run(data=DATA, time_budget="1h", storage_path=result.path.parent, name="run")
 
 
-SPEED = Speed(
-    Pace(1e-11, 5e-9, 2e-5), "float32", 1.0,
-    [Work(int(2e5 * 1.3**n), int(2e3 * 1.3**n), 8) for n in range(25)], {}, 32,
-)  # fmt: skip
+def speed_of(space, recipe):
+    """What measuring would tell of a space, were the machine always the same."""
+    rng = np.random.default_rng(0)
+    networks = [space.build(space.sample(rng), (1, 8, 8), 10) for _ in range(12)]
+    works = sorted((Work.of(n, (1, 8, 8)) for n in networks), key=lambda work: work.macs)
+    precision = recipe.precision or "float32"
+    return Speed(Pace(1e-11, 5e-9, 2e-5), precision, 1.0, works, {}, recipe.batch_size)
 
 
 class TestWhatIsSaid:
@@ -141,7 +144,7 @@ class TestWhatIsSaid:
 
             def measured(space, data, recipe, *others):
                 asked.update(space=space, recipe=recipe)
-                return dataclasses.replace(SPEED, precision=recipe.precision or "float32")
+                return speed_of(space, recipe)
 
             monkeypatch.setattr(planning, "measured", measured)
             said = {"data": DATA, "time_budget": "2min", "storage_path": tmp_path, **said}
