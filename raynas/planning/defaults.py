@@ -4,16 +4,20 @@ The rules, in the order in which they apply:
 
 1. An epoch lasts the same time for every architecture, so that a small network sees more images
    than a large one; what is compared is what can be had for the time.
-2. The time is divided among search, last decision and retraining by what limits the accuracy. Where
-   a typical network would see the images less than forty times in all of it, short trainings would
-   compare noise: nothing is searched, and a ResNet9 that suits the time is trained. Where it would
-   see them four hundred times, more training gains little, and more architectures do. Between the
-   two the shares follow the logarithm.
-3. An evaluation lasts until a typical network has seen the images forty times in a thousand steps,
+2. A small network is best for a short time, a large one for a long time: about 6,000 divided by the
+   root of the number of images is how often a network should see them. It was found by trainings of
+   ResNet9s of several sizes on parts of CIFAR-10.
+3. The time is divided among search, last decision and retraining by what limits the accuracy. Where
+   a typical network could hardly see the images so often in all of it, short trainings would
+   compare noise: nothing is searched, and the ResNet9 that suits the time is trained. Where it
+   could fifteen times, more training gains little, and more architectures do. Between the two the
+   shares follow the logarithm.
+4. An evaluation lasts until a typical network has seen the images forty times in a thousand steps,
    or shorter, so that the search can make eight evaluations at least.
-4. A short training favors small networks. So only those are searched that see the images ten to a
-   hundred times in the retraining, as far as there are such. The first two evaluations are of
-   ResNet9s: the widest that sees them forty times, and the next wider one.
+5. A short training favors small networks. So only those are searched that see the images about as
+   often as they should in the retraining, from a quarter to two and a half times, as far as there
+   are such. The first two evaluations are of ResNet9s: the widest that sees them often enough, and
+   the next wider one.
 """
 
 import math
@@ -31,12 +35,12 @@ OPENING, CLOSING = 15.0, 15.0
 
 _FEWEST, _MOST = 8, 64  # evaluations
 _PASSES, _STEPS = 40, 1000  # of an evaluation that is long enough
-_RETRAIN_PASSES, _RETRAIN_STEPS = 250, 6000  # beyond which nothing is gained
-_SCARCE, _PLENTY = 40.0, 400.0  # passes of a typical network in the whole time
+_RETRAIN_PASSES, _RETRAIN_STEPS = 400, 10_000  # beyond which nothing is gained
+_SEEN = 6000.0  # times that a network should see the images, times the root of their number
+_SCARCE, _PLENTY = 1.5, 15.0  # how many times as often a typical network could in the whole time
 _SHARES = ((0.15, 0.05, 0.80), (0.40, 0.25, 0.35))  # where time is scarce, where there is plenty
 _WITHOUT_SEARCH = (0.02, 0.0, 0.98)
-_SEEN = (10.0, 100.0)  # times that the networks which are searched see the images in the retraining
-_KNOWN_SEEN = 40.0  # likewise, the narrower of the two that come first, at least
+_WINDOW = (0.25, 2.5)  # as often as networks should, those do that are searched
 _SEARCHED = 0.25  # of all architectures are searched, at least
 #: ResNet9s, from narrow to wide
 KNOWN = tuple(f"c{channels}-w2d1-w2d0-w2d1" for channels in CHANNELS)
@@ -44,8 +48,6 @@ _LEAST_STEPS = 30  # of an evaluation of a typical network, however short the ti
 _MIXUP = 0.5
 _MIXED = 40.0  # passes from which mixed images gain more than they slow the training
 _JUDGING = 0.3  # seconds for an image that is judged, in those for one that is trained with
-#: ResNet9s, from narrow to wide
-KNOWN = tuple(f"c{channels}-w2d1-w2d0-w2d1" for channels in CHANNELS)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Times:
 
     Attributes:
         seen: times that a typical network would see the images in all of it.
+        suitable: times that a network should see them.
         shares: of search, last decision and retraining.
         enough: seconds of an evaluation that is long enough.
         evaluation: seconds of an evaluation.
@@ -91,6 +94,7 @@ class Times:
     """
 
     seen: float
+    suitable: float
     shares: Shares
     enough: float
     evaluation: float
@@ -157,8 +161,9 @@ def outline(
     if times.samples == 1:
         epochs = 1
     seconds_of_passes = times.retraining / (dataset.train + dataset.validation)
-    window = _window(speed, seconds_of_passes) if times.samples > 1 else None
-    first = _first(speed, seconds_of_passes, window, 1 if times.samples == 1 else 2)
+    one_pass = seconds_of_passes / times.suitable
+    window = _window(speed, one_pass) if times.samples > 1 else None
+    first = _first(speed, one_pass, window, 1 if times.samples == 1 else 2)
     mixed = augment and seconds_of_passes / speed.typical >= _MIXED
     options = {
         "epoch_seconds": f"{times.evaluation / epochs:.3g}",
@@ -185,7 +190,8 @@ def outline(
         choices.append(Choice("precision", speed.precision, "the faster one here, measured"))
     if window:
         sizes = " to ".join(f"{macs / 1e6:.3g} M" for macs in window)
-        why = "these see the images {:g} to {:g} times in the retraining".format(*_SEEN)
+        seen = " to ".join(f"{factor * times.suitable:.0f}" for factor in _WINDOW)
+        why = f"these see the images about {seen} times in the retraining"
         choices.append(Choice("constraint", f"{sizes} MACs", why))
     return Outline(arguments, times.shares, times.longest, speed.alone, choices)
 
@@ -193,12 +199,13 @@ def outline(
 def _times(
     seconds: float, dataset: Dataset, hardware: Hardware, speed: Speed, epochs: int
 ) -> Times:
-    """Divide the time; see rules 2 and 3."""
+    """Divide the time; see rules 2 to 4."""
     left = max(seconds - OPENING - CLOSING, seconds / 2)
     image = speed.typical
-    seen = left * speed.alone / (image * dataset.train)
-    searches = seen >= _SCARCE or not speed.known
-    shares = _shares(seen) if searches else Shares(*_WITHOUT_SEARCH)
+    most = dataset.train + dataset.validation
+    seen, suitable = left * speed.alone / (image * most), _SEEN / math.sqrt(most)
+    searches = seen / suitable >= _SCARCE or not speed.known
+    shares = _shares(seen / suitable) if searches else Shares(*_WITHOUT_SEARCH)
     enough = max(_PASSES * dataset.train, _STEPS * speed.batch_size) * image
     judging = epochs * dataset.validation * _JUDGING * image
     searching, rounds = left * shares.search, math.ceil(_FEWEST / hardware.slots)
@@ -211,11 +218,11 @@ def _times(
     longest = {
         stage: max(_RETRAIN_PASSES * images, _RETRAIN_STEPS * speed.batch_size) * image
         for stage, images in (
-            ("select", dataset.train), ("retrain", dataset.train + dataset.validation),
+            ("select", dataset.train), ("retrain", most),
         )
     }  # fmt: skip
     return Times(
-        seen, shares, enough, one, samples,
+        seen, suitable, shares, enough, one, samples,
         _candidates(left * shares.select, samples, one, hardware),
         min(left * shares.retrain * speed.alone, longest["retrain"]), longest,
     )  # fmt: skip
@@ -224,9 +231,8 @@ def _times(
 def _choices(times: Times, hardware: Hardware, epochs: int, first: str) -> list[Choice]:
     """Return what is done and why, as far as it is the same in all runs."""
     if times.samples == 1:
-        why = f"in all of it a typical network would see the images {times.seen:.0f} times"
         return [
-            Choice("search", "none", f"{why}: too little to compare architectures in"),
+            Choice("search", "none", f"{_why_shares(times)}: too little to compare any"),
             Choice("architecture", first, "a ResNet9 of a size that suits the time gets all of it"),
         ]
     length = f"{epochs} of {times.evaluation / epochs:.3g} s"
@@ -237,7 +243,7 @@ def _choices(times: Times, hardware: Hardware, epochs: int, first: str) -> list[
         else "the search decides: the time is too short to train several again"
     )
     return [
-        Choice("time", str(times.shares), _why_shares(times.seen)),
+        Choice("time", str(times.shares), _why_shares(times)),
         Choice("epochs", length, _why_epochs(times.evaluation, times.enough)),
         Choice("samples", f"about {times.samples}", at_once),
         Choice("search", "auto", f"first {first or 'four at random'}, from the fifth by surrogate"),
@@ -246,9 +252,9 @@ def _choices(times: Times, hardware: Hardware, epochs: int, first: str) -> list[
     ]
 
 
-def _shares(seen: float) -> Shares:
-    """Divide the time; see rule 2."""
-    plenty = math.log(seen / _SCARCE) / math.log(_PLENTY / _SCARCE)
+def _shares(times: float) -> Shares:
+    """Divide the time, in which a typical network could be trained so many times; see rule 3."""
+    plenty = math.log(times / _SCARCE) / math.log(_PLENTY / _SCARCE)
     plenty = min(1.0, max(0.0, plenty))
     return Shares(*(a + (b - a) * plenty for a, b in zip(*_SHARES, strict=True)))
 
@@ -261,18 +267,18 @@ def _candidates(seconds: float, samples: int, one: float, hardware: Hardware) ->
 
 
 def _window(speed: Speed, seconds: float) -> tuple[int, int] | None:
-    """Return the fewest and the most MACs that are searched; see rule 4.
+    """Return the fewest and the most MACs that are searched; see rule 5.
 
     Args:
         speed: of the networks.
-        seconds: of the retraining, for each image.
+        seconds: for each image, in which a network sees it as often as it should.
     """
     works = sorted([*speed.works, *speed.known.values()], key=lambda work: work.macs)
 
     def outside(work: Work) -> float:
         """Return how far the network is from seeing the images as often as it should."""
-        seen = seconds / speed.image_seconds(work)
-        return max(0.0, math.log(_SEEN[0] / seen), math.log(seen / _SEEN[1]))
+        times = seconds / speed.image_seconds(work)
+        return max(0.0, math.log(_WINDOW[0] / times), math.log(times / _WINDOW[1]))
 
     needed = math.ceil(_SEARCHED * len(works))
     suitable = sum(outside(work) == 0 for work in works)
@@ -286,14 +292,16 @@ def _first(speed: Speed, seconds: float, window: tuple[int, int] | None, count: 
     """Return the known architectures that are evaluated first, as `auto` takes them."""
     within = window or (0, math.inf)
     texts = [text for text, work in speed.known.items() if within[0] <= work.macs <= within[1]]
-    seen = [seconds / speed.image_seconds(speed.known[text]) for text in texts]
-    widest = max(sum(times >= _KNOWN_SEEN for times in seen) - 1, 0)
+    fast = [speed.image_seconds(speed.known[text]) <= seconds for text in texts]
+    widest = max(sum(fast) - 1, 0)
     return ";".join(texts[widest : widest + count])
 
 
-def _why_shares(seen: float) -> str:
-    limited = "training time limits the accuracy" if seen < 120 else "more training gains little"
-    return f"in all of it a typical network would see the images {seen:.0f} times: {limited}"
+def _why_shares(times: Times) -> str:
+    return (
+        f"a typical network could see the images {times.seen:.0f} times in all of it, and about"
+        f" {times.suitable:.0f} times suit so many"
+    )
 
 
 def _why_epochs(one: float, enough: float) -> str:
