@@ -48,8 +48,8 @@ class Contest:
             yield from (self.result(label, searcher, run) for run in range(runs))
             return
         sent = cloudpickle.dumps((self, label, searcher))  # type: ignore[no-untyped-call]
-        with ProcessPoolExecutor(jobs) as pool:
-            chunks = [range(i, min(i + _CHUNK, runs)) for i in range(0, runs, _CHUNK)]
+        chunks = [range(i, min(i + _CHUNK, runs)) for i in range(0, runs, _CHUNK)]
+        with ProcessPoolExecutor(min(jobs, len(chunks))) as pool:
             futures = [pool.submit(_chunk, sent, chunk) for chunk in chunks]
             for future in futures:
                 yield from future.result()
