@@ -20,7 +20,7 @@ from raynas.benchmarking.bench import split_names
 from raynas.benchmarking.simulation import Simulation
 from raynas.errors import InvalidArgument
 from raynas.schedulers import Asha
-from raynas.searchers import Evolution, RandomSearch
+from raynas.searchers import Evolution, Naswot, RandomSearch
 from trials.tables.benchmark import Roles, read_benchmark
 
 TABLES = Path(__file__).parents[2] / "shared" / "data"
@@ -177,6 +177,18 @@ def test_scores_that_are_nan_rank_last_and_missing_ones_are_noted(macro):
     assert frame["report"].notna().all()
     frame = raynas.bench(macro, *arguments, scores=scores.head(9), queries=3, runs=1)
     assert "architectures have no score by naswot" in frame.attrs["notes"][0]
+
+
+def test_scores_by_an_own_proxy_come_from_the_column_of_its_name(macro):
+    def oracle(network, images, labels):
+        raise AssertionError("nothing is built")
+
+    searcher = Naswot(candidates=60000, proxy=oracle)
+    arguments = ("architecture", [searcher], "value")
+    frame = raynas.bench(macro.assign(oracle=macro["value"]), *arguments, queries=1, runs=1)
+    assert frame["report"][0] == macro["value"].max()
+    frame = raynas.bench(macro, *arguments, queries=1, runs=1)
+    assert "no scores by oracle were given (`scores`); MACs stand in" in frame.attrs["notes"][0]
 
 
 def test_scores_come_from_the_table_from_a_file_or_macs_stand_in(macro):

@@ -68,8 +68,8 @@ def bench(
             in `run()`. None: with `queries` yes; with `time_budget` no, because published
             results under a time budget pay for every repetition.
         scores: proxy scores, for searchers that want some: a Parquet file, or what one would
-            hold, with the column `architecture` and one for each proxy. Columns of the table
-            itself serve too. `params` and `macs` need none.
+            hold, with the column `architecture` and one for each proxy, of a function by its name.
+            Columns of the table itself serve too. `params` and `macs` need none.
         constraint: a quota, a limit or a penalty on a property of the architectures, as in
             `run()`; parameters and MACs are those of 32 x 32 images in three channels.
         jobs: processes.
@@ -96,7 +96,7 @@ def bench(
         raise InvalidArgument(f"cost={benchmark.roles.cost!r} is 0 everywhere: give queries.")
     decider = _scheduler(scheduler)
     decider.check(benchmark.space)
-    proxies = proxy_scores(benchmark, scores)
+    proxies = proxy_scores(benchmark, scores, searchers.values())
     notes = stand_ins(searchers, benchmark, proxies)
     limits = {
         "queries": queries,
