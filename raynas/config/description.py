@@ -32,6 +32,8 @@ def described(value: object, table: Mapping[str, Callable[..., Any]]) -> str:
         return spell(name, {k: function_text(o) if callable(o) else o for k, o in named})
     if isinstance(value, UserSpace):
         options = {"name": value.name, "decisions": _digest(value.decisions)}
+        if value.canonical_function is not None:  # by which a search goes another way
+            options["canonical"] = function_text(value.canonical_function)
         return spell("search_spaces.user_space.UserSpace", options)  # the name in older runs
     if "__dataclass_fields__" in vars(type(value)):  # and not only its base's
         options = {key: _stable(option) for key, option in options_of(value).items()}
