@@ -1,5 +1,6 @@
 """The simulator and `raynas bench`: searches against tables, on a virtual clock."""
 
+import io
 import json
 import math
 import subprocess
@@ -9,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from scipy.stats import binom
 
 import raynas
 import search_spaces
+from raynas.benchmarking import progress
 from raynas.benchmarking.bench import split_names
 from raynas.benchmarking.simulation import Simulation
 from raynas.errors import InvalidArgument
 from raynas.schedulers import Asha
-from raynas.searchers import Evolution, RandomSearch
+from raynas.searchers import Evolution, Naswot, RandomSearch
 from trials.tables.benchmark import Roles, read_benchmark
 
 TABLES = Path(__file__).parents[2] / "shared" / "data"
@@ -176,6 +179,18 @@ def test_scores_that_are_nan_rank_last_and_missing_ones_are_noted(macro):
     assert "architectures have no score by naswot" in frame.attrs["notes"][0]
 
 
+def test_scores_by_an_own_proxy_come_from_the_column_of_its_name(macro):
+    def oracle(network, images, labels):
+        raise AssertionError("nothing is built")
+
+    searcher = Naswot(candidates=60000, proxy=oracle)
+    arguments = ("architecture", [searcher], "value")
+    frame = raynas.bench(macro.assign(oracle=macro["value"]), *arguments, queries=1, runs=1)
+    assert frame["report"][0] == macro["value"].max()
+    frame = raynas.bench(macro, *arguments, queries=1, runs=1)
+    assert "no scores by oracle were given (`scores`); MACs stand in" in frame.attrs["notes"][0]
+
+
 def test_scores_come_from_the_table_from_a_file_or_macs_stand_in(macro):
     arguments = ("architecture", "naswot:candidates=60000", "value")
     queries = {"queries": 5, "runs": 2}
@@ -243,6 +258,38 @@ def test_the_table_that_comes_along_works_at_once(tmp_path):
     )  # fmt: skip
     assert "evolution" in done.stdout
     assert (tmp_path / "raynas-bench.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_one_line_on_a_terminal_and_lines_elsewhere(monkeypatch, terminal):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def runs(label):
+        for run in range(3):
+            now[0] += 3
+            yield {"search": label, "run": run}, []
+
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=terminal, color_system=None, width=80)
+    outcomes = {"random": runs("random"), "auto": runs("auto")}
+    rows = [row for row, _ in progress.shown(outcomes, 3, console)]
+    assert [(row["search"], row["run"]) for row in rows] == [
+        (label, run) for label in ("random", "auto") for run in range(3)
+    ]
+    if terminal:
+        assert "6/6 runs" in written.getvalue()
+        assert written.getvalue().count("\n") == 1  # at its end, then it is gone
+        assert written.getvalue().endswith("\x1b[1A\x1b[2K")
+    else:
+        lines = ["2/6 runs, now random", "4/6 runs, now auto", "6/6 runs, now auto"]
+        assert written.getvalue().splitlines() == lines
+
+
+def test_what_is_over_in_a_moment_shows_nothing(capfd, macro):
+    raynas.bench(macro, "architecture", "random", "value", queries=3, runs=2)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
 
 
 @real

@@ -3,6 +3,7 @@
 import inspect
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -195,7 +196,7 @@ def test_every_argument_is_a_flag():
     ("flags", "called", "without"),
     [
         (read_flags("raynas.ensemble.saep:SAEP"), raynas.SAEP, set()),
-        (read_flags("raynas.benchmarking.bench:bench"), raynas.bench, set()),
+        (read_flags("raynas.benchmarking.bench:bench", without=("jobs",)), raynas.bench, {"jobs"}),
         (read_flags("raynas.drivers.scoring:score", without=("path",)), raynas.score, {"path"}),
     ],
 )
@@ -230,12 +231,13 @@ def test_flags_reach_what_is_called(monkeypatch, tmp_path):
     monkeypatch.setattr(raynas, "score", record)
     runner = CliRunner()
     runner.invoke(app, ["bench", "--json", "--time-budget", "9", "--no-unique", "--search", "area"])
-    runner.invoke(app, ["bench", "--figure", "best.png", "--runs", "3"])
+    runner.invoke(app, ["bench", "--figure", "best.png", "--runs", "3", "--jobs", "5"])
     runner.invoke(app, ["score", "--samples", "7", "--to", str(tmp_path / "scores.parquet")])
     runner.invoke(app, ["score", "--architecture", "a", "--architecture", "b"])
+    everywhere = {"jobs": os.cpu_count(), "figure": None}
     assert calls == [
-        ((), {"time_budget": 9.0, "unique": False, "search": "area", "figure": None}),
-        ((), {"runs": 3, "queries": 100, "figure": Path("best.png")}),
+        ((), {"time_budget": 9.0, "unique": False, "search": "area", **everywhere}),
+        ((), {"runs": 3, "queries": 100, "jobs": 5, "figure": Path("best.png")}),
         ((), {"architectures": 7, "path": tmp_path / "scores.parquet"}),
         ((), {"architectures": ["a", "b"]}),
     ]

@@ -23,7 +23,7 @@ from trials.proxies import PROXIES, az_nas, naswot, rectifiers, vkdnw
 from trials.proxies.aggregate import AGGREGATES, rank_aggregate
 from trials.proxies.initialization import kaiming, reinitialize
 from trials.proxies.preserving import untouched
-from trials.proxies.scoring import Scorer
+from trials.proxies.scoring import Proxy, Scorer
 
 TABLES = Path(__file__).parents[2] / "shared" / "data"
 
@@ -888,7 +888,8 @@ class TestProxies(ProxySuite):
 
 
 def test_names():
-    modules = {name for name in proxies.__all__ if name.islower()}
+    functions = {"check_proxy", "proxy_name"}
+    modules = {name for name in proxies.__all__ if name.islower()} - functions
     parts = {"az_expressivity", "az_progressivity", "az_trainability"}
     assert modules | parts | {"params", "macs"} == set(PROXIES)
     assert {name for names in AGGREGATES.values() for name in names} <= set(PROXIES)
@@ -942,6 +943,61 @@ class TestScorer:
             Scorer(self.space, data, batch_size=0)
         with pytest.raises(UnknownName, match=r"naswto.*Did you mean 'naswot'"):
             Scorer(self.space, data, proxy="naswto")
+
+    def test_a_function_of_the_users_own(self, data, arch):
+        """It gets the network and the batch that every proxy gets; its number is the score."""
+        calls = []
+
+        def own(network, images, labels):
+            calls.append((count_params(network), images, labels))
+            return torch.tensor(2.5)
+
+        shape = data.input_shape
+        scorer = Scorer(self.space, data, own, batch_size=8)
+        assert scorer.score(arch) == 2.5
+        [(params, images, labels)] = calls
+        assert params == self.space.params(arch, shape, 10)
+        assert (images.shape, labels.shape) == ((8, *shape), (8,))
+        assert Proxy(own).metric_name == "own"
+        assert Proxy(lambda *_: 1.0).metric_name == "lambda"
+        same = Scorer(self.space, data, naswot.score, batch_size=8)
+        assert same.score(arch) == Scorer(self.space, data, batch_size=8).score(arch)
+
+    def test_an_object_that_is_called(self, data, arch):
+        class Depth:
+            def __call__(self, network, images, labels):
+                return np.float32(7)
+
+        assert Scorer(self.space, data, Depth()).score(arch) == 7
+        assert Proxy(Depth()).metric_name == "Depth"
+
+    @pytest.mark.parametrize("value", [None, "3", [1.0], torch.ones(2), np.ones(2), 1j])
+    def test_a_function_that_returns_no_number(self, data, arch, value):
+        def own(network, images, labels):
+            return value
+
+        with pytest.raises(InvalidArgument, match=r"own returned .* must return one number"):
+            Scorer(self.space, data, own).score(arch)
+
+    def test_nan_cannot_be_ranked(self, data, arch):
+        assert Scorer(self.space, data, lambda *_: math.nan).score(arch) == -math.inf
+
+    @pytest.mark.parametrize("proxy", [None, 3, nn.ReLU, ["naswot"]])
+    def test_what_is_neither_a_name_nor_a_function(self, proxy):
+        with pytest.raises(InvalidArgument, match="neither a proxy's name nor a function"):
+            Proxy(proxy)
+
+    def test_names_that_are_taken(self):
+        def naswot(network, images, labels):
+            return 0.0
+
+        def val_accuracy(network, images, labels):
+            return 0.0
+
+        for own in (naswot, val_accuracy):
+            with pytest.raises(InvalidArgument, match=f"{own.__name__!r}.*another name"):
+                Proxy(own)
+        assert Proxy(PROXIES["params"]).metric_name == "params"  # it is the one of that name
 
     def test_what_a_network_raises_goes_through(self, data, arch):
         class Broken(type(self.space)):

@@ -12,7 +12,8 @@ from journal_lines import read_events
 
 import raynas
 import search_spaces
-from raynas.errors import ConfigurationMismatch, InvalidArgument
+from raynas.config.resolve import resolve
+from raynas.errors import ConfigurationMismatch, InvalidArgument, SearchFailed
 from trials.data import load
 from trials.proxies.scoring import Scorer
 from trials.trial import Estimator
@@ -164,6 +165,97 @@ def test_a_warm_start_is_scored_once_and_kept_in_the_journal(local_ray, tmp_path
     events = read_events(extended.path)
     assert sum(e["event"] == "scored" for e in events) == 5
     assert len(extended.trials) == 3
+
+
+def width(network, images, labels):
+    """A proxy of the user's own."""
+    return sum(parameter.shape[0] for parameter in network.parameters())
+
+
+def nothing(network, images, labels):
+    """What it returns is no number."""
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "text"),
+    [
+        ("evaluate", raynas.Proxy(width), "proxy:proxy=function-width-"),
+        ("search", raynas.Auto(proxy=width), "auto:initial=4,candidates=60,proxy=function-width-"),
+        ("search", raynas.Naswot(proxy=width), "naswot:candidates=100,proxy=function-width-"),
+        (
+            "search",
+            raynas.Evolution(warm_start=raynas.Naswot(7, width)),
+            "evolution:population=10,sample=3,warm_start=function-width-",
+        ),
+        ("search", raynas.Area(warm_start=width), "area:population=10,sample=3,warm_start=funct"),
+        (
+            "search",
+            raynas.NeighborhoodAware(raynas.Auto(proxy=width)),
+            f"neighborhood:inner=auto:proxy=function-{__name__}.width,",
+        ),
+    ],
+)
+def test_an_own_proxy_is_part_of_the_configuration(argument, value, text):
+    config = resolve({"name": "x", argument: value}).config
+    assert getattr(config, argument).startswith(text)
+
+
+@pytest.mark.parametrize("proxy", [3, "naswto"])
+def test_what_is_no_proxy_is_refused_when_a_searcher_is_made(proxy):
+    for argument, make in {
+        "proxy": lambda: raynas.Naswot(proxy=proxy),
+        "proxy ": lambda: raynas.Auto(proxy=proxy),
+        "warm_start": lambda: raynas.Evolution(warm_start=proxy),
+    }.items():
+        with pytest.raises(InvalidArgument, match=f"^{argument.strip()}={proxy!r}"):
+            make()
+
+
+def test_scores_by_an_own_proxy(local_ray, tmp_path):
+    space = search_spaces.get(SPACE)
+    texts = [space.to_string(space.sample(np.random.default_rng(seed))) for seed in range(3)]
+    path = tmp_path / "scores.parquet"
+    frame = raynas.score(SPACE, "digits", texts, width, path=path)
+    assert list(frame) == ["architecture", "width", "reason"]
+    scorer = Scorer(space, load("digits", seed=0), width)
+    assert list(frame["width"]) == [scorer.score(space.from_string(text)) for text in texts]
+    pd.testing.assert_frame_equal(raynas.score(SPACE, "digits", texts, width, path=path), frame)
+    with pytest.raises(
+        ConfigurationMismatch, match=r"proxy was 'function-width-.*function-nothing"
+    ):
+        raynas.score(SPACE, "digits", texts, nothing, path=path)
+    failed = raynas.score(SPACE, "digits", texts[:1], nothing)
+    assert "nothing returned None. It must return one number" in failed["reason"][0]
+
+
+def test_an_own_proxy_begins_and_judges_a_search(local_ray, tmp_path):
+    arguments = {
+        **SMALL, "search": raynas.Evolution(population=2, warm_start=width, candidates=5),
+        "evaluate": raynas.Proxy(width), "epochs": 1, "storage_path": tmp_path, "name": "own",
+    }  # fmt: skip
+    result = raynas.run(**arguments)
+    assert result.metric == "width"
+    scored = {e["architecture"]: e["score"] for e in read_events(result.path) if "score" in e}
+    best = sorted(scored, key=lambda text: -scored[text])[:2]
+    assert list(result.trials["architecture"][:2]) == best
+    assert list(result.trials["width"][:2]) == [scored[text] for text in best]
+    with pytest.raises(InvalidArgument, match=r"search was an object.*resume"):
+        raynas.resume(result.path)
+    with pytest.raises(ConfigurationMismatch, match="function-nothing"):
+        raynas.run(**{**arguments, "evaluate": raynas.Proxy(nothing)})
+
+
+def test_a_warm_start_that_cannot_be_scored_ends_the_run_and_is_tried_again(local_ray, tmp_path):
+    arguments = {
+        **SMALL,
+        "search": raynas.Naswot(3, nothing),
+        "storage_path": tmp_path,
+        "name": "x",
+    }
+    for _ in range(2):
+        with pytest.raises(SearchFailed, match=r"by the function nothing.*must return one number"):
+            raynas.run(**arguments)
+    assert not any(event["event"] == "scored" for event in read_events(tmp_path / "x"))
 
 
 @pytest.mark.slow

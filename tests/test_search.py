@@ -10,6 +10,7 @@ from journal_lines import read_events
 
 import search_spaces
 from raynas import Asha, Evolution, Fifo, JournalError, RandomSearch, Searcher
+from raynas.config.description import described
 from raynas.record.events import Status
 from raynas.record.journal import Journal
 from raynas.schedulers import SCHEDULERS
@@ -70,6 +71,22 @@ def test_evaluates_as_many_as_asked_for(tmp_path):
     assert search.exhausted
     assert {e.status for e in search.evaluations} == {Status.COMPLETED, Status.STOPPED}
     assert search.best is max(search.evaluations, key=lambda e: (e.epochs, e.value))
+
+
+def kernel_only_of_convolutions(config):
+    return config if config["layer"] == "conv" else {**config, "kernel": 1}
+
+
+@pytest.mark.parametrize("canonical", [None, kernel_only_of_convolutions])
+def test_what_a_user_calls_equal_is_paid_for_once(tmp_path, canonical):
+    decisions = {"layer": ("conv", "pool"), "kernel": (1, 3, 5), "width": (4, 8)}
+    space = search_spaces.UserSpace("mine", decisions, lambda *_: None, canonical=canonical)
+    search = drive(searching(tmp_path, RandomSearch(), Fifo(), samples=50, space=space))
+    assert len(search.evaluations) == (12 if canonical is None else 8)
+    told = {space.canonical(arch) for arch in search.architectures}
+    assert len(told) == len(search.evaluations)
+    text = described(space, search_spaces.SPACES)
+    assert ("canonical=function-kernel_only_of_convolutions-" in text) == (canonical is not None)
 
 
 @pytest.mark.parametrize("searcher", [Evolution(4, 2), RandomSearch()])

@@ -223,6 +223,45 @@ class TestChoiceBlocks(SpaceSuite):
             LayerChoice("layer", {})
 
 
+def one_of_equal_branches(config):
+    """In `Branches` the layer does not matter where it is not taken."""
+    if 1 not in config["inputs"]:
+        config["layer"] = "conv3"
+    return config
+
+
+class TestCanonicalFormOfTheUsers(SpaceSuite):
+    @pytest.fixture
+    def space(self) -> SearchSpace:
+        return from_module("branches", Branches, canonical=one_of_equal_branches)
+
+    def test_equal_networks_have_one_form_and_others_have_not(self, space):
+        """Of 36 architectures a third takes no layer, of which there are three."""
+        forms = {}
+        for arch in space:
+            torch.manual_seed(0)
+            network = space.build(arch, (3, 8, 8), 10)
+            layer = network.layer.layer if 1 in space.to_config(arch)["inputs"] else None
+            same = str((network.stem, network.repeats, layer, network.inputs.taken))
+            forms.setdefault(space.canonical(arch), set()).add(same)
+        assert len(forms) == 24 + 4
+        assert all(len(same) == 1 for same in forms.values())
+        assert len(set.union(*forms.values())) == len(forms)
+
+    @pytest.mark.parametrize(
+        ("canonical", "message"),
+        [
+            (lambda config: None, "of 'width=4,.*it makes None: that is no configuration"),
+            (lambda config: {"width": 4}, "repeats=None is not one of 1, 2"),
+            (lambda config: {**config, "repeats": 3 - config["repeats"]}, "must stand for itself"),
+        ],
+    )
+    def test_a_wrong_function_is_refused(self, canonical, message):
+        space = from_module("branches", Branches, canonical=canonical)
+        with pytest.raises(InvalidArgument, match=message):
+            space.canonical(next(iter(space)))
+
+
 def test_user_space_refuses_repeated_and_missing_choices():
     for choices in ((), (1, 1), (1, "1"), (1, 1.0), (True, 1)):
         with pytest.raises(InvalidArgument, match="'kernel'"):

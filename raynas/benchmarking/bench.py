@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from raynas.benchmarking.contest import Contest
+from raynas.benchmarking.progress import shown
 from raynas.benchmarking.proxy_scores import proxy_scores, stand_ins
 from raynas.errors import InvalidArgument
 from raynas.schedulers import SCHEDULERS, Scheduler
@@ -32,7 +33,7 @@ def bench(
     report: str = "",
     time_budget: float | None = None,
     queries: int | None = None,
-    runs: int = 500,
+    runs: int = 100,
     seed: int = 0,
     space: SearchSpace | str | None = None,
     scheduler: str | Scheduler = "fifo",
@@ -44,6 +45,8 @@ def bench(
     figure: str | Path | None = None,
 ) -> pd.DataFrame:
     """Run searchers many times on a tabular benchmark, on a virtual clock.
+
+    How many runs are done is shown on standard error.
 
     Args:
         table: a Parquet file, or what one would hold; None: the small table that comes with
@@ -65,8 +68,8 @@ def bench(
             in `run()`. None: with `queries` yes; with `time_budget` no, because published
             results under a time budget pay for every repetition.
         scores: proxy scores, for searchers that want some: a Parquet file, or what one would
-            hold, with the column `architecture` and one for each proxy. Columns of the table
-            itself serve too. `params` and `macs` need none.
+            hold, with the column `architecture` and one for each proxy, of a function by its name.
+            Columns of the table itself serve too. `params` and `macs` need none.
         constraint: a quota, a limit or a penalty on a property of the architectures, as in
             `run()`; parameters and MACs are those of 32 x 32 images in three channels.
         jobs: processes.
@@ -93,7 +96,7 @@ def bench(
         raise InvalidArgument(f"cost={benchmark.roles.cost!r} is 0 everywhere: give queries.")
     decider = _scheduler(scheduler)
     decider.check(benchmark.space)
-    proxies = proxy_scores(benchmark, scores)
+    proxies = proxy_scores(benchmark, scores, searchers.values())
     notes = stand_ins(searchers, benchmark, proxies)
     limits = {
         "queries": queries,
@@ -105,11 +108,10 @@ def bench(
     if rule is not None:
         rule.measured(benchmark.space)  # or says why it cannot
     contest = Contest(benchmark, decider, proxies, seed, limits, rule)
-    results = [
-        result
-        for label, searcher in searchers.items()
-        for result in contest.results(label, searcher, runs, jobs)
-    ]
+    outcomes = {
+        label: contest.results(label, searcher, runs, jobs) for label, searcher in searchers.items()
+    }
+    results = list(shown(outcomes, runs))
     frame = pd.DataFrame([row for row, _ in results])
     frame.attrs["notes"] = notes
     if figure is not None:

@@ -15,6 +15,7 @@ from raynas.schedulers import Scheduler
 from raynas.search.admission import Admission
 from raynas.searchers import Constraint, Searcher
 from search_spaces import Architecture
+from trials.proxies import Score, proxy_name
 from trials.tables.benchmark import Benchmark
 from trials.trial import derived_seed
 
@@ -48,8 +49,8 @@ class Contest:
             yield from (self.result(label, searcher, run) for run in range(runs))
             return
         sent = cloudpickle.dumps((self, label, searcher))  # type: ignore[no-untyped-call]
-        with ProcessPoolExecutor(jobs) as pool:
-            chunks = [range(i, min(i + _CHUNK, runs)) for i in range(0, runs, _CHUNK)]
+        chunks = [range(i, min(i + _CHUNK, runs)) for i in range(0, runs, _CHUNK)]
+        with ProcessPoolExecutor(min(jobs, len(chunks))) as pool:
             futures = [pool.submit(_chunk, sent, chunk) for chunk in chunks]
             for future in futures:
                 yield from future.result()
@@ -83,11 +84,12 @@ class Contest:
         curve = [(s, n, evaluations[index].value) for s, n, index in simulation.incumbents]
         return row, curve
 
-    def score(self, proxy: str, arch: Architecture) -> float:
+    def score(self, proxy: str | Score, arch: Architecture) -> float:
         """Return a proxy's score of an architecture, or what stands in for it; see `stand_ins`."""
         space = self.benchmark.space
-        if proxy in self.scores:
-            return self.scores[proxy].get(space.canonical(arch), -math.inf)
+        name = proxy_name(proxy)
+        if name in self.scores:
+            return self.scores[name].get(space.canonical(arch), -math.inf)
         if not space.counts_fast:
             return 0.0
         counts = space.counts(arch)

@@ -17,10 +17,11 @@ from raynas.search.admission import Admission
 from raynas.search.search import Search
 from raynas.searchers import Searcher
 from search_spaces import Architecture
+from trials.proxies import Score
 from trials.tables.benchmark import Benchmark
 
 #: (proxy, architecture) to score
-Scores = Callable[[str, Architecture], float]
+Scores = Callable[[str | Score, Architecture], float]
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The verb `bench`. Its flags are the parameters of `raynas.bench`."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ _QUERIES = 100  # of a run, unless the user says how long one is
 @with_flags(
     read_flags(
         "raynas.benchmarking.bench:bench",
-        without=("figure",),
+        without=("figure", "jobs"),
         helps={"search": "searchers, joined by commas"},
     )
 )
@@ -32,6 +33,10 @@ def bench(
     figure: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="picture of the best so far; default: raynas-bench.png, none with json"),
+    ] = None,
+    jobs: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="processes; default: one a core"),
     ] = None,
     as_json: AsJson = False,
     *,
@@ -43,7 +48,8 @@ def bench(
         arguments["queries"] = _QUERIES
     if figure is None and not as_json:
         figure = Path("raynas-bench.png")
-    frame = raynas.bench(**arguments, figure=figure)
+    jobs = (os.cpu_count() or 1) if jobs is None else jobs
+    frame = raynas.bench(**arguments, jobs=jobs, figure=figure)
 
     from raynas.benchmarking.bench import summary  # with torch and Ray
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from ray import cloudpickle
 
+from raynas.errors import InvalidArgument
 from raynas.schedulers import Scheduler
 from raynas.searchers import Searcher
 from search_spaces import UserSpace
@@ -28,9 +29,11 @@ def described(value: object, table: Mapping[str, Callable[..., Any]]) -> str:
     name = table_name(value, table)
     if name is not None:
         named = options_of(value).items()
-        return spell(name, {k: _function(o) if callable(o) else o for k, o in named})
+        return spell(name, {k: function_text(o) if callable(o) else o for k, o in named})
     if isinstance(value, UserSpace):
         options = {"name": value.name, "decisions": _digest(value.decisions)}
+        if value.canonical_function is not None:  # by which a search goes another way
+            options["canonical"] = function_text(value.canonical_function)
         return spell("search_spaces.user_space.UserSpace", options)  # the name in older runs
     if "__dataclass_fields__" in vars(type(value)):  # and not only its base's
         options = {key: _stable(option) for key, option in options_of(value).items()}
@@ -73,10 +76,19 @@ def _attributes(value: object) -> dict[str, Any]:
     return attributes
 
 
-def _function(function: Callable[..., Any]) -> str:
-    """Return a function's name and a digest of what it does, the same in every process."""
+def function_text(function: Callable[..., Any]) -> str:
+    """Return a function's name and a digest of what it does, the same in every process.
+
+    Raises:
+        InvalidArgument: for one that no other process could call.
+    """
     name = getattr(function, "__qualname__", type(function).__qualname__)
-    code: bytes = cloudpickle.dumps(function)  # type: ignore[no-untyped-call]
+    try:
+        code: bytes = cloudpickle.dumps(function)  # type: ignore[no-untyped-call]
+    except Exception as error:  # pickling runs the user's code
+        raise InvalidArgument(
+            f"The function {name} cannot be sent to the workers: {error}."
+        ) from error
     return f"function-{name}-{hashlib.blake2b(code, digest_size=4).hexdigest()}"
 
 

@@ -5,7 +5,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from rich.progress import Progress
 
 import search_spaces
 from raynas.cluster import connected, slots
-from raynas.config.description import described
+from raynas.config.description import described, function_text
 from raynas.drivers.pools import EstimatorPool
 from raynas.errors import ConfigurationMismatch, InvalidArgument
 from raynas.record.folder import write
@@ -28,6 +27,7 @@ from search_spaces import Architecture, SearchSpace
 from trials.data import Data
 from trials.data import load as load_data
 from trials.estimate import Estimate
+from trials.proxies import Score, proxy_name
 from trials.proxies.scoring import Proxy, Scorer
 from trials.trial import Estimator, derived_seed
 
@@ -60,7 +60,7 @@ def score(
     space: SearchSpace | str = "nasbench201",
     data: object = "digits",
     architectures: int | Sequence[Architecture | str] = 100,
-    proxy: str = "naswot",
+    proxy: str | Score = "naswot",
     batch_size: int = 128,
     seed: int = 0,
     cpus_per_actor: float = 1,
@@ -75,7 +75,8 @@ def score(
         space: the search space, or its name.
         data: the data set, or its name; one mini-batch of the training part is used.
         architectures: which; a number: as many different ones, drawn uniformly.
-        proxy: `naswot` or any other of `trials.proxies.PROXIES`.
+        proxy: `naswot` or any other of `trials.proxies.PROXIES`, or a function of the user's own
+            (network, images, labels), which is called what it is called.
         batch_size: images of the mini-batch.
         seed: of weights, mini-batch and draws.
         cpus_per_actor: CPU cores of one actor.
@@ -99,10 +100,11 @@ def score(
         raise InvalidArgument(f"path={str(path)!r}: the folder does not exist.")
     loaded = load_data(data, seed=seed)
     Scorer(space, loaded, proxy, batch_size)  # complains before anything starts
-    estimator = Proxy(proxy, batch_size)
+    estimator, name = Proxy(proxy, batch_size), proxy_name(proxy)
     archs = _chosen(space, architectures, seed)
     kind = {
-        **asdict(estimator),
+        "proxy": proxy if isinstance(proxy, str) else function_text(proxy),
+        "batch_size": batch_size,
         "space": described(space, search_spaces.SPACES),
         "data": loaded.fingerprint,
         "seed": seed,
@@ -124,10 +126,10 @@ def score(
             stack.enter_context(connected())
         stack.enter_context(book)
         estimates = scores(space, estimator, missing, loaded, seed, make_pool)
-        for estimate in _shown(estimates, len(missing), f"scoring by {proxy}"):
-            book.add(space.to_string(estimate.architecture), estimate, proxy)
+        for estimate in _shown(estimates, len(missing), f"scoring by {name}"):
+            book.add(space.to_string(estimate.architecture), estimate, name)
     asked = [rows[space.to_string(space.canonical(arch))] for arch in archs]
-    frame = pd.DataFrame(asked, columns=["architecture", proxy, "reason"])
+    frame = pd.DataFrame(asked, columns=["architecture", name, "reason"])
     frame["architecture"] = [space.to_string(arch) for arch in archs]
     return frame
 

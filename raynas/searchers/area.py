@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pydantic import PositiveInt
 
 from raynas.searchers.evolution import Evolution
+from raynas.searchers.naswot import Naswot
+from trials.proxies import Score
 
 
 @dataclass
@@ -21,5 +23,5 @@ class Area(Evolution):
 
     population: PositiveInt = 10
     sample: PositiveInt = 3
-    warm_start: str | None = "naswot"
+    warm_start: str | Score | Naswot | None = "naswot"
     candidates: PositiveInt = 20

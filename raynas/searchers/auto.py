@@ -11,8 +11,7 @@ from pydantic import PositiveInt
 from raynas.searchers.searcher import Scoring, Searcher
 from raynas.searchers.surrogate import Surrogate, description_of
 from search_spaces import Architecture, SearchSpace
-from search_spaces.naming import lookup
-from trials.proxies import PROXIES
+from trials.proxies import Score, check_proxy
 
 _FIT_EVERY = 3  # architectures between searches for the surrogate's parameters
 _POOL = 400  # random candidates that are kept from one proposal to the next
@@ -39,14 +38,14 @@ class Auto(Searcher):
     Args:
         initial: architectures that are evaluated before the surrogate takes over.
         candidates: random architectures that are scored for them.
-        proxy: the score; any of `trials.proxies.PROXIES`.
+        proxy: the score; any of `trials.proxies.PROXIES`, or a function of the user's own.
         first: architectures that are evaluated before all others, in the notation of the space
             and with ";" between them; they count among the initial ones. None: none.
     """
 
     initial: PositiveInt = 4
     candidates: PositiveInt = 60
-    proxy: str = "macs"
+    proxy: str | Score = "macs"
     first: str | None = None
     #: {canonical form: (budget, value)}, in order of arrival
     results: dict[Architecture, tuple[int, float]] = field(
@@ -58,7 +57,7 @@ class Auto(Searcher):
     _asked: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        lookup("proxy", self.proxy, PROXIES)
+        check_proxy("proxy", self.proxy)
 
     def check(self, space: SearchSpace) -> None:
         """Refuse `first` where the space cannot read it."""

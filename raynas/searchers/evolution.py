@@ -15,8 +15,7 @@ from raynas.searchers.naswot import Naswot
 from raynas.searchers.searcher import Scoring, Searcher
 from search_spaces import Architecture, SearchSpace
 from search_spaces.errors import RaynasError
-from search_spaces.naming import lookup
-from trials.proxies import PROXIES
+from trials.proxies import Score, check_proxy
 
 _MUTATIONS = 100  # in a row, until one is admitted
 
@@ -46,15 +45,15 @@ class Evolution(Searcher):
     Args:
         population: P.
         sample: S, the size of a tournament.
-        warm_start: a proxy, any of `trials.proxies.PROXIES`: the first P architectures are not
-            random, but those of `candidates` random ones that score best. (Given a `Naswot`,
-            its proxy and its number of candidates are taken.)
+        warm_start: a proxy, any of `trials.proxies.PROXIES` or a function of the user's own: the
+            first P architectures are not random, but those of `candidates` random ones that score
+            best. (Given a `Naswot`, its proxy and its number of candidates are taken.)
         candidates: number of random architectures that are scored for a warm start.
     """
 
     population: PositiveInt = 10
     sample: PositiveInt = 3
-    warm_start: str | Naswot | None = None
+    warm_start: str | Score | Naswot | None = None
     candidates: PositiveInt = 20
     #: the best-scoring first: what is left of the warm start
     _first: list[Architecture] = field(default_factory=list, init=False, repr=False)
@@ -70,7 +69,7 @@ class Evolution(Searcher):
         if isinstance(self.warm_start, Naswot):
             self.candidates, self.warm_start = self.warm_start.candidates, self.warm_start.proxy
         if self.warm_start is not None:
-            lookup("warm_start", self.warm_start, PROXIES)
+            check_proxy("warm_start", self.warm_start)
 
     def start(self, space: SearchSpace, seed: int) -> None:
         """Begin with an empty population."""
@@ -78,7 +77,8 @@ class Evolution(Searcher):
         self.members, self._births, self._pending, self._first = {}, 0, {}, []
         self._born = {}
         self.scoring = None
-        if isinstance(self.warm_start, str):
+        if self.warm_start is not None:
+            assert not isinstance(self.warm_start, Naswot)  # but the proxy of one
             drawn = [space.sample(self.rng) for _ in range(self.candidates)]
             self.scoring = Scoring(self.warm_start, list(dict.fromkeys(drawn)))
 

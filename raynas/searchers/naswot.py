@@ -12,8 +12,7 @@ from pydantic import PositiveInt
 
 from raynas.searchers.searcher import Scoring, Searcher
 from search_spaces import Architecture, SearchSpace
-from search_spaces.naming import lookup
-from trials.proxies import PROXIES
+from trials.proxies import Score, check_proxy
 
 
 @dataclass
@@ -24,15 +23,15 @@ class Naswot(Searcher):
 
     Args:
         candidates: N.
-        proxy: the score; any of `trials.proxies.PROXIES`.
+        proxy: the score; any of `trials.proxies.PROXIES`, or a function of the user's own.
     """
 
     candidates: PositiveInt = 100
-    proxy: str = "naswot"
+    proxy: str | Score = "naswot"
     chosen: Architecture | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        lookup("proxy", self.proxy, PROXIES)
+        check_proxy("proxy", self.proxy)
 
     def start(self, space: SearchSpace, seed: int) -> None:
         """Draw the candidates, with replacement."""

@@ -320,13 +320,24 @@ def na_rs(
 
 
 def _spelled(searcher: Searcher) -> str:
-    """Return a searcher's name with what differs from its defaults, as `_INNER` reads it."""
+    """Return a searcher's name with what differs from its defaults, as `_INNER` reads it.
+
+    But for functions, which no text can bring back.
+    """
     name = next((name for name, factory in _INNER.items() if factory is type(searcher)), None)
     if name is None:
         return f"{type(searcher).__module__}.{type(searcher).__qualname__}"
     options = {
-        f.name: getattr(searcher, f.name)
+        f.name: _option(getattr(searcher, f.name))
         for f in fields(searcher)  # type: ignore[arg-type]  # all of them are dataclasses
         if f.init and (f.default is MISSING or getattr(searcher, f.name) != f.default)
     }
     return spell(name, options).replace(",", ";")
+
+
+def _option(value: object) -> object:
+    """Return an option as it is spelled, a function by its name."""
+    if not callable(value):
+        return value
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    return f"function-{value.__module__}.{name}"

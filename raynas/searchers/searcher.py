@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from search_spaces import Architecture, SearchSpace
 from trials.deployed import Kind
+from trials.proxies import Score
 
 
 class Scoring(NamedTuple):
-    """What a searcher wants to have scored before the search, and by which proxy."""
+    """What a searcher wants to have scored before the search, and by which proxy, or function."""
 
-    proxy: str
+    proxy: str | Score
     architectures: list[Architecture]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from search_spaces.custom.choice_supernet import ChoiceSupernet, Network
 from search_spaces.custom.choices import Constructor, constructing
-from search_spaces.custom.user_space import UserSpace
+from search_spaces.custom.user_space import Canonical, UserSpace
 from search_spaces.errors import InvalidArgument
 from search_spaces.weight_sharing.space import WeightSharingSpace
 
@@ -17,7 +17,7 @@ from search_spaces.weight_sharing.space import WeightSharingSpace
 class ModuleSpace(UserSpace, WeightSharingSpace):
     """The space of a network that is written with Choice blocks; see `from_module`."""
 
-    def __init__(self, name: str, network: Network):
+    def __init__(self, name: str, network: Network, canonical: Canonical | None = None):
         constructor = Constructor()
         with constructing(constructor):
             network((3, 32, 32), 10)
@@ -26,7 +26,10 @@ class ModuleSpace(UserSpace, WeightSharingSpace):
                 f"network: {name} constructs no Choice block. Use LayerChoice, InputChoice or"
                 " IntegerChoice for what shall be searched."
             )
-        super().__init__(name, constructor.decisions, _Builder(network), kinds=constructor.kinds)
+        super().__init__(
+            name, constructor.decisions, _Builder(network), kinds=constructor.kinds,
+            canonical=canonical,
+        )  # fmt: skip
         self._network = network
 
     def supernet(
@@ -39,7 +42,7 @@ class ModuleSpace(UserSpace, WeightSharingSpace):
         return ChoiceSupernet(self, self._network, input_shape, num_classes, affine)
 
 
-def from_module(name: str, network: Network) -> ModuleSpace:
+def from_module(name: str, network: Network, canonical: Canonical | None = None) -> ModuleSpace:
     """Make the space of a network that is written with Choice blocks.
 
     Args:
@@ -48,6 +51,8 @@ def from_module(name: str, network: Network) -> ModuleSpace:
             height, width) and the number of classes. It must construct the same Choice blocks
             in the same way each time. Layers whose parameters cannot influence its output in
             evaluation mode (the layer before an input that is not taken) are removed from it.
+        canonical: tells which architectures are one network, for that reason; see `UserSpace`.
+            None: each is evaluated.
 
     Raises:
         InvalidArgument: when the network has no Choice block, or two of the same name.
@@ -66,7 +71,7 @@ def from_module(name: str, network: Network) -> ModuleSpace:
         >>> [space.to_string(arch) for arch in space][1]
         'width=8,activation=silu'
     """
-    return ModuleSpace(name, network)
+    return ModuleSpace(name, network, canonical)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.architecture import Architecture, Decision, Kind
-from search_spaces.errors import InvalidArgument
+from search_spaces.errors import InvalidArchitecture, InvalidArgument
 from search_spaces.naming import lookup
 from search_spaces.notation import Scanner
 from search_spaces.space import SearchSpace
@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # it takes long to import
 
 #: (configuration, input shape, number of classes) to the network
 Build = Callable[[dict[str, Any], Sequence[int], int], "nn.Module"]
+
+#: a configuration to the one that stands for all that build the same network
+Canonical = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 class UserSpace(SearchSpace):
@@ -31,6 +34,9 @@ class UserSpace(SearchSpace):
             and the number of classes; returns the untrained network, images to logits.
         valid: tells of a configuration whether it is an architecture at all.
         kinds: {decision: "operation", "wiring" or "size"} where that of `Decision` does not fit.
+        canonical: returns of a configuration the one that stands for all that build the same
+            network, so that it is paid for once: it sets a decision that does not matter to its
+            first choice, say. None: every architecture stands for itself.
 
     Raises:
         InvalidArgument: for a decision without choices, or with the same choice twice, or with
@@ -58,10 +64,12 @@ class UserSpace(SearchSpace):
         build: Build,
         valid: Callable[[dict[str, Any]], bool] | None = None,
         kinds: Mapping[str, Kind] | None = None,
+        canonical: Canonical | None = None,
     ):
         self._name = name
         self._build = build
         self._valid = valid
+        self._canonical = canonical
         kinds = kinds or {}
         for key in kinds:
             lookup("kinds: decision", key, decisions)
@@ -98,6 +106,42 @@ class UserSpace(SearchSpace):
     def is_valid(self, arch: Architecture) -> bool:
         """Ask the function `valid`."""
         return self._valid is None or self._valid(self.to_config(arch))
+
+    @property
+    def canonical_function(self) -> Canonical | None:
+        """The function given, if any."""
+        return self._canonical
+
+    def canonical(self, arch: Architecture) -> Architecture:
+        """Ask the function `canonical`.
+
+        Raises:
+            InvalidArgument: for what it returns, if that is no configuration, or is not its own
+                canonical form.
+        """
+        if self._canonical is None:
+            return arch
+        form = self._form(arch)
+        if form != arch and (again := self._form(form)) != form:
+            texts = [self.to_string(a) for a in (arch, form, again)]
+            raise InvalidArgument(
+                f"canonical: it makes {texts[1]!r} of {texts[0]!r}, and of that {texts[2]!r}. What"
+                " it returns must stand for itself too."
+            )
+        return form
+
+    def _form(self, arch: Architecture) -> Architecture:
+        assert self._canonical is not None
+        config = self._canonical(self.to_config(arch))
+        try:
+            if not isinstance(config, Mapping):
+                raise InvalidArchitecture("that is no configuration")
+            return self.check(self.from_config(config))
+        except InvalidArchitecture as error:
+            raise InvalidArgument(
+                f"canonical: of {self.to_string(arch)!r} it makes {config!r:.200}: {error}. It must"
+                " return {decision: chosen value} of an architecture of this space."
+            ) from None
 
     def to_string(self, arch: Architecture) -> str:
         """Write `channels=8,kernel=3`."""
