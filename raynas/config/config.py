@@ -35,6 +35,12 @@ PLANNED = (
     "space", "search", "evaluate", "scheduler", "constraint", "samples", "epochs", "select",
 )  # fmt: skip
 
+#: the search space of such a run where none is said
+SPACE_IN_TIME = "convnet"
+
+#: options of `train` that follow, too
+PLANNED_OPTIONS = ("epoch_seconds", "pace", "precision", "mixup")
+
 #: `ensemble`: none, also where the run folder names one
 NO_ENSEMBLE = "none"
 

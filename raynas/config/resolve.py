@@ -18,7 +18,16 @@ from raynas.config.compatibility import (
     check_select,
     check_snapshots,
 )
-from raynas.config.config import CHANGEABLE, NO_ENSEMBLE, PLANNED, Config, check_known, validated
+from raynas.config.config import (
+    CHANGEABLE,
+    NO_ENSEMBLE,
+    PLANNED,
+    PLANNED_OPTIONS,
+    SPACE_IN_TIME,
+    Config,
+    check_known,
+    validated,
+)
 from raynas.config.description import described, kind_of, options_of, table_name
 from raynas.ensemble import ENSEMBLES
 from raynas.ensemble.saep import SAEP
@@ -109,7 +118,16 @@ def resolve(arguments: Mapping[str, Any], data: Data | None = None) -> Plan:
         return plan
     then = plan.folder.read_configuration()
     planned = {key: then.get(key) for key in PLANNED if arguments.get(key) is None}
+    if _without_planned(str(then.get("evaluate"))) == plan.config.evaluate:
+        planned["evaluate"] = then["evaluate"]
     return _resolved({**arguments, **planned, "name": plan.config.name}, plan.data)
+
+
+def _without_planned(evaluate: str) -> str:
+    """Return a recipe as text, without the options that a time budget adds to it."""
+    name, _, options = parse(evaluate)
+    said = {key: value for key, value in options.items() if key not in PLANNED_OPTIONS}
+    return spell(name, said)
 
 
 def _resolved(arguments: Mapping[str, Any], loaded: Data | None) -> Plan:
@@ -118,6 +136,8 @@ def _resolved(arguments: Mapping[str, Any], loaded: Data | None) -> Plan:
         key: field.default if arguments.get(key) is None else arguments[key]
         for key, field in Config.model_fields.items()
     }
+    if values["time_budget"] is not None and arguments.get("space") is None:
+        values["space"] = SPACE_IN_TIME
     space = _object("space", values, SearchSpace, search_spaces.SPACES)
     searcher = _searcher(values)
     evaluator = _object("evaluate", values, AnyEvaluator, EVALUATORS)

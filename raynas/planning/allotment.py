@@ -62,7 +62,9 @@ def _seconds(session: Session, planned: Planned, stage: str, trainings: int) -> 
         seconds = wall * select / (select + retrain) / rounds
     else:
         seconds = wall * planned.alone
-    return float(f"{min(seconds / _slowness(session), planned.longest[stage]):.4g}")
+    evaluation = (session.plan.evaluator.epoch_length or 0.0) * session.plan.epochs
+    least = max(seconds / _slowness(session), evaluation)
+    return float(f"{min(least, max(planned.longest[stage], evaluation)):.4g}")
 
 
 def _slowness(session: Session) -> float:

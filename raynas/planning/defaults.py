@@ -24,8 +24,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from raynas.config.config import SPACE_IN_TIME
 from raynas.planning.facts import Dataset, Hardware, Speed
 from search_spaces.convnet import CHANNELS
+from search_spaces.naming import parse, spell
 from trials.pace import Work
 
 #: epochs of an evaluation, of a training before the last decision, of the retraining
@@ -130,7 +132,7 @@ def space_for(dataset: Dataset) -> Choice:
     why = (
         f"plain and residual networks; the smallest suit {height} x {width} pixels and short times"
     )
-    return Choice("space", "convnet", why)
+    return Choice("space", SPACE_IN_TIME, why)
 
 
 def recipe_for(dataset: Dataset) -> Choice:
@@ -156,10 +158,8 @@ def outline(
         epochs: of an evaluation; None: three.
         augment: whether images may be mixed.
     """
-    epochs = epochs or EVALUATION_EPOCHS
-    times = _times(seconds, dataset, hardware, speed, epochs)
-    if times.samples == 1:
-        epochs = 1
+    times = _times(seconds, dataset, hardware, speed, epochs or EVALUATION_EPOCHS)
+    epochs = epochs or (EVALUATION_EPOCHS if times.samples > 1 else 1)
     seconds_of_passes = times.retraining / (dataset.train + dataset.validation)
     one_pass = seconds_of_passes / times.suitable
     window = _window(speed, one_pass) if times.samples > 1 else None
@@ -171,11 +171,12 @@ def outline(
         "precision": speed.precision,
         "mixup": f"{_MIXUP:g}" if mixed else None,
     }
-    said = "".join(f",{key}={value}" for key, value in options.items() if value is not None)
+    name, _, said = parse(evaluate)
+    said |= {key: str(value) for key, value in options.items() if value is not None}
     arguments: dict[str, Any] = {
         "space": space,
         "search": "auto:initial=4,candidates=4" + (first and f",first={first}"),
-        "evaluate": evaluate + said,
+        "evaluate": spell(name, said),
         "scheduler": "fifo",
         "constraint": window and f"limit:of=macs,least={window[0]},most={window[1]}",
         "samples": math.ceil(1.5 * times.samples) if times.samples > 1 else 1,

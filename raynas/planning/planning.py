@@ -61,8 +61,11 @@ def in_time(plan: Plan, said: Mapping[str, Any]) -> tuple[Plan, Planned | None]:
     )
     hardware = Hardware(share.concurrent, largest_node(), share.gpus > 0)
     made = _outline(plan, unsaid, seconds, dataset, hardware, share)
-    arguments = {**said, **{key: made.arguments[key] for key in unsaid}}
-    return resolve({**arguments, "name": plan.config.name}, parts), _event(seconds, hardware, made)
+    if plan.evaluator.epoch_length is None:
+        unsaid.add("evaluate")
+    planned = {key: made.arguments[key] for key in unsaid}
+    plan = resolve({**said, **planned, "name": plan.config.name}, parts)
+    return plan, _event(seconds, hardware, made)
 
 
 def _check(plan: Plan) -> None:
@@ -92,7 +95,7 @@ def _outline(
     text = recipe.value if "evaluate" in unsaid else described(plan.evaluator, EVALUATORS)
     trained = construct("evaluate", text, EVALUATORS)
     assert isinstance(trained, Train)
-    known = KNOWN if "space" in unsaid else ()
+    known = KNOWN if {"space", "search", "samples"} <= unsaid else ()
     speed = measured(searched, ray.put(plan.data), trained, share, hardware, known)
     epochs = None if "epochs" in unsaid else plan.config.epochs
     augment = "evaluate" in unsaid
