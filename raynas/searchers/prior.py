@@ -33,7 +33,7 @@ class LinearPrior(Surrogate):
 
     k'(a, b) = k(a, b) + v (z_a . z_b) / 2, where z are the two logarithms in units of their
     deviation among random architectures, and their weights have mean 0, so that the results alone
-    say which way and how strongly they point. v is learned with the other parameters, and near 0
+    say which way and how strongly they point. v is learned with the other parameters, and small
     where the counts tell nothing.
 
     Args:
