@@ -221,6 +221,8 @@ class TestAuto:
         space = search_spaces.UserSpace("own", {"width": (8, 16, 32)}, lambda *_: None)
         with pytest.raises(InvalidArgument, match="prior='counts': own does not count"):
             Auto(prior="counts").check(space)
+        with pytest.raises(InvalidArgument, match="prior='counts'"):
+            Auto(prior="counts").start(space, 0)  # on a table nobody has checked
         Auto().check(space)
 
     def test_another_prior_is_unknown(self):

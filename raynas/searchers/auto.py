@@ -79,7 +79,9 @@ class Auto(Searcher):
         return [space.canonical(space.from_string(text)) for text in texts]
 
     def start(self, space: SearchSpace, seed: int) -> None:
-        """Draw the candidates of the prior."""
+        """Draw the candidates of the first architectures."""
+        if self.prior is not None:
+            check_prior(space)
         super().start(space, seed)
         self.results, self._first, self._pending, self._asked = {}, [], [], 0
         drawn = (space.canonical(space.sample(self.rng)) for _ in range(self.candidates))
