@@ -116,10 +116,11 @@ def slots(cpus: float, gpus: float | None) -> tuple[float, int]:
     return gpus, held
 
 
-def largest_node() -> int:
-    """Return the CPU cores of the largest node."""
+def largest_node(gpus: float = 0.0) -> int:
+    """Return the CPU cores of the largest node that has so many GPUs."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return int(max((node.get("CPU", 0) for node in nodes), default=1)) or 1
+    cores = [node.get("CPU", 0) for node in nodes if node.get("GPU", 0) >= gpus]
+    return int(max(cores, default=1)) or 1
 
 
 def _held(node: dict[str, Any], cpus: float, gpus: float) -> int:

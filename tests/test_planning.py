@@ -133,7 +133,7 @@ class TestOutline:
     def test_more_time_is_never_less_search(self, seconds, times, dataset, hardware, speed):
         short, one, few = planned(seconds, dataset, hardware, speed)
         long, other, many = planned(seconds * times, dataset, hardware, speed)
-        assert other >= one
+        assert other >= 0.98 * one  # lengths of epochs are rounded to three digits
         assert many >= few
         assert long.shares.search >= short.shares.search - 1e-9
 
@@ -199,6 +199,16 @@ class TestOutline:
         # 88 s for 110,000 images: the narrowest sees them 8 times, the next 0.8 times
         assert made.arguments["search"].endswith(f",first={KNOWN[0]}")
         assert made.shares.retrain > 0.9
+
+    def test_where_more_than_one_is_asked_for_there_is_a_search(self):
+        dataset = Dataset(40_000, 5000, 5000, 10, (3, 32, 32))
+        works = [Work(10**7, 10**5, 9)] * 5
+        speed = Speed(Pace(1e-11, 0.0, 0.0), None, 1.0, works, {KNOWN[0]: works[0]}, 64)
+        none, _, _ = planned(60, dataset, Hardware(1, 1, False), speed)
+        some, _, _ = planned(60, dataset, Hardware(1, 1, False), speed, fewest=6)
+        assert none.arguments["samples"] == 1
+        assert some.arguments["samples"] >= 6
+        assert some.shares.search > none.shares.search
 
 
 class TestDurations:
@@ -333,6 +343,7 @@ class TestTimeLeft:
     def test_the_retraining_gets_what_is_left(self, monkeypatch):
         asked = []
         monkeypatch.setattr(allotment, "rate", lambda *given: asked.append(given) or 1.5)
+        monkeypatch.setattr(allotment, "largest_node", lambda gpus: 16)
         session, arch = Clocked(spent=60.0), search_spaces.Architecture("convnet", (0,))
         job = training_job(session, "retrain", arch)
         assert [given[1] for given in asked] == [arch]

@@ -1,5 +1,6 @@
 """A run in a time: what it plans, that it keeps it, and that it goes on."""
 
+import math
 import os
 import signal
 import statistics
@@ -11,12 +12,16 @@ import numpy as np
 import pytest
 import yaml
 from journal_lines import read_events
+from torch import nn
 
 import raynas
+from raynas import cluster
 from raynas.config.config import PLANNED
-from raynas.config.resolve import resolve
+from raynas.config.resolve import _without_planned, resolve
 from raynas.planning import planning
+from raynas.planning.defaults import KNOWN
 from raynas.planning.facts import Speed
+from raynas.planning.measuring import _works
 from raynas.record.events import (
     Finished,
     Planned,
@@ -26,9 +31,11 @@ from raynas.record.events import (
     Suggested,
 )
 from raynas.reports.time_budget import stage_seconds
+from search_spaces import UserSpace
 from search_spaces.convnet import ConvNet
 from search_spaces.naming import construct
 from trials import EVALUATORS
+from trials.data import load
 from trials.pace import Pace, Work
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -144,7 +151,7 @@ class TestWhatIsSaid:
             asked = {}
 
             def measured(space, data, recipe, *others):
-                asked.update(space=space, recipe=recipe)
+                asked.update(space=space, recipe=recipe, known=others[-1])
                 return speed_of(space, recipe)
 
             monkeypatch.setattr(planning, "measured", measured)
@@ -191,6 +198,96 @@ class TestWhatIsSaid:
         made, _, _ = plan(architectures=given, space="convnet")
         assert (made.config.architectures, made.config.constraint) == (given, None)
         assert made.config.samples == 2
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            {"samples": 1},
+            {"samples": 3},
+            {"architectures": ["c8-w1d0-w1d0-w1d0"], "space": "convnet"},
+        ],
+    )
+    def test_the_last_decision_is_among_no_more_than_are_evaluated(self, plan, said):
+        made, _, _ = plan(**said, time_budget="2h")
+        assert made.config.select <= made.config.samples
+
+    @pytest.mark.parametrize(
+        ("said", "fewest"),
+        [
+            ({"ensemble": "saep"}, 2),
+            ({"ensemble": "saep:size=30"}, 30),
+            ({"select": 32}, 32),
+            ({"scheduler": "asha:variant=promotion,peers=30"}, 30),
+        ],
+    )
+    def test_what_is_said_gets_the_evaluations_that_it_needs(self, plan, said, fewest):
+        made, _, _ = plan(**said, time_budget="30s")
+        assert made.config.samples >= fewest
+
+    def test_the_epochs_of_full_trainings_are_as_said(self, plan):
+        _, event, _ = plan(retrain_epochs=20)
+        assert event.epochs == {"select": 20, "retrain": 20}
+
+    def test_known_architectures_keep_to_a_constraint(self, plan):
+        _, _, asked = plan(constraint="limit:of=params,most=100000")
+        counts = [ConvNet().params(ConvNet().from_string(a), (1, 8, 8), 10) for a in KNOWN]
+        few = [a for a, params in zip(KNOWN, counts, strict=True) if params <= 100000]
+        assert list(asked["known"]) == few
+        assert len(few) < len(KNOWN)
+
+    def test_the_arguments_of_a_planned_run_plan_no_constraint(self, plan):
+        """A run.yaml without one, of a run in which all sizes suited the time, say."""
+        pace = "epoch_seconds=0.5,pace=1e-11/5e-09/2e-05"
+        made, _, _ = plan(evaluate=f"train:{pace}", samples=5, select=1, space="convnet")
+        assert made.config.constraint is None
+        assert made.evaluator.epoch_length == 0.5
+
+
+@pytest.mark.parametrize("said", ["train", "train:mixup=0.2", "train:precision=float32"])
+def test_a_recipe_is_recognized_by_what_is_said_of_it(said):
+    written = said + (":" if ":" not in said else ",")
+    written += "epoch_seconds=0.5,pace=1e-11/5e-09/2e-05"
+    if "precision" not in said:
+        written += ",precision=bfloat16"
+    assert _without_planned(written, said) == said
+    assert _without_planned(written, "train:batch_size=7") != "train:batch_size=7"
+
+
+def test_cores_are_those_of_a_node_that_has_the_gpus(monkeypatch):
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 64.0}},
+        {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 1.0}},
+        {"Alive": False, "Resources": {"CPU": 128.0, "GPU": 8.0}},
+    ]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    assert (cluster.largest_node(), cluster.largest_node(1)) == (64, 16)
+
+
+class TestNetworksThatFail:
+    """A run records them as failed; measuring leaves them out."""
+
+    @staticmethod
+    def space(channels):
+        def build(config, input_shape, num_classes):
+            if config["channels"] > 8:
+                raise ValueError("too wide")
+            return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), num_classes))
+
+        return UserSpace("mine", {"channels": channels}, build)
+
+    def test_some(self):
+        archs = list(self.space((8, 16)))
+        works = _works(self.space((8, 16)), archs, load(DATA))
+        assert list(works) == archs[:1]
+
+    def test_all(self):
+        with pytest.raises(raynas.InvalidArgument, match="ValueError: too wide"):
+            _works(self.space((16, 32)), list(self.space((16, 32))), load(DATA))
+
+
+def test_the_work_of_a_network_is_never_nothing():
+    work = Work.of(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), (3, 8, 8))
+    assert Pace(0.0, 0.0, 1e-5).seconds(work, 8) > 0
 
 
 def test_stages_take_the_time_between_their_events():

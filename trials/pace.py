@@ -29,7 +29,7 @@ class Work:
     Attributes:
         macs: multiply-accumulates of the forward pass.
         activations: outputs of convolutions and linear layers.
-        layers: convolutions and linear layers.
+        layers: convolutions and linear layers; at least 1.
     """
 
     macs: int
@@ -50,7 +50,7 @@ class Work:
         finally:
             for hook in hooks:
                 hook.remove()
-        return cls(macs, sum(outputs), len(outputs))
+        return cls(macs, sum(outputs), max(1, len(outputs)))  # of other layers, no time would pass
 
 
 @dataclass(frozen=True)

@@ -118,16 +118,16 @@ def resolve(arguments: Mapping[str, Any], data: Data | None = None) -> Plan:
         return plan
     then = plan.folder.read_configuration()
     planned = {key: then.get(key) for key in PLANNED if arguments.get(key) is None}
-    if _without_planned(str(then.get("evaluate"))) == plan.config.evaluate:
+    if _without_planned(str(then.get("evaluate")), plan.config.evaluate) == plan.config.evaluate:
         planned["evaluate"] = then["evaluate"]
     return _resolved({**arguments, **planned, "name": plan.config.name}, plan.data)
 
 
-def _without_planned(evaluate: str) -> str:
-    """Return a recipe as text, without the options that a time budget adds to it."""
+def _without_planned(evaluate: str, said: str) -> str:
+    """Return a recipe as text, without the options that a time budget has added to what is said."""
     name, _, options = parse(evaluate)
-    said = {key: value for key, value in options.items() if key not in PLANNED_OPTIONS}
-    return spell(name, said)
+    added = set(PLANNED_OPTIONS) - set(parse(said)[2])
+    return spell(name, {key: value for key, value in options.items() if key not in added})
 
 
 def _resolved(arguments: Mapping[str, Any], loaded: Data | None) -> Plan:

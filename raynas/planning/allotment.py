@@ -3,6 +3,7 @@
 import statistics
 from dataclasses import replace
 
+from raynas.cluster import largest_node
 from raynas.drivers.session import Session
 from raynas.drivers.trainable import Job
 from raynas.planning.measuring import rate
@@ -79,7 +80,8 @@ def _seconds(
 def _rate(session: Session, planned: Planned, arch: Architecture) -> float:
     """Measure how fast the retraining of an architecture is, in seconds of the pace for each."""
     plan = session.plan
-    resources = replace(session.resources, cpus=max(session.resources.cpus, planned.cpus))
+    cores = min(planned.cpus, largest_node(session.resources.gpus))
+    resources = replace(session.resources, cpus=max(session.resources.cpus, cores))
     recipe = plan.evaluator
     return rate(plan.space, arch, session.data, recipe, resources)
 

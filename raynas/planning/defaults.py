@@ -144,7 +144,8 @@ def recipe_for(dataset: Dataset) -> Choice:
 
 def outline(
     seconds: float, dataset: Dataset, hardware: Hardware, speed: Speed, evaluate: str,
-    space: str, epochs: int | None = None, augment: bool = True,
+    space: str, epochs: int | None = None, augment: bool = True, fewest: int = 1,
+    most: int | None = None,
 ) -> Outline:  # fmt: skip
     """Return what is done in a time.
 
@@ -157,8 +158,11 @@ def outline(
         space: as text.
         epochs: of an evaluation; None: three.
         augment: whether images may be mixed.
+        fewest: evaluations that what is said cannot do without; with more than one there is a
+            search, however short the time.
+        most: evaluations, where that is said.
     """
-    times = _times(seconds, dataset, hardware, speed, epochs or EVALUATION_EPOCHS)
+    times = _times(seconds, dataset, hardware, speed, epochs or EVALUATION_EPOCHS, fewest, most)
     epochs = epochs or (EVALUATION_EPOCHS if times.samples > 1 else 1)
     seconds_of_passes = times.retraining / (dataset.train + dataset.validation)
     one_pass = seconds_of_passes / times.suitable
@@ -179,7 +183,7 @@ def outline(
         "evaluate": spell(name, said),
         "scheduler": "fifo",
         "constraint": window and f"limit:of=macs,least={window[0]},most={window[1]}",
-        "samples": math.ceil(1.5 * times.samples) if times.samples > 1 else 1,
+        "samples": max(fewest, math.ceil(1.5 * times.samples) if times.samples > 1 else 1),
         "epochs": epochs,
         "select": times.select,
     }
@@ -198,14 +202,15 @@ def outline(
 
 
 def _times(
-    seconds: float, dataset: Dataset, hardware: Hardware, speed: Speed, epochs: int
-) -> Times:
+    seconds: float, dataset: Dataset, hardware: Hardware, speed: Speed, epochs: int, fewest: int,
+    most_samples: int | None,
+) -> Times:  # fmt: skip
     """Divide the time; see rules 2 to 4."""
     left = max(seconds - OPENING - CLOSING, seconds / 2)
     image = speed.typical
     most = dataset.train + dataset.validation
     seen, suitable = left * speed.alone / (image * most), _SEEN / math.sqrt(most)
-    searches = seen / suitable >= _SCARCE or not speed.known
+    searches = seen / suitable >= _SCARCE or not speed.known or fewest > 1
     shares = _shares(seen / suitable) if searches else Shares(*_WITHOUT_SEARCH)
     enough = max(_PASSES * dataset.train, _STEPS * speed.batch_size) * image
     judging = epochs * dataset.validation * _JUDGING * image
@@ -224,7 +229,7 @@ def _times(
     }  # fmt: skip
     return Times(
         seen, suitable, shares, enough, one, samples,
-        _candidates(left * shares.select, samples, one, hardware),
+        _candidates(left * shares.select, min(samples, most_samples or samples), one, hardware),
         min(left * shares.retrain * speed.alone, longest["retrain"]), longest,
     )  # fmt: skip
 
@@ -263,7 +268,7 @@ def _shares(times: float) -> Shares:
 def _candidates(seconds: float, samples: int, one: float, hardware: Hardware) -> int:
     """Return how many trainings of twice an evaluation's length the last decision has time for."""
     affordable = int(seconds / (2 * one)) * hardware.slots
-    count = min(affordable, max(2, samples // 4), 4)
+    count = min(affordable, max(2, samples // 4), 4, samples)
     return count if count > 1 else 1
 
 

@@ -10,7 +10,8 @@ import ray
 import torch
 from torch import nn
 
-from raynas.cluster import Resources, prepare_process
+from raynas.cluster import Resources, prepare_process, reason_of
+from raynas.errors import InvalidArgument
 from raynas.planning.facts import Hardware, Speed
 from search_spaces import Architecture, SearchSpace
 from trials.data import Data
@@ -46,11 +47,17 @@ def measured(
         resources: of a trial.
         hardware: of the cluster.
         known: architectures that are known to be good.
+
+    Raises:
+        InvalidArgument: when none of the architectures can be trained.
     """
     question = _Question(space, recipe, resources.threads, hardware.cpus, known)
     options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
     task: Any = ray.remote(_measured).options(**options)
-    speed: Speed = ray.get(task.remote(question, data))
+    try:
+        speed: Speed = ray.get(task.remote(question, data))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
     return speed
 
 
@@ -84,28 +91,32 @@ def _measured(question: _Question, data: Data) -> Speed:
     """Measure some architectures, smallest first; then choose the precision."""
     device = prepare_process(question.threads)
     rng = np.random.default_rng(0)
-    archs = [question.space.sample(rng) for _ in range(_DRAWN)]
-    works = {
-        arch: Work.of(_network(question.space, arch, data), data.input_shape) for arch in archs
-    }
+    works = _works(question.space, [question.space.sample(rng) for _ in range(_DRAWN)], data)
     rising = sorted(works, key=lambda arch: (works[arch].macs, works[arch].activations))
     chosen = rising[:: max(1, len(rising) // _MEASURED)]
     recipes = [question.recipe]
     if device.type == "cpu" and question.recipe.precision is None:
         recipes = [replace(question.recipe, precision=p) for p in ("float32", "bfloat16")]
     start = time.monotonic()
-    seconds: list[list[float]] = [[] for _ in recipes]
+    steps: dict[Architecture, list[float]] = {}
+    failure = ""
     for arch in chosen:
-        trials = [_trial(question.space, arch, data, recipe, device) for recipe in recipes]
-        for number, trial in enumerate(trials):
-            seconds[number].append(_step(trial))
-        if time.monotonic() - start > _SECONDS:
+        try:
+            steps[arch] = [
+                _step(_trial(question.space, arch, data, recipe, device)) for recipe in recipes
+            ]
+        except Exception as error:  # a network may raise anything; the run records such failures
+            failure = reason_of(error)
+        if time.monotonic() - start > _SECONDS and steps:
             break
-    best = min(range(len(recipes)), key=lambda number: sum(seconds[number]))
-    count = len(seconds[best])
-    trial = _trial(question.space, chosen[count // 2], data, recipes[best], device)
+    if not steps:
+        raise InvalidArgument(f"space: no architecture of a sample could be trained: {failure}.")
+    best = min(range(len(recipes)), key=lambda number: sum(s[number] for s in steps.values()))
+    trial = _trial(question.space, list(steps)[len(steps) // 2], data, recipes[best], device)
     return Speed(
-        Pace.fitted([works[arch] for arch in chosen[:count]], trial.batch_size, seconds[best]),
+        Pace.fitted(
+            [works[arch] for arch in steps], trial.batch_size, [s[best] for s in steps.values()]
+        ),
         recipes[best].precision,
         _gain(trial, question),
         [works[arch] for arch in rising],
@@ -117,6 +128,21 @@ def _measured(question: _Question, data: Data) -> Speed:
         },
         trial.batch_size,
     )
+
+
+def _works(
+    space: SearchSpace, archs: Sequence[Architecture], data: Data
+) -> dict[Architecture, Work]:
+    """Return {architecture: work} of those whose network can be built."""
+    works, failure = {}, ""
+    for arch in archs:
+        try:
+            works[arch] = Work.of(_network(space, arch, data), data.input_shape)
+        except Exception as error:  # of a user's code; the run records such failures
+            failure = reason_of(error)
+    if not works:
+        raise InvalidArgument(f"space: no architecture of a sample could be built: {failure}.")
+    return works
 
 
 def _gain(trial: TrainingTrial, question: _Question) -> float:

@@ -27,6 +27,8 @@ from raynas.planning.defaults import (
 from raynas.planning.facts import Dataset, Hardware
 from raynas.planning.measuring import measured
 from raynas.record.events import Planned
+from raynas.search.admission import Admission
+from search_spaces import SearchSpace
 from search_spaces.naming import construct, parse
 from trials import EVALUATORS
 from trials.training import Train
@@ -51,6 +53,8 @@ def in_time(plan: Plan, said: Mapping[str, Any]) -> tuple[Plan, Planned | None]:
     unsaid = {key for key in PLANNED if said.get(key) is None}
     if plan.config.architectures is not None:
         unsaid -= {"search", "samples", "constraint"}
+    if plan.evaluator.epoch_length is not None:  # planned before, as in a run.yaml
+        unsaid -= {"constraint"}
     parts = plan.data
     dataset = Dataset(
         len(parts.train), len(parts.validation), len(parts.test), parts.num_classes,
@@ -59,13 +63,13 @@ def in_time(plan: Plan, said: Mapping[str, Any]) -> tuple[Plan, Planned | None]:
     share = resources(
         plan.config.cpus_per_trial, plan.config.gpus_per_trial, plan.config.max_concurrent
     )
-    hardware = Hardware(share.concurrent, largest_node(), share.gpus > 0)
+    hardware = Hardware(share.concurrent, largest_node(share.gpus), share.gpus > 0)
     made = _outline(plan, unsaid, seconds, dataset, hardware, share)
     if plan.evaluator.epoch_length is None:
         unsaid.add("evaluate")
     planned = {key: made.arguments[key] for key in unsaid}
     plan = resolve({**said, **planned, "name": plan.config.name}, parts)
-    return plan, _event(seconds, hardware, made)
+    return plan, _event(seconds, hardware, made, plan.config.retrain_epochs)
 
 
 def _check(plan: Plan) -> None:
@@ -95,11 +99,14 @@ def _outline(
     text = recipe.value if "evaluate" in unsaid else described(plan.evaluator, EVALUATORS)
     trained = construct("evaluate", text, EVALUATORS)
     assert isinstance(trained, Train)
-    known = KNOWN if {"space", "search", "samples"} <= unsaid else ()
+    known = _known(plan, searched) if {"space", "search", "samples"} <= unsaid else ()
     speed = measured(searched, ray.put(plan.data), trained, share, hardware, known)
     epochs = None if "epochs" in unsaid else plan.config.epochs
     augment = "evaluate" in unsaid
-    made = outline(seconds, dataset, hardware, speed, text, space.value, epochs, augment)
+    made = outline(
+        seconds, dataset, hardware, speed, text, space.value, epochs, augment,
+        _fewest(plan, unsaid), None if "samples" in unsaid else plan.config.samples,
+    )  # fmt: skip
     made.choices = [
         *chosen,
         *(c for c in made.choices if c.argument not in PLANNED or c.argument in unsaid),
@@ -107,7 +114,32 @@ def _outline(
     return made
 
 
-def _event(seconds: float, hardware: Hardware, made: Outline) -> Planned:
+def _known(plan: Plan, space: SearchSpace) -> tuple[str, ...]:
+    """Return those of the architectures known to be good that may be evaluated."""
+    if plan.constraint is None:
+        return KNOWN
+    shape, classes = plan.data.input_shape, plan.data.num_classes
+    admission = Admission(plan.constraint, plan.constraint.measured(space, shape, classes))
+    return tuple(text for text in KNOWN if admission.admits(space.from_string(text)))
+
+
+def _fewest(plan: Plan, unsaid: set[str]) -> int:
+    """Return how many evaluations what is said cannot do without."""
+    needed = [1]
+    if "search" not in unsaid:
+        needed.append(plan.searcher.fewest_samples)
+    if "scheduler" not in unsaid:
+        needed.append(plan.scheduler.fewest_samples)
+    if "select" not in unsaid:
+        needed.append(plan.config.select)
+    if plan.ensemble is not None:
+        needed.append(max(2, plan.ensemble.size or 0))
+    return max(needed)
+
+
+def _event(
+    seconds: float, hardware: Hardware, made: Outline, retrain_epochs: int | None
+) -> Planned:
     shares = made.shares
     return Planned(
         seconds=seconds,
@@ -116,7 +148,10 @@ def _event(seconds: float, hardware: Hardware, made: Outline) -> Planned:
         closing=CLOSING,
         cpus=hardware.cpus,
         alone=made.alone,
-        epochs={"select": SELECT_EPOCHS, "retrain": RETRAIN_EPOCHS},
+        epochs={
+            "select": retrain_epochs or SELECT_EPOCHS,
+            "retrain": retrain_epochs or RETRAIN_EPOCHS,
+        },
         longest=made.longest,
         choices=[asdict(choice) for choice in made.choices],
     )
