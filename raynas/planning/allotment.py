@@ -2,6 +2,7 @@
 
 import statistics
 from dataclasses import replace
+from typing import cast
 
 from raynas.cluster import largest_node
 from raynas.drivers.session import Session
@@ -9,6 +10,7 @@ from raynas.drivers.trainable import Job
 from raynas.planning.measuring import rate
 from raynas.record.events import Allotted, Planned
 from search_spaces import Architecture
+from trials.training import Train
 
 SEARCH = "search"
 
@@ -82,7 +84,7 @@ def _rate(session: Session, planned: Planned, arch: Architecture) -> float:
     plan = session.plan
     cores = min(planned.cpus, largest_node(session.resources.gpus))
     resources = replace(session.resources, cpus=max(session.resources.cpus, cores))
-    recipe = plan.evaluator
+    recipe = cast(Train, plan.evaluator)  # nothing else is planned in time
     return rate(plan.space, arch, session.data, recipe, resources)
 
 
