@@ -24,7 +24,7 @@ import torch
 
 import search_spaces
 from benchmarks.default import FIXED, SETS
-from raynas.planning.defaults import recipe_for
+from raynas.planning.defaults import MIXUP, recipe_for
 from raynas.planning.facts import Dataset
 from search_spaces.naming import construct
 from trials import EVALUATORS, Train
@@ -45,12 +45,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def recipe(data: Data) -> Train:
-    """Return the default recipe for a data set, in bfloat16."""
+    """Return the default recipe for a data set whose images are seen often, in bfloat16."""
     sizes = (len(data.train), len(data.validation), len(data.test))
     text = recipe_for(Dataset(*sizes, data.num_classes, data.input_shape)).value
     trained = construct("evaluate", text, EVALUATORS)
     assert isinstance(trained, Train)
-    return replace(trained, precision="bfloat16")
+    return replace(trained, precision="bfloat16", mixup=MIXUP)
 
 
 def accuracy(trained: Train, data: Data, passes: int, seed: int) -> float:

@@ -47,7 +47,7 @@ _SEARCHED = 0.25  # of all architectures are searched, at least
 #: ResNet9s, from narrow to wide
 KNOWN = tuple(f"c{channels}-w2d1-w2d0-w2d1" for channels in CHANNELS)
 _LEAST_STEPS = 30  # of an evaluation of a typical network, however short the time
-_MIXUP = 0.5
+MIXUP = 0.5
 _MIXED = 40.0  # passes from which mixed images gain more than they slow the training
 _JUDGING = 0.3  # seconds for an image that is judged, in those for one that is trained with
 
@@ -173,7 +173,7 @@ def outline(
         "epoch_seconds": f"{times.evaluation / epochs:.3g}",
         "pace": speed.pace,
         "precision": speed.precision,
-        "mixup": f"{_MIXUP:g}" if mixed else None,
+        "mixup": f"{MIXUP:g}" if mixed else None,
     }
     name, _, said = parse(evaluate)
     said |= {key: str(value) for key, value in options.items() if value is not None}
@@ -190,7 +190,7 @@ def outline(
     choices = _choices(times, hardware, epochs, first)
     if mixed:
         why = f"a typical network sees the images more than {_MIXED:g} times in the retraining"
-        choices.append(Choice("mixup", f"{_MIXUP:g}", why))
+        choices.append(Choice("mixup", f"{MIXUP:g}", why))
     if speed.precision:
         choices.append(Choice("precision", speed.precision, "the faster one here, measured"))
     if window:
