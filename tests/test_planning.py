@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import search_spaces
-from raynas import Asha, Fifo, InvalidArgument, RandomSearch
+from raynas import Asha, Fifo, InvalidArgument, RandomSearch, cluster
 from raynas.config.config import Config, validated
 from raynas.config.resolve import resolve
 from raynas.planning.allotment import search_is_over, training_job
@@ -305,7 +305,7 @@ class Clocked:
     def __init__(self, spent, evaluations=3, took=1.0, slots=1):
         self.spent, self.history = spent, History([PLANNED])
         self.plan = SimpleNamespace(evaluator=self, epochs=3, retrain_epochs=3)
-        self.resources = SimpleNamespace(concurrent=slots)
+        self.resources = SimpleNamespace(concurrent=slots, gpus=0.0, threads=1)
         self.epoch_length = 2.0
         done = SimpleNamespace(epochs=3, history=[{"train_seconds": 6.0 * took}])
         self.search = SimpleNamespace(evaluations=[done] * evaluations)
@@ -321,6 +321,18 @@ class Clocked:
 
 
 class TestTimeLeft:
+    @pytest.fixture(autouse=True)
+    def nodes(self, monkeypatch):
+        """A cluster of one node; its cores can be changed."""
+        node = {"Alive": True, "Resources": {"CPU": 2.0}}
+        monkeypatch.setattr(cluster.ray, "nodes", lambda: [node])
+        return [node]
+
+    def test_the_retraining_asks_for_no_more_cores_than_a_node_has_now(self, nodes):
+        session = Clocked(spent=60.0)
+        nodes[0]["Resources"]["CPU"] = 1.0  # two were planned, on another machine perhaps
+        assert training_job(session, "retrain")[2] == 1
+
     def test_the_search_is_over_when_half_an_evaluation_no_longer_fits(self):
         session = Clocked(spent=40.0)
         assert not search_is_over(session)  # it has no end yet

@@ -2,6 +2,7 @@
 
 import statistics
 
+from raynas.cluster import largest_node
 from raynas.drivers.session import Session
 from raynas.drivers.trainable import Job
 from raynas.record.events import Allotted, Planned
@@ -28,7 +29,18 @@ def training_job(session: Session, stage: str, trainings: int = 1) -> Job:
         session.record(Allotted(stage, _seconds(session, planned, stage, trainings)))
     epochs = planned.epochs[stage]
     evaluator = session.plan.evaluator.lasting(session.history.allotted[stage] / epochs)
-    return session.job_of(epochs, evaluator, planned.cpus if stage == "retrain" else None)
+    return session.job_of(
+        epochs, evaluator, _cores(session, planned) if stage == "retrain" else None
+    )
+
+
+def _cores(session: Session, planned: Planned) -> int:
+    """Return the cores of a training that runs alone.
+
+    No node may have so many any more as were planned, and Ray would wait for one without end.
+    """
+    cores = min(planned.cpus, largest_node(session.resources.gpus))
+    return max(cores, session.resources.threads)
 
 
 def allot_search(session: Session) -> None:
