@@ -1,7 +1,7 @@
 """How long `auto` takes to answer: CPU milliseconds of an `ask`, up to 300 known results.
 
     python -m benchmarks.ask [--spaces darts nasbench201] [--results 300] [--seeds 3]
-        [--quick] [--json]
+        [--prior counts] [--quick] [--json]
 
 No network is trained: the value of an architecture is drawn from its choices, and its result is
 told at once, or after that of `awaited` others (as many workers are busy). Printed are median,
@@ -16,6 +16,7 @@ import json
 import time
 import zlib
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -33,9 +34,11 @@ def value(arch: Architecture) -> float:
     return sum(parts) / len(parts) / 2**32
 
 
-def milliseconds(name: str, results: int, awaited: int, seed: int) -> list[float]:
+def milliseconds(
+    name: str, results: int, awaited: int, seed: int, prior: Literal["counts"] | None = None
+) -> list[float]:
     """Return the CPU milliseconds of every ask until so many results are known."""
-    searcher, space = Auto(), search_spaces.get(name)
+    searcher, space = Auto(prior=prior), search_spaces.get(name)
     searcher.start(space, seed)
     assert searcher.scoring is not None
     drawn = searcher.scoring.architectures
@@ -73,13 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--spaces", nargs="+", default=["darts", "nasbench201"])
     parser.add_argument("--results", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--prior", choices=["counts"])
     parser.add_argument("--quick", action="store_true", help="one seed")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args(arguments)
     seeds = range(1 if given.quick else given.seeds)
     rows = [
         {"space": name, "awaited": awaited, "results": given.results, "seeds": len(seeds)}
-        | figures([milliseconds(name, given.results, awaited, seed) for seed in seeds])
+        | figures([milliseconds(name, given.results, awaited, seed, given.prior) for seed in seeds])
         for name in given.spaces
         for awaited in AWAITED
     ]

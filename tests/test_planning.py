@@ -6,11 +6,14 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from ray.exceptions import WorkerCrashedError
 
 import search_spaces
 from raynas import Asha, Fifo, InvalidArgument, RandomSearch, cluster
+from raynas.cluster import Resources
 from raynas.config.config import Config, validated
 from raynas.config.resolve import resolve
+from raynas.planning import allotment
 from raynas.planning.allotment import search_is_over, training_job
 from raynas.planning.defaults import (
     CLOSING,
@@ -149,26 +152,27 @@ class TestOutline:
         dataset = Dataset(1000, 200, 300, 10, (1, 8, 8))
         speed = Speed(Pace(1e-9, 0, 0), None, 2.0, [Work(10**5, 1, 1)], {}, 32)
         made, one, evaluations = planned(120, dataset, Hardware(2, 2, False), speed)
-        # 90 s are left, in which two cores show 1000 images 1800 times, .1 ms each: plenty
-        assert str(made.shares) == "0.40/0.25/0.35"
+        # 90 s are left, in which two cores show 1,200 images 1,500 times, .1 ms each: 8.7 times as
+        # often as suits them, and the logarithm of that is .76 of the way from 1.5 to 15
+        assert str(made.shares) == "0.34/0.20/0.46"
         assert one == pytest.approx(4.0, rel=0.01)  # 40 passes, which are 1250 steps
-        # 2 x 36 s, and the judging of 3 x 200 images
-        assert evaluations == int(72 / (4.0 + 3 * 200 * 0.3 * 1e-4))
-        assert made.arguments["samples"] == 26
-        assert made.arguments["select"] == 4
+        # 2 x 30.6 s, and the judging of 3 x 200 images
+        assert evaluations == int(61.3 / (4.0 + 3 * 200 * 0.3 * 1e-4))
+        assert made.arguments["samples"] == 23
+        assert made.arguments["select"] == 3  # a quarter of 15
         assert made.arguments["constraint"] is None
-        assert made.longest == {"select": pytest.approx(25), "retrain": pytest.approx(30)}
+        assert made.longest == {"select": pytest.approx(40), "retrain": pytest.approx(48)}
 
     @pytest.mark.parametrize(
         ("images", "window"),
         [
-            # 252 s of retraining, 250 passes of the middle size; 10^7 sees the images 25 times,
-            # 10^6 250 times, 10^8 2.5 times, which is further off
+            # 404 s of retraining, 400 passes of the middle size, 189 suit; 10^7 sees the images 40
+            # times, 10^5 4,000 times, which is further off
             (1_000, "least=1000000,most=10000000"),
-            # 2856 s: 10^6 sees them 29 times, 10^5 286 times, 10^7 2.9 times
-            (100_000, "least=100000,most=1000000"),
-            (10_000_000, "least=10000,most=100000"),  # all are too large: the smallest
-            (10, "least=10000000,most=100000000"),  # all are too small: the largest
+            # 2,699 s, 19 passes suit: 10^6 sees them 27 times, 10^7 2.7 times, 10^5 270 times
+            (100_000, "least=1000000,most=10000000"),
+            (1_000_000_000, "least=10000,most=100000"),  # all others are too large
+            (10, "least=10000000,most=100000000"),  # all others are too small
         ],
     )
     def test_sizes_that_suit_the_retraining_are_searched(self, images, window):
@@ -183,7 +187,7 @@ class TestOutline:
         works = [Work(size, 1, 1) for size in sorted(sizes)]
         speed = Speed(Pace(1e-9, 0, 0), None, 1.0, works, {}, 32)
         dataset = Dataset(1000, 10, 10, 10, (1, 8, 8))
-        made, _, _ = planned(3600, dataset, Hardware(1, 1, False), speed)
+        made, _, _ = planned(36_000, dataset, Hardware(1, 1, False), speed)
         assert made.arguments["constraint"] == "limit:of=macs,least=123456787,most=123456789"
 
     def test_where_the_time_is_too_short_a_known_architecture_gets_all_of_it(self):
@@ -244,7 +248,7 @@ class TestDurations:
     ("said", "message"),
     [
         ({"evaluate": "proxy"}, "evaluate='train' .* not by 'proxy"),
-        ({"evaluate": "supernet"}, "evaluate='train' .* not by 'supernet"),
+        ({"evaluate": "supernet", "space": "nasbench201"}, "evaluate='train' .* not by 'supernet"),
         ({"search": "darts", "space": "darts"}, "search='gradients:rule=darts.* use search='auto'"),
         ({"search": "adanet", "space": "dense"}, "search='adanet.* use search='auto'"),
     ],
@@ -304,8 +308,9 @@ class Clocked:
 
     def __init__(self, spent, evaluations=3, took=1.0, slots=1):
         self.spent, self.history = spent, History([PLANNED])
-        self.plan = SimpleNamespace(evaluator=self, epochs=3, retrain_epochs=3)
-        self.resources = SimpleNamespace(concurrent=slots, gpus=0.0, threads=1)
+        self.plan = SimpleNamespace(evaluator=self, epochs=3, retrain_epochs=3, space=None)
+        self.data = None
+        self.resources = Resources(1, 0, slots, slots)
         self.epoch_length = 2.0
         done = SimpleNamespace(epochs=3, history=[{"train_seconds": 6.0 * took}])
         self.search = SimpleNamespace(evaluations=[done] * evaluations)
@@ -333,6 +338,16 @@ class TestTimeLeft:
         nodes[0]["Resources"]["CPU"] = 1.0  # two were planned, on another machine perhaps
         assert training_job(session, "retrain")[2] == 1
 
+    def test_where_the_measuring_fails_the_search_tells_how_slow_it_is(self, monkeypatch):
+        def rate(*given):
+            raise WorkerCrashedError
+
+        monkeypatch.setattr(allotment, "rate", rate)
+        measured, told = Clocked(spent=60.0), Clocked(spent=60.0)
+        training_job(measured, "retrain", search_spaces.Architecture("convnet", (0,)))
+        training_job(told, "retrain")
+        assert measured.history.allotted == told.history.allotted
+
     def test_the_search_is_over_when_half_an_evaluation_no_longer_fits(self):
         session = Clocked(spent=40.0)
         assert not search_is_over(session)  # it has no end yet
@@ -348,21 +363,25 @@ class TestTimeLeft:
         session.record(Allotted("search", 50.0))
         assert not search_is_over(session)
 
-    def test_the_retraining_gets_what_is_left(self):
-        session = Clocked(spent=60.0)
-        job = training_job(session, "retrain")
-        # 45 s but for the closing, .95 of them, on two cores 1.5 times as fast
+    def test_the_retraining_gets_what_is_left(self, monkeypatch):
+        asked = []
+        monkeypatch.setattr(allotment, "rate", lambda *given: asked.append(given) or 1.5)
+        session, arch = Clocked(spent=60.0), search_spaces.Architecture("convnet", (0,))
+        job = training_job(session, "retrain", arch)
+        assert [given[1] for given in asked] == [arch]
+        assert asked[0][-1].cpus == 2  # measured with all cores of a node
+        # 45 s but for the closing, .95 of them, and it is 1.5 times as fast as the pace
         assert session.history.allotted["retrain"] == pytest.approx(45 * 0.95 * 1.5, rel=1e-3)
         assert job == (
             RETRAIN_EPOCHS, session.history.allotted["retrain"] / RETRAIN_EPOCHS, 2,
         )  # fmt: skip
         session.spent = 90.0
-        assert training_job(session, "retrain") == job  # also when the run goes on later
+        assert training_job(session, "retrain", arch) == job  # also when the run goes on later
 
     @pytest.mark.parametrize(("trainings", "slots", "rounds"), [(1, 1, 1), (4, 2, 2), (3, 4, 1)])
     def test_the_last_decision_divides_its_share(self, trainings, slots, rounds):
         session = Clocked(spent=60.0, slots=slots)
-        epochs, _, threads = training_job(session, "select", trainings)
+        epochs, _, threads = training_job(session, "select", trainings=trainings)
         wanted = 45 * 0.95 * (0.2 / 0.6) / rounds
         assert session.history.allotted["select"] == pytest.approx(wanted, rel=1e-3)
         assert (epochs, threads) == (SELECT_EPOCHS, None)

@@ -9,8 +9,9 @@ from scipy.spatial.distance import cdist
 
 import search_spaces
 from raynas import Area, Auto, Evolution, LocalSearch, Naswot, NeighborhoodAware, RandomSearch
-from raynas.errors import UnknownName
+from raynas.errors import InvalidArgument, UnknownName
 from raynas.searchers import SEARCHERS
+from raynas.searchers.prior import LinearPrior
 from raynas.searchers.surrogate import _distance_of_counts
 from raynas.testing import SearcherSuite
 from search_spaces import Architecture
@@ -22,11 +23,12 @@ SMALL = {
     "area": "area:population=5,candidates=10",
     "naswot": "naswot:candidates=30",
     "auto": "auto:initial=3,candidates=10",
+    "auto with a prior": "auto:initial=3,candidates=10,prior=counts",
 }
 
 
 class TestSearchers(SearcherSuite):
-    @pytest.fixture(params=[name for name in SEARCHERS if name != "listed"])  # test_listed.py
+    @pytest.fixture(params=sorted({*SEARCHERS, *SMALL} - {"listed"}))  # test_listed.py
     def searcher(self, request):
         return lambda: construct("search", SMALL.get(request.param, request.param), SEARCHERS)
 
@@ -215,12 +217,77 @@ class TestAuto:
             auto.tell(arch, -math.inf if fails else value, 1 + 3 * (value > 0.3))
         assert max(map(SearcherSuite.value, auto.results)) >= 5 / 6
 
+    def test_a_prior_needs_counts(self):
+        space = search_spaces.UserSpace("own", {"width": (8, 16, 32)}, lambda *_: None)
+        with pytest.raises(InvalidArgument, match="prior='counts': own does not count"):
+            Auto(prior="counts").check(space)
+        with pytest.raises(InvalidArgument, match="prior='counts'"):
+            Auto(prior="counts").start(space, 0)  # on a table nobody has checked
+        Auto().check(space)
+
+    def test_another_prior_is_unknown(self):
+        with pytest.raises(InvalidArgument, match="prior='naswot': Input should be 'counts'"):
+            construct("search", "auto:prior=naswot", SEARCHERS)
+
     def test_distances_of_counts_are_exact(self):
         rng = np.random.default_rng(0)
         a, b = rng.poisson(0.5, (30, 128)).astype(float), rng.poisson(0.5, (40, 128)).astype(float)
         a[3], b[5] = 0, 0
         b[7, 2] = 200
         assert np.array_equal(_distance_of_counts(a, b), cdist(a, b, "cityblock"))
+
+
+class TestLinearPrior:
+    def fitted(self, value, seed=0):
+        """Fit one to the values of 40 architectures that differ in their costs only."""
+        rng = np.random.default_rng(seed)
+        costs = rng.normal((12, 16), (1, 2), (40, 2))
+        prior = LinearPrior(["costs"], rng, costs)
+        values = value(costs, rng)
+        for _ in range(5):
+            prior.fit({"costs": costs}, values, search=True)
+        return prior
+
+    def rise(self, prior):
+        """Return by how much more is expected of large networks than of small, far outside."""
+        far = np.array([[12.0, 16.0]]) + np.array([[4.0], [-4.0]]) * np.array([[1.0, 2.0]])
+        large, small = prior.predict({"costs": far})[0]
+        return large - small
+
+    @pytest.mark.parametrize("sign", [1, -1])
+    def test_results_say_which_way_the_counts_point(self, sign):
+        prior = self.fitted(lambda costs, _: sign * costs.sum(axis=1))
+        within = np.ptp(prior.targets)
+        assert sign * self.rise(prior) > within  # without a prior mean, less than within
+
+    def test_where_counts_are_noise_their_weight_vanishes(self):
+        of_noise, of_signal = [], []
+        for seed in range(8):
+            noise = self.fitted(lambda costs, rng: rng.normal(size=len(costs)), seed)
+            signal = self.fitted(lambda costs, _: costs.sum(axis=1), seed)
+            of_noise.append(abs(self.rise(noise)))
+            of_signal.append(self.rise(signal))
+        assert np.mean(of_noise) < np.mean(of_signal) / 5
+
+    def test_what_is_predicted_is_the_gaussian_process_of_the_kernel(self):
+        """Rasmussen, Williams, equations 2.25 and 2.26, by the inverse."""
+        prior = self.fitted(lambda costs, rng: costs[:, 0] + rng.normal(size=len(costs)))
+        known, new = prior.features["costs"], np.array([[13.0, 15.0], [10.0, 19.0]])
+
+        def kernel(a, b):
+            v, length, *_ = np.exp(prior.parameters)
+            z_a, z_b = ((x - known.mean(axis=0)) / known.std(axis=0) for x in (a, b))
+            # one component, so the sum and the product of all are the same
+            return v * z_a @ z_b.T / 2 + np.exp(-cdist(a, b, "cityblock") / length)
+
+        noise = np.exp(prior.parameters[-1]) + 1e-8
+        inverse = np.linalg.inv(kernel(known, known) + noise * np.eye(len(known)))
+        scale = prior.targets @ inverse @ prior.targets / len(known)
+        between = kernel(known, new)
+        mean, deviation = prior.predict({"costs": new})
+        assert mean == pytest.approx(between.T @ inverse @ prior.targets)
+        variance = scale * np.diag(kernel(new, new) - between.T @ inverse @ between)
+        assert deviation == pytest.approx(np.sqrt(variance))
 
 
 def test_mutation_of_nasbench201_picks_nodes_uniformly():

@@ -1,11 +1,18 @@
 """How much of a time budget is left, and what of it a training gets."""
 
 import statistics
+from dataclasses import replace
+from typing import cast
+
+from ray.exceptions import RayError
 
 from raynas.cluster import largest_node
 from raynas.drivers.session import Session
 from raynas.drivers.trainable import Job
+from raynas.planning.measuring import rate
 from raynas.record.events import Allotted, Planned
+from search_spaces import Architecture
+from trials.training import Train
 
 SEARCH = "search"
 
@@ -14,19 +21,22 @@ _FEWEST = 3  # evaluations, however late it has become
 _LEAST = 0.25  # of the planned share, however late it has become
 
 
-def training_job(session: Session, stage: str, trainings: int = 1) -> Job:
+def training_job(
+    session: Session, stage: str, arch: Architecture | None = None, trainings: int = 1
+) -> Job:
     """Return what the full trainings of a stage share, within the time where there is a budget.
 
     Args:
         session: of the run.
         stage: `select` or `retrain`.
+        arch: what is trained, where it is one.
         trainings: how many there are.
     """
     planned = session.history.planned
     if planned is None:
         return session.job_of(session.plan.retrain_epochs)
     if stage not in session.history.allotted:
-        session.record(Allotted(stage, _seconds(session, planned, stage, trainings)))
+        session.record(Allotted(stage, _seconds(session, planned, stage, arch, trainings)))
     epochs = planned.epochs[stage]
     evaluator = session.plan.evaluator.lasting(session.history.allotted[stage] / epochs)
     return session.job_of(
@@ -61,8 +71,11 @@ def search_is_over(session: Session) -> bool:
     return session.spent + one / 2 > end
 
 
-def _seconds(session: Session, planned: Planned, stage: str, trainings: int) -> float:
+def _seconds(
+    session: Session, planned: Planned, stage: str, arch: Architecture | None, trainings: int
+) -> float:
     """Return what each training gets: of what is left, what nothing else needs, and no more."""
+    worth = 1 / _slowness(session) if arch is None else _rate(session, planned, arch)
     _, select, retrain = planned.shares
     left = max(
         planned.seconds - planned.closing - session.spent,
@@ -73,10 +86,23 @@ def _seconds(session: Session, planned: Planned, stage: str, trainings: int) -> 
         rounds = -(-trainings // session.resources.concurrent)
         seconds = wall * select / (select + retrain) / rounds
     else:
-        seconds = wall * planned.alone
+        seconds = wall
     evaluation = (session.plan.evaluator.epoch_length or 0.0) * session.plan.epochs
-    least = max(seconds / _slowness(session), evaluation)
+    least = max(seconds * worth, evaluation)
     return float(f"{min(least, max(planned.longest[stage], evaluation)):.4g}")
+
+
+def _rate(session: Session, planned: Planned, arch: Architecture) -> float:
+    """Measure how fast the retraining of an architecture is, in seconds of the pace for each."""
+    plan = session.plan
+    resources = replace(
+        session.resources, cpus=max(session.resources.cpus, _cores(session, planned))
+    )
+    try:
+        recipe = cast(Train, plan.evaluator)  # nothing else is planned in time
+        return rate(plan.space, arch, session.data, recipe, resources)
+    except RayError:  # the training fails likewise, and the run says for which reason
+        return 1 / _slowness(session)
 
 
 def _slowness(session: Session) -> float:

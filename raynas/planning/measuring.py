@@ -61,6 +61,32 @@ def measured(
     return speed
 
 
+def rate(
+    space: SearchSpace, arch: Architecture, data: "ray.ObjectRef[Data]", recipe: Train,
+    resources: Resources,
+) -> float:  # fmt: skip
+    """Return the seconds of the pace that a second is worth, in the training of an architecture.
+
+    Args:
+        space: of the architecture.
+        arch: which is trained.
+        data: whose images it is trained with.
+        recipe: of the training, with a pace.
+        resources: of the training.
+    """
+    options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
+    task: Any = ray.remote(_rate).options(**options)
+    measured: float = ray.get(task.remote(space, arch, data, recipe, resources.threads))
+    return measured
+
+
+def _rate(space: SearchSpace, arch: Architecture, data: Data, recipe: Train, threads: int) -> float:
+    trial = _trial(space, arch, data, recipe, prepare_process(threads))
+    if recipe.epoch_seconds is None:
+        return 1.0
+    return recipe.epoch_seconds / trial.steps / _wall(trial)
+
+
 def _measured(question: _Question, data: Data) -> Speed:
     """Measure some architectures, smallest first; then choose the precision."""
     device = prepare_process(question.threads)
@@ -145,11 +171,14 @@ def _step(trial: TrainingTrial) -> float:
     return step_seconds(lambda: trial.train_step(*next(batches)), trial.device)
 
 
-def _wall(trial: TrainingTrial, steps: int = 5) -> float:
-    """Return the shortest time that passes in a step."""
+def _wall(trial: TrainingTrial, steps: int = 8) -> float:
+    """Return the time that passes in a step: the median of so many after two others."""
     batches, times = trial.endless_batches(0), []
-    for _ in range(steps):
+    trial.network.train()
+    for _ in range(2 + steps):
         start = time.perf_counter()
         trial.train_step(*next(batches))
+        if trial.device.type == "cuda":
+            torch.cuda.synchronize(trial.device)
         times.append(time.perf_counter() - start)
-    return min(times)
+    return float(np.median(times[2:]))

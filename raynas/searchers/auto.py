@@ -4,10 +4,12 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from pydantic import PositiveInt
 
+from raynas.searchers.prior import LinearPrior, check_prior
 from raynas.searchers.searcher import Scoring, Searcher
 from raynas.searchers.surrogate import Surrogate, description_of
 from search_spaces import Architecture, SearchSpace
@@ -20,6 +22,7 @@ _NEAR = 30  # neighbors of an architecture that are looked at, where it has more
 _CENTERS = 3  # best architectures whose neighbors are candidates
 _CLIMB = 6  # steps from neighbor to neighbor after higher expected improvement
 _LEARNED = 150  # best architectures that the surrogate learns, and as many of the latest
+_MEASURED = 60  # random architectures that say how parameters and MACs are spread
 
 
 @dataclass
@@ -41,12 +44,16 @@ class Auto(Searcher):
         proxy: the score; any of `trials.proxies.PROXIES`, or a function of the user's own.
         first: architectures that are evaluated before all others, in the notation of the space
             and with ";" between them; they count among the initial ones. None: none.
+        prior: `counts`: parameters and MACs incline what the surrogate expects, before results and
+            where there are none, as strongly as the results so far support it (`LinearPrior`).
+            None: they only tell what is similar.
     """
 
     initial: PositiveInt = 4
     candidates: PositiveInt = 60
     proxy: str | Score = "macs"
     first: str | None = None
+    prior: Literal["counts"] | None = None
     #: {canonical form: (budget, value)}, in order of arrival
     results: dict[Architecture, tuple[int, float]] = field(
         default_factory=dict, init=False, repr=False
@@ -60,8 +67,10 @@ class Auto(Searcher):
         check_proxy("proxy", self.proxy)
 
     def check(self, space: SearchSpace) -> None:
-        """Refuse `first` where the space cannot read it."""
+        """Refuse `first` where the space cannot read it, and `prior` where it cannot count."""
         self._known(space)
+        if self.prior is not None:
+            check_prior(space)
 
     def _known(self, space: SearchSpace) -> list[Architecture]:
         """Return what is to be first."""
@@ -69,7 +78,9 @@ class Auto(Searcher):
         return [space.canonical(space.from_string(text)) for text in texts]
 
     def start(self, space: SearchSpace, seed: int) -> None:
-        """Draw the candidates of the prior."""
+        """Draw the candidates of the first architectures."""
+        if self.prior is not None:
+            check_prior(space)
         super().start(space, seed)
         self.results, self._first, self._pending, self._asked = {}, [], [], 0
         drawn = (space.canonical(space.sample(self.rng)) for _ in range(self.candidates))
@@ -170,7 +181,10 @@ class Auto(Searcher):
         return surrogate
 
     def _new_surrogate(self, components: Sequence[str]) -> Surrogate:
-        return Surrogate(components, self.rng)
+        if self.prior is None:
+            return Surrogate(components, self.rng)
+        drawn = [self.space.canonical(self.space.sample(self.rng)) for _ in range(_MEASURED)]
+        return LinearPrior(components, self.rng, self._description.rows(drawn)["costs"])
 
     def _learned(self) -> list[Architecture]:
         archs = list(self.results)

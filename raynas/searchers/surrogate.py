@@ -184,7 +184,8 @@ class Surrogate:
         covariance = self._kernel(self._distances(features), self.parameters)
         whitened = solve_triangular(self._factor, covariance, lower=True)
         mean = whitened.T @ self._weights
-        variance = self._variance * (1 - np.einsum("ij,ij->j", whitened, whitened))
+        explained = np.einsum("ij,ij->j", whitened, whitened)
+        variance = self._variance * (self._own(features) - explained)
         return mean, np.sqrt(np.maximum(variance, 1e-12))
 
     def expected_improvement(self, features: Features) -> Floats:
@@ -214,6 +215,10 @@ class Surrogate:
             total += weight * kernel
             product *= kernel
         return total + product
+
+    def _own(self, features: Features) -> Floats | float:
+        """Return the kernel of each architecture with itself."""
+        return 1.0
 
     def _noisy(self, distances: list[Floats], parameters: Floats) -> Floats:
         """Return the covariance of all learned; Cholesky reads its lower triangle only."""

@@ -53,7 +53,7 @@ class RetrainStage(Stage):
 def _retrained(session: Session, evaluation: Evaluation) -> Metrics:
     """Retrain, recording every epoch once; return the metrics of the last one."""
     search, index = session.search, evaluation.index
-    job = training_job(session, RetrainStage.name)
+    job = training_job(session, RetrainStage.name, search.architectures[index])
     training = FullTraining(
         job, search.architectures[index], derived_seed(search.seed, index, 1),
         session.folder.retraining(index), final=True,

@@ -48,7 +48,7 @@ class SelectStage(Stage):
         if not candidates:
             session.record(Selected([], []))
             return
-        job = training_job(session, self.name, len(candidates))
+        job = training_job(session, self.name, trainings=len(candidates))
         numbers = ", ".join(f"#{candidate.index}" for candidate in candidates)
         session.say(f"The last decision, by {job.epochs} epochs of training: {numbers}")
         _train(session, job, candidates)
