@@ -106,7 +106,8 @@ def run(
             what lowers the metric, `penalty:of=macs,above=3e6,weight=0.05`; or a `Limit`, `Quota`
             or `Penalty`.
         seed: all randomness derives from it. With one trial at a time the same seed gives the
-            same run, bit for bit, on the same machine.
+            same run, bit for bit, on the same machine; with a time budget only evaluations are the
+            same, while how many and how long depends on the time.
         cpus_per_trial: CPU cores of one trial, and its threads.
         gpus_per_trial: GPUs of one trial, also a fraction; None: 1 when the cluster has any.
         ensemble: `saep`, or a `SAEP`: prune the trained architectures to a small, diverse ensemble

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from ray.exceptions import WorkerCrashedError
 
 import search_spaces
-from raynas import Asha, Fifo, InvalidArgument, RandomSearch
+from raynas import Asha, Fifo, InvalidArgument, RandomSearch, cluster
 from raynas.cluster import Resources
 from raynas.config.config import Config, validated
 from raynas.config.resolve import resolve
@@ -325,6 +326,28 @@ class Clocked:
 
 
 class TestTimeLeft:
+    @pytest.fixture(autouse=True)
+    def nodes(self, monkeypatch):
+        """A cluster of one node; its cores can be changed."""
+        node = {"Alive": True, "Resources": {"CPU": 2.0}}
+        monkeypatch.setattr(cluster.ray, "nodes", lambda: [node])
+        return [node]
+
+    def test_the_retraining_asks_for_no_more_cores_than_a_node_has_now(self, nodes):
+        session = Clocked(spent=60.0)
+        nodes[0]["Resources"]["CPU"] = 1.0  # two were planned, on another machine perhaps
+        assert training_job(session, "retrain")[2] == 1
+
+    def test_where_the_measuring_fails_the_search_tells_how_slow_it_is(self, monkeypatch):
+        def rate(*given):
+            raise WorkerCrashedError
+
+        monkeypatch.setattr(allotment, "rate", rate)
+        measured, told = Clocked(spent=60.0), Clocked(spent=60.0)
+        training_job(measured, "retrain", search_spaces.Architecture("convnet", (0,)))
+        training_job(told, "retrain")
+        assert measured.history.allotted == told.history.allotted
+
     def test_the_search_is_over_when_half_an_evaluation_no_longer_fits(self):
         session = Clocked(spent=40.0)
         assert not search_is_over(session)  # it has no end yet

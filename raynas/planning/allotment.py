@@ -4,6 +4,8 @@ import statistics
 from dataclasses import replace
 from typing import cast
 
+from ray.exceptions import RayError
+
 from raynas.cluster import largest_node
 from raynas.drivers.session import Session
 from raynas.drivers.trainable import Job
@@ -37,7 +39,18 @@ def training_job(
         session.record(Allotted(stage, _seconds(session, planned, stage, arch, trainings)))
     epochs = planned.epochs[stage]
     evaluator = session.plan.evaluator.lasting(session.history.allotted[stage] / epochs)
-    return session.job_of(epochs, evaluator, planned.cpus if stage == "retrain" else None)
+    return session.job_of(
+        epochs, evaluator, _cores(session, planned) if stage == "retrain" else None
+    )
+
+
+def _cores(session: Session, planned: Planned) -> int:
+    """Return the cores of a training that runs alone.
+
+    No node may have so many any more as were planned, and Ray would wait for one without end.
+    """
+    cores = min(planned.cpus, largest_node(session.resources.gpus))
+    return max(cores, session.resources.threads)
 
 
 def allot_search(session: Session) -> None:
@@ -82,10 +95,14 @@ def _seconds(
 def _rate(session: Session, planned: Planned, arch: Architecture) -> float:
     """Measure how fast the retraining of an architecture is, in seconds of the pace for each."""
     plan = session.plan
-    cores = min(planned.cpus, largest_node(session.resources.gpus))
-    resources = replace(session.resources, cpus=max(session.resources.cpus, cores))
-    recipe = cast(Train, plan.evaluator)  # nothing else is planned in time
-    return rate(plan.space, arch, session.data, recipe, resources)
+    resources = replace(
+        session.resources, cpus=max(session.resources.cpus, _cores(session, planned))
+    )
+    try:
+        recipe = cast(Train, plan.evaluator)  # nothing else is planned in time
+        return rate(plan.space, arch, session.data, recipe, resources)
+    except RayError:  # the training fails likewise, and the run says for which reason
+        return 1 / _slowness(session)
 
 
 def _slowness(session: Session) -> float:

@@ -9,9 +9,10 @@ The rules, in the order in which they apply:
    ResNet9s of several sizes on parts of CIFAR-10.
 3. The time is divided among search, last decision and retraining by what limits the accuracy. Where
    a typical network could hardly see the images so often in all of it, short trainings would
-   compare noise: nothing is searched, and the ResNet9 that suits the time is trained. Where it
-   could fifteen times, more training gains little, and more architectures do. Between the two the
-   shares follow the logarithm.
+   compare noise, and so they would where fewer than 500 validation images are to decide: nothing is
+   searched, and the ResNet9 that suits the time is trained. Where it could fifteen times, more
+   training gains little, and more architectures do. Between the two the shares follow the
+   logarithm.
 4. An evaluation lasts until a typical network has seen the images forty times in a thousand steps,
    or shorter, so that the search can make eight evaluations at least.
 5. A short training favors small networks. So only those are searched that see the images about as
@@ -41,6 +42,7 @@ _RETRAIN_PASSES, _RETRAIN_STEPS = 400, 10_000  # beyond which nothing is gained
 _SEEN = 6000.0  # times that a network should see the images, times the root of their number
 _SCARCE, _PLENTY = 1.5, 15.0  # how many times as often a typical network could in the whole time
 _SHARES = ((0.15, 0.05, 0.80), (0.40, 0.25, 0.35))  # where time is scarce, where there is plenty
+_COMPARABLE = 500  # validation images: with fewer, chance is larger than what is compared
 _WITHOUT_SEARCH = (0.02, 0.0, 0.98)
 _WINDOW = (0.25, 2.5)  # as often as networks should, those do that are searched
 _SEARCHED = 0.25  # of all architectures are searched, at least
@@ -187,7 +189,7 @@ def outline(
         "epochs": epochs,
         "select": times.select,
     }
-    choices = _choices(times, hardware, epochs, first)
+    choices = _choices(times, dataset, hardware, epochs, first)
     if mixed:
         why = f"a typical network sees the images more than {_MIXED:g} times in the retraining"
         choices.append(Choice("mixup", f"{MIXUP:g}", why))
@@ -209,8 +211,10 @@ def _times(
     left = max(seconds - OPENING - CLOSING, seconds / 2)
     image = speed.typical
     most = dataset.train + dataset.validation
-    seen, suitable = left * speed.alone / (image * most), _SEEN / math.sqrt(most)
-    searches = seen / suitable >= _SCARCE or not speed.known or fewest > 1
+    seen = left * speed.alone / (image * most)
+    suitable = min(_SEEN / math.sqrt(most), _RETRAIN_PASSES)
+    worthwhile = seen / suitable >= _SCARCE and dataset.validation >= _COMPARABLE
+    searches = worthwhile or not speed.known or fewest > 1
     shares = _shares(seen / suitable) if searches else Shares(*_WITHOUT_SEARCH)
     enough = max(_PASSES * dataset.train, _STEPS * speed.batch_size) * image
     judging = epochs * dataset.validation * _JUDGING * image
@@ -234,11 +238,13 @@ def _times(
     )  # fmt: skip
 
 
-def _choices(times: Times, hardware: Hardware, epochs: int, first: str) -> list[Choice]:
+def _choices(
+    times: Times, dataset: Dataset, hardware: Hardware, epochs: int, first: str
+) -> list[Choice]:
     """Return what is done and why, as far as it is the same in all runs."""
     if times.samples == 1:
         return [
-            Choice("search", "none", f"{_why_shares(times)}: too little to compare any"),
+            Choice("search", "none", _why_none(times, dataset)),
             Choice("architecture", first, "a ResNet9 of a size that suits the time gets all of it"),
         ]
     length = f"{epochs} of {times.evaluation / epochs:.3g} s"
@@ -307,6 +313,16 @@ def _why_shares(times: Times) -> str:
     return (
         f"a typical network could see the images {times.seen:.0f} times in all of it, and about"
         f" {times.suitable:.0f} times suit so many"
+    )
+
+
+def _why_none(times: Times, dataset: Dataset) -> str:
+    if times.seen / times.suitable < _SCARCE:
+        return f"{_why_shares(times)}: too little to compare any"
+    points = 200 * math.sqrt(0.5 / dataset.validation)
+    return (
+        f"{dataset.validation} validation images tell architectures apart only where they differ"
+        f" by {points:.0f} points or so"
     )
 
 

@@ -4,7 +4,6 @@ from contextlib import closing
 from dataclasses import replace
 from typing import ClassVar
 
-from raynas.cluster import largest_node
 from raynas.drivers.session import Session
 from raynas.errors import SearchFailed
 from raynas.planning.allotment import training_job
@@ -55,9 +54,6 @@ def _retrained(session: Session, evaluation: Evaluation) -> Metrics:
     """Retrain, recording every epoch once; return the metrics of the last one."""
     search, index = session.search, evaluation.index
     job = training_job(session, RetrainStage.name, search.architectures[index])
-    # No node may hold so many any more, and Ray would wait for one without end.
-    threads = min(job.threads, largest_node(session.resources.gpus))
-    job = replace(job, threads=max(session.resources.threads, threads))
     training = FullTraining(
         job, search.architectures[index], derived_seed(search.seed, index, 1),
         session.folder.retraining(index), final=True,
