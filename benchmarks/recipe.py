@@ -59,7 +59,8 @@ def accuracy(trained: Train, data: Data, passes: int, seed: int) -> float:
     arch = space.from_string(FIXED)
     trial = trained.retraining(space, arch, data, passes, seed, torch.device("cpu"))
     for _ in range(passes - 1):
-        trial.train_epoch()
+        trial.train_epoch()  # without judging
+        trial.epoch += 1
     return trial.step()["val_accuracy"]  # of the test part
 
 
