@@ -19,10 +19,10 @@ from raynas.planning.defaults import (
     CLOSING,
     KNOWN,
     OPENING,
+    RECIPE,
     RETRAIN_EPOCHS,
     SELECT_EPOCHS,
     outline,
-    recipe_for,
     space_for,
 )
 from raynas.planning.facts import Dataset, Hardware, Speed
@@ -83,8 +83,8 @@ speeds = st.builds(
 
 def planned(seconds, dataset, hardware, speed, **said):
     """What is done in a time, and how long: (outline, seconds of an evaluation, evaluations)."""
-    recipe, space = recipe_for(dataset).value, space_for(dataset).value
-    made = outline(seconds, dataset, hardware, speed, recipe, space, **said)
+    space = space_for(dataset).value
+    made = outline(seconds, dataset, hardware, speed, RECIPE, space, **said)
     trained = construct("evaluate", made.arguments["evaluate"], EVALUATORS)
     values = {choice.argument: choice.value for choice in made.choices}
     evaluations = int(values.get("samples", "1").removeprefix("about "))

@@ -27,7 +27,7 @@ from typing import Any
 
 from raynas.config.config import SPACE_IN_TIME
 from raynas.planning.facts import Dataset, Hardware, Speed
-from search_spaces.convnet import CHANNELS
+from search_spaces.convnet import CHANNELS, ConvNet
 from search_spaces.naming import parse, spell
 from trials.pace import Work
 
@@ -46,8 +46,14 @@ _COMPARABLE = 500  # validation images: with fewer, chance is larger than what i
 _WITHOUT_SEARCH = (0.02, 0.0, 0.98)
 _WINDOW = (0.25, 2.5)  # as often as networks should, those do that are searched
 _SEARCHED = 0.25  # of all architectures are searched, at least
+#: how networks are trained, but for what follows from the time
+RECIPE = "train:label_smoothing=0.1,warmup=0.15"
 #: ResNet9s, from narrow to wide
-KNOWN = tuple(f"c{channels}-w2d1-w2d0-w2d1" for channels in CHANNELS)
+_SPACE = ConvNet()
+KNOWN = tuple(
+    _SPACE.to_string(_SPACE.canonical(_SPACE.from_string(f"c{channels}-w2d1-w2d0-w2d1")))
+    for channels in CHANNELS
+)
 _LEAST_STEPS = 30  # of an evaluation of a typical network, however short the time
 MIXUP = 0.5
 _MIXED = 40.0  # passes from which mixed images gain more than they slow the training
@@ -135,13 +141,6 @@ def space_for(dataset: Dataset) -> Choice:
         f"plain and residual networks; the smallest suit {height} x {width} pixels and short times"
     )
     return Choice("space", SPACE_IN_TIME, why)
-
-
-def recipe_for(dataset: Dataset) -> Choice:
-    """Choose the recipe of trainings, before it is known how fast they are."""
-    batch_size = 64 if dataset.train >= 1024 else 32
-    why = "docs/defaults.md has the table of what each part gains"
-    return Choice("evaluate", f"train:batch_size={batch_size},label_smoothing=0.1,warmup=0.15", why)
 
 
 def outline(
