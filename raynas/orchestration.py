@@ -192,8 +192,9 @@ def _session(plan: Plan, planned: events.Planned | None, started: float) -> Iter
             admission=_admission(plan), select=config.select,
         )  # fmt: skip
         session = Session(plan, journal, search, share, _recorded(), started=started)
-        session.news = [] if planned is None else [planned]
         search.expired = functools.partial(search_is_over, session)
+        if planned is not None:  # first: a folder with a configuration is not planned again
+            session.record(planned)
         session.write_plan()
         yield session
 
@@ -223,8 +224,8 @@ def _watched(session: Session) -> Iterator[None]:
         for note in session.plan.data.notes:
             monitor.say(f"data: {note}")
         session.record(events.Session(search.metric, **session.recorded, format=events.FORMAT))
-        for event in session.news:
-            session.record(event)
+        if session.history.planned and not search.evaluations:
+            monitor(session.history.planned)
         allot_search(session)
         search.begin()
         try:

@@ -1,6 +1,7 @@
 """What is planned for a time: the rules as such, and the time that is left."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -289,6 +290,17 @@ class TestTimeSpent:
         assert history.earlier_seconds == 17.0  # the last one's own clock counts it
         history.apply(Session(time=10_000.0))
         assert history.earlier_seconds == 117.0
+
+    def test_a_plan_that_comes_before_the_first_driver_counts_nothing(self):
+        events = [
+            replace(PLANNED, time=1e9),
+            Session(time=1e9 + 5),
+            Suggested(0, "a", time=1e9 + 9),
+        ]
+        history = History(events)
+        assert (history.planned, history.earlier_seconds) == (PLANNED, 0.0)
+        history.apply(Session(time=2e9))
+        assert history.earlier_seconds == 4.0
 
     def test_a_new_run_has_none(self):
         assert History([Session(time=1e9), Suggested(0, "a", time=1e9 + 5)]).earlier_seconds == 0

@@ -37,7 +37,6 @@ class Session:
         recorded: versions and hardware, for `run.yaml`.
         say: tells the user a sentence; one that is not important only now and then.
         problems: what could not be done and leaves the run whole; raised at the end.
-        news: events of what was decided before the journal was open.
         started: when the call began, on the monotonic clock.
     """
 
@@ -48,7 +47,6 @@ class Session:
     recorded: dict[str, Any] = field(default_factory=dict)
     say: Callable[..., None] = _say_nothing
     problems: list[RaynasError] = field(default_factory=list)
-    news: list[Event] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     @property

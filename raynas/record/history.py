@@ -165,7 +165,8 @@ class History:
         """
         self.complete = isinstance(event, Complete)
         if isinstance(event, Session):
-            self.earlier_seconds += self._last_time - self._first_time
+            if self._first_time:  # a plan comes before the first driver says that it is there
+                self.earlier_seconds += self._last_time - self._first_time
             self._first_time = event.time
         self._last_time = event.time
         handler = self._handlers.get(type(event))
