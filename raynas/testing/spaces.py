@@ -165,6 +165,8 @@ class SpaceSuite(Suite):
                 taps = torch.linspace(0.3, 1.0, module.weight[0, 0].numel())
                 taps = taps.view_as(module.weight[0, 0]) / taps.sum() / module.weight.shape[1]
                 module.weight.data[:] = taps
+                if module.bias is not None:
+                    module.bias.data.zero_()
             elif isinstance(module, nn.Linear):
                 module.weight.data.fill_(1 / module.in_features)
                 module.bias.data.zero_()
