@@ -300,7 +300,7 @@ def test_stages_take_the_time_between_their_events():
 
 COMMAND = [
     sys.executable, "-m", "raynas", "run", "--data", DATA, "--time-budget", "90s",
-    "--max-concurrent", "1",
+    "--max-concurrent", "1", "--samples", "6",
 ]  # fmt: skip
 
 
@@ -352,7 +352,8 @@ def test_killed_in_search_and_retraining_it_goes_on_with_what_is_left(tmp_path):
     assert len(set(stages)) == len(stages)  # and each share given once
     epochs = [e["epoch"] for e in events if e["event"] == "retraining"]
     assert epochs == list(range(1, 7))
-    assert allotted(events, "retrain") <= 1.01 * share_of_retraining(folder, events)
+    # how fast the winner trains is measured anew, so only roughly what the search's speed makes of it
+    assert allotted(events, "retrain") <= 3 * share_of_retraining(folder, events)
 
 
 def allotted(events, stage):
