@@ -352,7 +352,7 @@ def test_killed_in_search_and_retraining_it_goes_on_with_what_is_left(tmp_path):
     assert len(set(stages)) == len(stages)  # and each share given once
     epochs = [e["epoch"] for e in events if e["event"] == "retraining"]
     assert epochs == list(range(1, 7))
-    # how fast the winner trains is measured anew, so only roughly what the search's speed makes of it
+    # how fast the winner trains is measured anew: only roughly what the speed of the search makes
     assert allotted(events, "retrain") <= 3 * share_of_retraining(folder, events)
 
 
