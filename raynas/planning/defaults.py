@@ -48,8 +48,8 @@ _WINDOW = (0.25, 2.5)  # as often as networks should, those do that are searched
 _SEARCHED = 0.25  # of all architectures are searched, at least
 #: how networks are trained, but for what follows from the time
 RECIPE = "train:label_smoothing=0.1,warmup=0.15"
-#: ResNet9s, from narrow to wide
 _SPACE = ConvNet()
+#: ResNet9s, from narrow to wide
 KNOWN = tuple(
     _SPACE.to_string(_SPACE.canonical(_SPACE.from_string(f"c{channels}-w2d1-w2d0-w2d1")))
     for channels in CHANNELS
