@@ -56,13 +56,9 @@ datasets = st.builds(
     Dataset,
     train=st.integers(20, 10**6),
     validation=st.integers(10, 10**5),
-    test=st.integers(10, 10**5),
-    classes=st.integers(2, 1000),
     input_shape=st.tuples(st.integers(1, 4), st.integers(8, 224), st.integers(8, 224)),
 )
-machines = st.builds(
-    Hardware, slots=st.integers(1, 1000), cpus=st.integers(1, 256), gpu=st.booleans()
-)
+machines = st.builds(Hardware, slots=st.integers(1, 1000), cpus=st.integers(1, 256))
 speeds = st.builds(
     Speed,
     pace=st.builds(
@@ -150,9 +146,9 @@ class TestOutline:
         assert validated(made.arguments).epochs == epochs
 
     def test_two_minutes_of_a_small_data_set_by_hand(self):
-        dataset = Dataset(1000, 200, 300, 10, (1, 8, 8))
+        dataset = Dataset(1000, 200, (1, 8, 8))
         speed = Speed(Pace(1e-9, 0, 0), None, 2.0, [Work(10**5, 1, 1)], {}, 32)
-        made, one, evaluations = planned(120, dataset, Hardware(2, 2, False), speed)
+        made, one, evaluations = planned(120, dataset, Hardware(2, 2), speed)
         # 90 s are left, in which two cores show 1,200 images 1,500 times, .1 ms each: 8.7 times as
         # often as suits them, and the logarithm of that is .76 of the way from 1.5 to 15
         assert str(made.shares) == "0.34/0.20/0.46"
@@ -179,23 +175,23 @@ class TestOutline:
     def test_sizes_that_suit_the_retraining_are_searched(self, images, window):
         sizes = [10**4, 10**5, 10**6, 10**7, 10**8]
         speed = Speed(Pace(1e-9, 0, 0), None, 1.0, [Work(size, 1, 1) for size in sizes], {}, 32)
-        dataset = Dataset(images, 10, 10, 10, (1, 8, 8))
-        made, _, _ = planned(3600, dataset, Hardware(1, 1, False), speed)
+        dataset = Dataset(images, 10, (1, 8, 8))
+        made, _, _ = planned(3600, dataset, Hardware(1, 1), speed)
         assert made.arguments["constraint"] == f"limit:of=macs,{window}"
 
     def test_the_limits_are_sizes_that_there_are_to_the_last_digit(self):
         sizes = [123_456_789, 123_456_788, 123_456_787, 10**12]
         works = [Work(size, 1, 1) for size in sorted(sizes)]
         speed = Speed(Pace(1e-9, 0, 0), None, 1.0, works, {}, 32)
-        dataset = Dataset(1000, 10, 10, 10, (1, 8, 8))
-        made, _, _ = planned(36_000, dataset, Hardware(1, 1, False), speed)
+        dataset = Dataset(1000, 10, (1, 8, 8))
+        made, _, _ = planned(36_000, dataset, Hardware(1, 1), speed)
         assert made.arguments["constraint"] == "limit:of=macs,least=123456787,most=123456789"
 
     def test_where_the_time_is_too_short_a_known_architecture_gets_all_of_it(self):
-        dataset = Dataset(100_000, 10_000, 10_000, 10, (3, 32, 32))
+        dataset = Dataset(100_000, 10_000, (3, 32, 32))
         known = {text: Work(10 ** (5 + n), 1, 1) for n, text in enumerate(KNOWN)}
         speed = Speed(Pace(1e-9, 0, 0), None, 1.0, [Work(10**8, 1, 1)], known, 32)
-        made, _, evaluations = planned(120, dataset, Hardware(2, 2, False), speed)
+        made, _, evaluations = planned(120, dataset, Hardware(2, 2), speed)
         assert (evaluations, made.arguments["samples"], made.arguments["select"]) == (1, 1, 1)
         assert made.arguments["constraint"] is None
         # 88 s for 110,000 images: the narrowest sees them 8 times, the next 0.8 times
@@ -203,11 +199,11 @@ class TestOutline:
         assert made.shares.retrain > 0.9
 
     def test_where_more_than_one_is_asked_for_there_is_a_search(self):
-        dataset = Dataset(40_000, 5000, 5000, 10, (3, 32, 32))
+        dataset = Dataset(40_000, 5000, (3, 32, 32))
         works = [Work(10**7, 10**5, 9)] * 5
         speed = Speed(Pace(1e-11, 0.0, 0.0), None, 1.0, works, {KNOWN[0]: works[0]}, 64)
-        none, _, _ = planned(60, dataset, Hardware(1, 1, False), speed)
-        some, _, _ = planned(60, dataset, Hardware(1, 1, False), speed, fewest=6)
+        none, _, _ = planned(60, dataset, Hardware(1, 1), speed)
+        some, _, _ = planned(60, dataset, Hardware(1, 1), speed, fewest=6)
         assert none.arguments["samples"] == 1
         assert some.arguments["samples"] >= 6
         assert some.shares.search > none.shares.search

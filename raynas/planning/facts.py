@@ -13,15 +13,11 @@ class Dataset:
     Attributes:
         train: images of the training part.
         validation: likewise.
-        test: likewise.
-        classes: number of classes.
         input_shape: channels, height and width of an image.
     """
 
     train: int
     validation: int
-    test: int
-    classes: int
     input_shape: tuple[int, int, int]
 
 
@@ -32,12 +28,10 @@ class Hardware:
     Attributes:
         slots: trials at the same time.
         cpus: CPU cores of the largest node.
-        gpu: whether a trial has a GPU.
     """
 
     slots: int
     cpus: int
-    gpu: bool
 
 
 @dataclass(frozen=True)

@@ -56,14 +56,11 @@ def in_time(plan: Plan, said: Mapping[str, Any]) -> tuple[Plan, Planned | None]:
     if plan.evaluator.epoch_length is not None:  # planned before, as in a run.yaml
         unsaid -= {"constraint"}
     parts = plan.data
-    dataset = Dataset(
-        len(parts.train), len(parts.validation), len(parts.test), parts.num_classes,
-        parts.input_shape,
-    )  # fmt: skip
+    dataset = Dataset(len(parts.train), len(parts.validation), parts.input_shape)
     share = resources(
         plan.config.cpus_per_trial, plan.config.gpus_per_trial, plan.config.max_concurrent
     )
-    hardware = Hardware(share.concurrent, largest_node(share.gpus), share.gpus > 0)
+    hardware = Hardware(share.concurrent, largest_node(share.gpus))
     made = _outline(plan, unsaid, seconds, dataset, hardware, share)
     if plan.evaluator.epoch_length is None:
         unsaid.add("evaluate")
