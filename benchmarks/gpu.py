@@ -7,8 +7,8 @@ Every measure compares two things in one run:
 - `precision`: training in mixed precision against float32 (images/s);
 - `naswot`: cells of NAS-Bench-201 scored on the GPU against one CPU thread (cells/s);
 - `children`: 64 children of a supernet at once against one by one (children/s);
-- `sharing`: eight trials of a small network, four on the GPU at the same time, against one after
-  another (trials/s, Ray's start not counted);
+- `sharing`: 16 trials of a small network, four on the GPU at the same time, against one after
+  another (trials/s; the start of their actors is counted, Ray's is not);
 - `memory`: bytes that a trial holds, and what of them is left when it has ended;
 - `milenas`, `gdas`, ...: steps of differentiable searches, as `benchmarks.differentiable cost`.
 
@@ -40,7 +40,7 @@ import search_spaces
 from benchmarks import data as images
 from benchmarks import differentiable, supernet
 from raynas.cluster import connected
-from raynas.record.events import Finished
+from raynas.record.events import Finished, Suggested
 from raynas.record.journal import read_events
 from trials import Train
 from trials.data import Data, load
@@ -150,7 +150,7 @@ def children(device: torch.device) -> dict[str, Row]:
 def sharing(device: torch.device) -> dict[str, Row]:
     """Measure four trials on the device at the same time against one after another."""
     share = 0.25 if _full(device) else 0.0
-    count = 8 if _full(device) else 2
+    count = 16 if _full(device) else 2
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (8_000 if _full(device) else 400, 32, 32, 3), dtype=np.uint8)
     source = (pixels, np.arange(len(pixels)) % 10)
@@ -162,8 +162,9 @@ def sharing(device: torch.device) -> dict[str, Row]:
                 scheduler="fifo", samples=count, epochs=3, retrain_epochs=1, storage_path=folder,
                 gpus_per_trial=share, max_concurrent=concurrent,
             )  # fmt: skip
-            times = [e.time for e in read_events(result.path) if isinstance(e, Finished)]
-        return (len(times) - 1) / (max(times) - min(times)) if len(times) > 1 else 0.0
+            events = read_events(result.path)
+        start = min(e.time for e in events if isinstance(e, Suggested))
+        return count / (max(e.time for e in events if isinstance(e, Finished)) - start)
 
     with connected():
         return {"sharing": Row(rate(4 if _full(device) else 2), rate(1), "trials/s")}
