@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test slow science lint types layers check benchmarks clean
+.PHONY: demo test slow science gpu lint types layers check benchmarks clean
 
 $(BIN)/raynas: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -69,6 +69,9 @@ science: $(BIN)/raynas       ## the tables of the docs, measured again; hours
 	$(BIN)/python -m benchmarks.ensemble digits $(RESULTS)/ensembles --samples 24 --epochs 12 --seeds 5
 	$(BIN)/python -m benchmarks.weight_sharing micro64 --images $(IMAGES),size=16,fraction=0.08,validation_fraction=0.02 --results $(RESULTS)/micro64.parquet
 	$(BIN)/python -m benchmarks.weight_sharing nasbench201 --images $(IMAGES),size=16,fraction=0.378 $(NB201)
+
+gpu: $(BIN)/raynas          ## what only a GPU can show; at most nine minutes on one
+	$(BIN)/python -m benchmarks.gpu --to docs/gpu.md --minutes 7
 
 lint: $(BIN)/raynas
 	$(BIN)/ruff check .

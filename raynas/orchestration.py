@@ -32,11 +32,13 @@ from raynas.record.results import Result, load
 from raynas.reports.monitor import Monitor
 from raynas.reports.table import TrialsTable
 from raynas.reports.tensorboard import TensorBoard
+from raynas.reports.tracking import Tracking
 from raynas.schedulers import Scheduler
 from raynas.search.admission import Admission
 from raynas.search.search import Search
 from raynas.searchers import Constraint, Searcher
 from raynas.stages import STAGES
+from raynas.trackers import TrackedRun, Tracker
 from search_spaces import SearchSpace
 from search_spaces.naming import lookup
 from trials.trial import AnyEvaluator
@@ -62,6 +64,7 @@ def run(
     ensemble: str | SAEP | None = None,
     understand: bool = False,
     max_concurrent: int | None = None,
+    tracker: str | Tracker | None = None,
     storage_path: str | Path = "runs",
     name: str | None = None,
     resume: Literal["auto", "must", "never"] = "auto",
@@ -116,6 +119,8 @@ def run(
             `understanding/` and the report: scores by proxies, against the final accuracies, and
             loss surfaces; also of a run that is finished.
         max_concurrent: trials at the same time; None: as many as the cluster holds.
+        tracker: `mlflow:experiment=NAME` or `wandb:project=NAME`, where the run is shown too while
+            it is on, or a `Tracker`.
         storage_path: where run folders lie; all nodes must see it.
         name: of the run folder; None: made from the other arguments, the same for the same ones.
         resume: `auto` continues the run folder if there is one, `must` wants one, `never` none.
@@ -219,6 +224,9 @@ def _watched(session: Session) -> Iterator[None]:
     with Monitor(search) as monitor:
         journal.listeners += [tensorboard, monitor, table]
         session.say = monitor.say
+        if session.plan.tracker is not None:
+            shown = TrackedRun(session.folder, session.plan.config.model_dump(), session.history)
+            journal.listeners.append(Tracking(session.plan.tracker, shown, monitor.say))
         if journal.notice:
             monitor.say(journal.notice)
         for note in session.plan.data.notes:

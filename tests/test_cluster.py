@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
+from conftest import SMALL
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from raynas.cluster import connected, slots
+from raynas.cluster import ENVIRONMENT, connected, slots
 from raynas.errors import RaynasError
 
 ROOT = Path(__file__).parents[1]
@@ -124,7 +126,65 @@ def test_cluster_yaml_passes_rays_own_check():
 def test_cluster_yaml_names_what_the_checkout_has():
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     assert set(config["file_mounts"].values()) == {"."}
-    assert any("pip install" in command for command in config["setup_commands"])
+    extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    (install,) = [c for c in config["setup_commands"] if "pip install" in c]
+    (wanted,) = re.findall(r"'\.\[(.*?)\]'", install)
+    assert set(wanted.split(",")) <= set(extras)
+
+
+def test_cluster_yaml_has_a_head_without_trials_and_workers_that_come_and_go():
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    head, worker = (config["available_node_types"][name] for name in ("head", "worker"))
+    assert head["resources"] == {"CPU": 0, "GPU": 0}
+    assert 1 <= worker["min_workers"] < worker["max_workers"] <= config["max_workers"]
+
+
+def test_rayjob_has_what_cluster_yaml_has():
+    job = yaml.safe_load((ROOT / "docs/cluster/kuberay.yaml").read_text())
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    (group,) = cluster["workerGroupSpecs"]
+    assert group["minReplicas"] >= 1
+    for template in (cluster["headGroupSpec"], group):
+        (container,) = template["template"]["spec"]["containers"]
+        names = {variable["name"] for variable in container["env"]}
+        assert names <= set(ENVIRONMENT)
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """The commands of SLURM that the batch script calls, on an allocation of two nodes."""
+    tools = {
+        "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+        "scontrol": f'[ "$1" = show ] && echo one && echo two || echo "$@" >> {tmp_path}/queued',
+        "hostname": "echo 127.0.0.1",
+    }
+    for name, script in tools.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    return {
+        **{k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")},
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "RAYNAS": str(Path(sys.executable).parent),
+        "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "one,two",
+        "SLURM_CPUS_PER_TASK": "1", "SLURM_SUBMIT_DIR": str(ROOT), "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT), "RAY_TMPDIR": tempfile.mkdtemp(dir="/tmp"),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_slurm_script_runs_a_search_on_all_nodes_of_the_allocation(slurm, tmp_path):
+    command = ["bash", str(ROOT / "docs/cluster/slurm.sbatch"), "run"]
+    for key, value in {**SMALL, "epochs": 1, "samples": 3, "storage_path": tmp_path}.items():
+        command += [f"--{key.replace('_', '-')}", str(value)]
+    done = subprocess.run(
+        [*command, "--name", "run"], env=slurm, cwd=tmp_path, capture_output=True, text=True,
+        timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (tmp_path / "run/journal/events.jsonl").read_text().splitlines()
+    assert len(json.loads(lines[0])["nodes"]) == 2
+    assert json.loads(lines[-1])["event"] == "complete"
+    assert not (tmp_path / "queued").exists()
 
 
 def test_ray_that_takes_too_long_to_start_is_started_again(monkeypatch):

@@ -20,6 +20,7 @@ from raynas.ensemble import ENSEMBLES
 from raynas.errors import InvalidArgument
 from raynas.schedulers import SCHEDULERS
 from raynas.searchers import CONSTRAINTS, SEARCHERS
+from raynas.trackers import TRACKERS
 from search_spaces import SPACES
 from search_spaces.naming import lookup, parse, suggestion
 from trials import EVALUATORS
@@ -27,7 +28,7 @@ from trials import EVALUATORS
 #: what may differ when a run is continued
 CHANGEABLE = (
     "samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "storage_path", "name",
-    "resume", "ensemble", "snapshots", "select", "understand",
+    "resume", "ensemble", "snapshots", "select", "understand", "tracker",
 )  # fmt: skip
 
 #: what follows from data, hardware and time, in a run with a time budget
@@ -52,6 +53,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "scheduler": SCHEDULERS,
     "constraint": CONSTRAINTS,
     "ensemble": ENSEMBLES,
+    "tracker": TRACKERS,
 }
 
 
@@ -143,6 +145,9 @@ class Config(BaseModel):
     )
     max_concurrent: Annotated[int, Field(ge=1)] | None = Field(
         None, description="trials at the same time; default: as many as the cluster holds"
+    )
+    tracker: str | None = Field(
+        None, description="show the run elsewhere too: mlflow:experiment=NAME, wandb:project=NAME"
     )
     storage_path: str = Field("runs", description="folder of run folders, shared by all nodes")
     name: str | None = Field(None, description="name of the run folder; default: from the rest")

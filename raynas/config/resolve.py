@@ -35,6 +35,7 @@ from raynas.errors import InvalidArgument
 from raynas.record.folder import RunFolder
 from raynas.schedulers import SCHEDULERS, Scheduler
 from raynas.searchers import CONSTRAINTS, SEARCHERS, Constraint, Listed, Searcher
+from raynas.trackers import TRACKERS, Tracker
 from search_spaces import SearchSpace
 from search_spaces.naming import construct, converted, parse, spell
 from trials import EVALUATORS
@@ -60,6 +61,7 @@ class Plan:
     scheduler: Scheduler
     ensemble: SAEP | None
     constraint: Constraint | None
+    tracker: Tracker | None = None
 
     @property
     def folder(self) -> RunFolder:
@@ -150,6 +152,10 @@ def _resolved(arguments: Mapping[str, Any], loaded: Data | None) -> Plan:
     constraint = None
     if values["constraint"] is not None:
         constraint = _object("constraint", values, Constraint, CONSTRAINTS)
+    tracker = None
+    if values["tracker"] is not None:
+        tracker = _object("tracker", values, Tracker, TRACKERS)
+        tracker.check()
     source = values["data"]
     texts = {
         "space": described(space, search_spaces.SPACES),
@@ -158,6 +164,7 @@ def _resolved(arguments: Mapping[str, Any], loaded: Data | None) -> Plan:
         "scheduler": described(scheduler, SCHEDULERS),
         "constraint": None if constraint is None else described(constraint, CONSTRAINTS),
         "ensemble": values["ensemble"] if ensemble is None else described(ensemble, ENSEMBLES),
+        "tracker": None if tracker is None else described(tracker, TRACKERS),
         "data": trial_data.absolute(source) if isinstance(source, str) else kind_of(source),
     }
     config = validated({**values, **texts})
@@ -180,7 +187,7 @@ def _resolved(arguments: Mapping[str, Any], loaded: Data | None) -> Plan:
     if constraint is not None:
         constraint.measured(space, data.input_shape, data.num_classes)  # or says why it cannot
     config, ensemble = _as_recorded(config, ensemble)
-    return Plan(config, space, data, searcher, evaluator, scheduler, ensemble, constraint)
+    return Plan(config, space, data, searcher, evaluator, scheduler, ensemble, constraint, tracker)
 
 
 def _searcher(values: dict[str, Any]) -> Searcher:
