@@ -80,7 +80,7 @@ def test_damage_before_the_last_line_is_an_error_that_names_it(tmp_path):
         ({"event": "suggested", "evaluation": 3}, "'suggested' of the journal is damaged"),
         ({"event": "finished", "evaluation": 0, "status": "tired"}, "is damaged: 'tired'"),
         ({"event": "reported", "evaluation": 7, "metrics": {}}, "'reported' does not go with"),
-        ({"event": "finished", "evaluation": "0", "status": "failed"}, "'finished' does not go"),
+        ({"event": "finished", "evaluation": "0", "status": "failed"}, "evaluation='0' is a str"),
     ],
 )
 def test_events_that_cannot_be_understood_are_refused(tmp_path, line, message):

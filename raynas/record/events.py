@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, get_origin, get_type_hints
 
 from raynas.errors import JournalError
 
@@ -350,6 +350,18 @@ KINDS: dict[str, type[Event]] = {
 }  # fmt: skip
 _FIELDS = {kind: {f.name for f in dataclasses.fields(kind)} for kind in KINDS.values()}
 _STATUSES = {kind for kind in KINDS.values() if get_type_hints(kind).get("status") is Status}
+_PLAIN: dict[Any, tuple[type, ...]] = {
+    int: (int,), str: (str,), float: (int, float), Mapping: (dict,), Sequence: (list,)
+}  # fmt: skip
+#: {kind: {field: what JSON has there}}
+_TYPES = {
+    kind: {
+        name: _PLAIN[get_origin(hint) or hint]
+        for name, hint in get_type_hints(kind).items()
+        if (get_origin(hint) or hint) in _PLAIN
+    }
+    for kind in KINDS.values()
+}
 
 
 def from_json(record: Mapping[str, Any]) -> Event:
@@ -366,6 +378,9 @@ def from_json(record: Mapping[str, Any]) -> Event:
         )
     values = {key: value for key, value in record.items() if key in _FIELDS[kind]}
     try:
+        for key, types in _TYPES[kind].items():
+            if key in values and not isinstance(values[key], types):
+                raise TypeError(f"{key}={values[key]!r} is a {type(values[key]).__name__}")
         if kind in _STATUSES:
             values["status"] = Status(values["status"])
         return kind(**values)
