@@ -27,7 +27,8 @@ from raynas.ensemble.saep import SAEP
 from raynas.planning.allotment import allot_search, search_is_over
 from raynas.planning.planning import in_time
 from raynas.record import events
-from raynas.record.journal import Journal
+from raynas.record.folder import RunFolder
+from raynas.record.journal import Journal, Listener
 from raynas.record.results import Result, load
 from raynas.reports.monitor import Monitor
 from raynas.reports.table import TrialsTable
@@ -54,6 +55,7 @@ def run(
     epochs: int | None = None,
     retrain_epochs: int | None = None,
     snapshots: Sequence[int] = (),
+    keep_checkpoints: int | str | None = None,
     select: int | None = None,
     constraint: str | Constraint | None = None,
     seed: int = 0,
@@ -99,6 +101,9 @@ def run(
         snapshots: epochs after which the weights of every evaluation are kept too, beside those of
             its last epoch; see `Result.snapshot`. What has been trained before is not trained
             again for them.
+        keep_checkpoints: of how many of the best evaluations the weights are kept, for ensembles
+            and `understand`, beside those that the search still needs; `all` keeps those of all.
+            None: as the run folder has it; 50 in a new one.
         select: how many of the best are trained alone for `retrain_epochs`, on the training part,
             before the best of them on the validation part is retrained; also of a run that is
             finished. 1: the best of the search is.
@@ -149,7 +154,7 @@ def resume(path: str | Path, **changes: Any) -> Result:
     Args:
         path: the run folder.
         changes: arguments that may differ from before: `samples`, `select`, `ensemble`,
-            `understand`, `snapshots`, resources, `max_concurrent`.
+            `understand`, `snapshots`, `keep_checkpoints`, resources, `max_concurrent`.
 
     Raises:
         InvalidArgument: when the run was started with an object that has no name, such as a
@@ -190,6 +195,7 @@ def _session(plan: Plan, planned: events.Planned | None, started: float) -> Iter
             journal, plan.evaluator.metric_name,
             held_out=ValidationLogits(plan.folder, plan.space, plan.data),
             admission=_admission(plan), select=config.select,
+            keep=config.kept if plan.evaluator.trains else None,
         )  # fmt: skip
         session = Session(plan, journal, search, share, _recorded(), started=started)
         search.expired = functools.partial(search_is_over, session)
@@ -217,7 +223,8 @@ def _watched(session: Session) -> Iterator[None]:
         tensorboard(event)
     table = TrialsTable(search, folder.trials)
     with Monitor(search) as monitor:
-        journal.listeners += [tensorboard, monitor, table]
+        folder.discard(session.history.discarded)  # what a kill has left
+        journal.listeners += [_remover(folder), tensorboard, monitor, table]
         session.say = monitor.say
         if journal.notice:
             monitor.say(journal.notice)
@@ -232,6 +239,16 @@ def _watched(session: Session) -> Iterator[None]:
             yield
         finally:
             table.write()
+
+
+def _remover(folder: RunFolder) -> Listener:
+    """Return what removes the checkpoints that are needed no more, once that is recorded."""
+
+    def remove(event: events.Event) -> None:
+        if isinstance(event, events.Discarded):
+            folder.discard(event.evaluations)
+
+    return remove
 
 
 def _recorded() -> dict[str, Any]:

@@ -98,7 +98,7 @@ def landscapes(session: Session, path: Path) -> pd.DataFrame:
 def networks(session: Session) -> Iterator[Network]:
     """Yield the networks whose surfaces are worth a look, as far as their weights are there.
 
-    Those are the winner as it was retrained and, of what was trained to the end, the architecture
+    Those are the winner as it was retrained and, of what was trained to the end and kept, the one
     with the widest and the one with the narrowest normal cell, after their last epoch and after
     those whose weights were kept (`snapshots`).
     """
@@ -120,7 +120,10 @@ def _extremes(session: Session) -> dict[str, int]:
     if not session.plan.evaluator.trains:
         return {}
     widths: dict[int, float] = {}
+    gone = session.history.discarded
     for evaluation in search.evaluations:
+        if evaluation.index in gone:
+            continue
         arch = search.architectures[evaluation.index]
         if evaluation.status is Status.COMPLETED and "normal" in space.cell_graphs(arch):
             widths[evaluation.index] = space.width(arch)

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,14 @@ class RunFolder:
     def weights(self, group: int) -> Path:
         """Return where the shared weights of a group are kept."""
         return self.supernet / f"{group:03d}.pt"
+
+    def discard(self, evaluations: Collection[int]) -> None:
+        """Remove the states of evaluations, if they are there; what cannot be removed stays."""
+        with suppress(OSError):
+            names = {self.checkpoint(evaluation).name for evaluation in evaluations}
+            for path in self.checkpoints.iterdir():
+                if path.name in names:
+                    path.unlink(missing_ok=True)
 
     @property
     def holds_run(self) -> bool:

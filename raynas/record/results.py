@@ -21,6 +21,11 @@ if TYPE_CHECKING:  # it takes long to import, and only a model needs it
     from search_spaces import SearchSpace
 
 
+_DISCARDED = (
+    " Those of its last epoch were removed, as it was not among the best: see keep_checkpoints."
+)
+
+
 @dataclass(frozen=True)
 class Best:
     """The best architecture of a run.
@@ -207,7 +212,7 @@ class Result:
         """Return weights and metrics of an evaluation after an epoch.
 
         Kept are those of the epochs that the argument `snapshots` of the run names, and those of
-        the last epoch that the evaluation was trained for.
+        the last epoch that the evaluation was trained for, unless `keep_checkpoints` says not to.
 
         Raises:
             StorageError: when they are not there, saying which are, or cannot be read.
@@ -231,11 +236,12 @@ class Result:
                 f"The weights of evaluation {evaluation} in {folder.checkpoints} cannot be read:"
                 f" {error!r}."
             ) from error
+        gone = _DISCARDED if evaluation in self.history.discarded else ""
         there = f"only after {', '.join(map(str, sorted(kept)))}" if kept else "after none"
         raise StorageError(
             f"{self.path} holds no weights of evaluation {evaluation} after epoch {epoch},"
-            f" {there}. A run with snapshots=[{epoch}] keeps them while it trains; what is trained"
-            " already is not trained again, so start one under another name."
+            f" {there}.{gone} A run with snapshots=[{epoch}] keeps them while it trains; what is"
+            " trained already is not trained again, so start one under another name."
         )
 
     @property

@@ -110,7 +110,8 @@ def _request(session: Session) -> Request | None:
     if plan.ensemble is None:
         return None
     trained = [Status.COMPLETED, Status.STOPPED] if saep.stopped else [Status.COMPLETED]
-    members = [e for e in search.evaluations if e.status in trained]
+    gone = session.history.discarded
+    members = [e for e in search.evaluations if e.status in trained and e.index not in gone]
     return Request(saep, True, members, {}, text)
 
 
