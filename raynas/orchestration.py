@@ -22,6 +22,7 @@ from raynas.config.continuation import check_folder, check_named
 from raynas.config.resolve import Plan, resolve
 from raynas.drivers import DRIVERS
 from raynas.drivers.session import Session
+from raynas.drivers.visibility import check_visible
 from raynas.ensemble.members import ValidationLogits
 from raynas.ensemble.saep import SAEP
 from raynas.planning.allotment import allot_search, search_is_over
@@ -30,6 +31,7 @@ from raynas.record import events
 from raynas.record.folder import RunFolder
 from raynas.record.journal import Journal, Listener
 from raynas.record.results import Result, load
+from raynas.reports.mirror import Mirror
 from raynas.reports.monitor import Monitor
 from raynas.reports.table import TrialsTable
 from raynas.reports.tensorboard import TensorBoard
@@ -40,6 +42,7 @@ from raynas.searchers import Constraint, Searcher
 from raynas.stages import STAGES
 from search_spaces import SearchSpace
 from search_spaces.naming import lookup
+from trials.places import make_folder
 from trials.trial import AnyEvaluator
 
 
@@ -121,7 +124,8 @@ def run(
             `understanding/` and the report: scores by proxies, against the final accuracies, and
             loss surfaces; also of a run that is finished.
         max_concurrent: trials at the same time; None: as many as the cluster holds.
-        storage_path: where run folders lie; all nodes must see it.
+        storage_path: where run folders lie; all nodes must see it. A folder, or in an object store
+            `s3://bucket/runs`, `gs://bucket/runs` (`pip install 'raynas[s3]'`, `'raynas[gs]'`).
         name: of the run folder; None: made from the other arguments, the same for the same ones.
         resume: `auto` continues the run folder if there is one, `must` wants one, `never` none.
 
@@ -189,7 +193,7 @@ def _session(plan: Plan, planned: events.Planned | None, started: float) -> Iter
     config = plan.config
     share = resources(config.cpus_per_trial, config.gpus_per_trial, config.max_concurrent)
     lookup("evaluate: driver", plan.driver, DRIVERS)().check(plan, share)
-    with Journal(plan.folder.path) as journal:
+    with Journal(plan.folder.path, prompt=plan.evaluator.trains) as journal:
         search = Search(
             plan.space, plan.searcher, plan.scheduler, config.samples, plan.epochs, config.seed,
             journal, plan.evaluator.metric_name,
@@ -217,14 +221,16 @@ def _admission(plan: Plan) -> Admission:
 def _watched(session: Session) -> Iterator[None]:
     """Let monitor, TensorBoard and table listen while the stages are at work."""
     folder, journal, search = session.folder, session.journal, session.search
-    folder.checkpoints.mkdir(exist_ok=True)
-    tensorboard = TensorBoard(folder.tensorboard, session.plan.space, session.plan.data)
+    make_folder(folder.checkpoints)
+    check_visible(folder)
+    mirror = Mirror(folder.tensorboard)
+    tensorboard = TensorBoard(mirror.here, session.plan.space, session.plan.data)
     for event in journal.events:
         tensorboard(event)
     table = TrialsTable(search, folder.trials)
     with Monitor(search) as monitor:
         folder.discard(session.history.discarded)  # what a kill has left
-        journal.listeners += [_remover(folder), tensorboard, monitor, table]
+        journal.listeners += [_remover(folder), tensorboard, mirror, monitor, table]
         session.say = monitor.say
         if journal.notice:
             monitor.say(journal.notice)
@@ -239,6 +245,7 @@ def _watched(session: Session) -> Iterator[None]:
             yield
         finally:
             table.write()
+            mirror.close()
 
 
 def _remover(folder: RunFolder) -> Listener:

@@ -129,15 +129,19 @@ def test_a_scheduler_that_does_not_say_what_it_needs_keeps_all_it_has_stopped(tm
 class Weightless(raynas.Trial):
     """Learns nothing, and has weights that belong to its seed."""
 
-    def __init__(self, network, epochs, seed):
+    def __init__(self, network, images, epochs, seed):
         self.network, self.epochs, self.seed = network, epochs, seed
+        self.logits = torch.randn(images, 10)  # a member that predicts one class is none
 
     def step(self):
         self.epoch += 1
         return {"val_accuracy": self.seed % 1009 / 1009}
 
     def state_dict(self):
-        return {"network": self.network.state_dict(), "epoch": self.epoch}
+        return {
+            "network": self.network.state_dict(), "validation_logits": self.logits,
+            "epoch": self.epoch,
+        }  # fmt: skip
 
     def load_state_dict(self, state):
         self.epoch = state["epoch"]
@@ -146,7 +150,8 @@ class Weightless(raynas.Trial):
 class WeightlessEvaluator(raynas.Evaluator):
     def trial(self, space, arch, data, epochs, seed, device):
         torch.manual_seed(seed)
-        return Weightless(space.build(arch, data.input_shape, data.num_classes), epochs, seed)
+        network = space.build(arch, data.input_shape, data.num_classes)
+        return Weightless(network, len(data.validation), epochs, seed)
 
     def retraining(self, space, arch, data, epochs, seed, device):
         return None

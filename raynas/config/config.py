@@ -165,7 +165,9 @@ class Config(BaseModel):
     max_concurrent: Annotated[int, Field(ge=1)] | None = Field(
         None, description="trials at the same time; default: as many as the cluster holds"
     )
-    storage_path: str = Field("runs", description="folder of run folders, shared by all nodes")
+    storage_path: str = Field(
+        "runs", description="folder of run folders, seen by all nodes; or s3://, gs://"
+    )
     name: str | None = Field(None, description="name of the run folder; default: from the rest")
     resume: Literal["auto", "must", "never"] = Field(
         "auto", description="continue the run of that name: if there is one, or it must, or never"

@@ -43,6 +43,7 @@ from search_spaces.naming import construct, converted, parse, spell
 from trials import EVALUATORS
 from trials import data as trial_data
 from trials.data import Data
+from trials.places import place
 from trials.trial import AnyEvaluator
 
 T = TypeVar("T")
@@ -243,13 +244,12 @@ def run_folder(config: Config) -> RunFolder:
             f"name={name!r}: use at most 200 letters, digits, '.', '_' and '-', a letter or digit"
             " first."
         )
-    path = config.storage_path.removeprefix("file://")
-    if "://" in path or "\0" in path:
-        raise InvalidArgument(
-            f"storage_path={config.storage_path!r}: give a folder that all nodes see under the same"
-            " path (local, NFS, a mounted bucket)."
-        )
-    return RunFolder(Path(path).expanduser().absolute() / name)
+    if "\0" in config.storage_path:
+        raise InvalidArgument(f"storage_path={config.storage_path!r} is no path.")
+    try:
+        return RunFolder(place(config.storage_path) / name)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"storage_path={config.storage_path!r}: {error}") from None
 
 
 def _object(

@@ -17,6 +17,7 @@ from raynas.record.checkpoints import Checkpoint
 from raynas.record.events import Status
 from raynas.record.folder import write
 from raynas.record.results import Result
+from raynas.record.table import read_parquet
 from trials.trial import derived_seed
 
 #: the columns of the table beside those of `surface`
@@ -72,7 +73,7 @@ def landscapes(session: Session, path: Path) -> pd.DataFrame:
     Raises:
         StorageError: when nothing has left any.
     """
-    known = pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=list(KEYS))
+    known = read_parquet(path) if path.exists() else pd.DataFrame(columns=list(KEYS))
     done = set(known[list(KEYS)].itertuples(index=False, name=None))
     wanted = list(networks(session))
     tables = [
