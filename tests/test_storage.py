@@ -9,9 +9,13 @@ import sys
 import time
 import uuid
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from object_store import s3_server
+from PIL import Image
 
 import raynas
 from raynas import InvalidArgument, JournalError, StorageError
@@ -20,6 +24,7 @@ from raynas.record import object_log
 from raynas.record.events import Finished, Reported, Status, Suggested
 from raynas.record.folder import RunFolder, read_json, write, write_json
 from raynas.record.journal import Journal, is_locked, read_events
+from trials import data as trial_data
 from trials import places
 from trials.places import is_local, key_of, place, store_of
 
@@ -325,12 +330,13 @@ RUN = [
     sys.executable, "-m", "raynas", "run", "--space", "nasbench201:channels=2,cells=1",
     "--data", "digits:fraction=0.3", "--search", "random", "--scheduler", "fifo",
     "--samples", "3", "--epochs", "2", "--max-concurrent", "1", "--name", "run",
+    "--ensemble", "saep", "--understand",
 ]  # fmt: skip
 
 
 @pytest.mark.slow  # a run in another process, twice
 @pytest.mark.timeout(900)
-def test_a_run_in_s3_from_a_kill_to_its_model(s3_folder, tmp_path, local_ray):
+def test_a_run_in_s3_from_a_kill_to_its_model(s3_folder, tmp_path):
     command = [*RUN, "--storage-path", str(s3_folder.parent)]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
@@ -349,7 +355,8 @@ def test_a_run_in_s3_from_a_kill_to_its_model(s3_folder, tmp_path, local_ray):
     assert list(result.trials["status"]) == ["completed"] * 3
     model = result.best.model()
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-    for name in ("report.html", "trials.parquet", "best/model.pt2", "tensorboard/search"):
+    for name in ("report.html", "trials.parquet", "best/model.pt2", "tensorboard/search",
+                 "understanding/landscapes.parquet"):  # fmt: skip
         assert (s3_folder / name).exists()
     exported = subprocess.run(
         [sys.executable, "-m", "raynas", "export", str(s3_folder), "--to", tmp_path],
@@ -362,10 +369,10 @@ def test_a_run_in_s3_from_a_kill_to_its_model(s3_folder, tmp_path, local_ray):
         capture_output=True, text=True,
     )  # fmt: skip
     assert json.loads(status.stdout)["state"] == "finished"
-    more = raynas.resume(str(s3_folder), samples=4, ensemble="saep", understand=True)
-    assert len(more.trials) == 4
-    assert more.ensemble.model()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-    assert len(more.ensemble.members)
+    assert result.ensemble.model()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert len(result.ensemble.members)
+    assert raynas.convergence(result) is not None
+    assert not raynas.load(str(s3_folder)).history.understood.problems
 
 
 def events_of(folder):
@@ -373,3 +380,49 @@ def events_of(folder):
         return read_events(folder)
     except StorageError:
         return []
+
+
+@pytest.fixture(scope="module")
+def images(s3, tmp_path_factory):
+    """The same images as class folders and as a Parquet file, here and in S3: (here, there)."""
+    here, there = tmp_path_factory.mktemp("data"), place(f"{s3}/data-{uuid.uuid4().hex}")
+    rng, rows = np.random.default_rng(0), []
+    for label, level in (("dark", 40), ("light", 200)):
+        (here / "photos" / label).mkdir(parents=True)
+        for i in range(12):
+            pixels = np.clip(rng.normal(level, 30, (8, 8, 3)), 0, 255).astype(np.uint8)
+            file = here / "photos" / label / f"{i:03d}.png"
+            Image.fromarray(pixels).save(file)
+            rows.append({"image": file.read_bytes(), "label": int(label == "light")})
+    pq.write_table(pa.Table.from_pylist(rows), here / "photos.parquet")
+    for file in here.rglob("*.p*"):
+        (there / file.relative_to(here).as_posix()).write_bytes(file.read_bytes())
+    return here, there
+
+
+@pytest.mark.parametrize(
+    "source", ["{}/photos", "folder:{}/photos", "{}/photos.parquet", "parquet:{}/photos.parquet"]
+)
+def test_data_in_a_store_are_those_of_this_machine(images, source):
+    here, there = (trial_data.load(source.format(place)) for place in images)
+    assert there.name == here.name == "photos"
+    assert there.fingerprint == here.fingerprint
+    text = trial_data.absolute(source.format(images[1]))
+    assert text == source.format(images[1])
+    assert trial_data.load(text).fingerprint == here.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{}/nothing", "there is no such folder or file"),
+        ("{}/nothing.parquet", "cannot be read as Parquet"),
+        ("folder:{}/photos/dark", "{}/photos/dark has no class folders"),
+        ("folder:{}/photos,limit_bytes=4000", "take 4,608 bytes, and limit_bytes=4,000"),
+        ("s3://there-is-no-such-bucket/x", "there is no such folder or file"),
+        ("https://example.org/photos", "https:// is no store that is known"),
+    ],
+)
+def test_data_that_cannot_be_read_are_refused(images, source, said):
+    with pytest.raises(InvalidArgument, match=re.escape(said.format(images[1]))):
+        trial_data.load(source.format(images[1]))

@@ -23,7 +23,9 @@ _PART = re.compile(r"[^\x00-\x1f\x7f?#*\[\]\\]+")
 def is_url(text: str | PathLike[str]) -> bool:
     """Return whether a text is a URL, other than of a local file, rather than a path."""
     match = _URL.fullmatch(str(text))
-    return match is not None and match[1] != "file"
+    if match is None or match[1].lower() == "file":
+        return False
+    return match[1].lower() in STORES or "://" in str(text)
 
 
 def place(text: str | PathLike[str]) -> Path:

@@ -437,6 +437,8 @@ class Search:
 
     def _discard(self) -> None:
         """Record whose checkpoints are needed no more; whoever listens removes them."""
+        if self._retention.most is None:
+            return
         over = self.exhausted and not self._running
         unneeded = self._retention.unneeded(self.history, self.scheduler, self.samples, over)
         if unneeded:
