@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -215,6 +216,37 @@ def test_a_damaged_segment_is_an_error(folder):
 def test_two_writers_are_refused(folder):
     with Journal(folder), pytest.raises(StorageError, match=f"process {os.getpid()} on"):
         Journal(folder)
+    Journal(folder).close()
+
+
+def test_of_drivers_that_start_at_the_same_moment_at_most_one_writes(s3_folder):
+    store_of(s3_folder).exists("raynas")  # connected before, so that they do start together
+    with ThreadPoolExecutor(4) as threads:
+        opened = list(threads.map(lambda _: opened_or_not(s3_folder), range(4)))
+    journals = [one for one in opened if isinstance(one, Journal)]
+    assert len(journals) <= 1
+    assert all("in use by another process" in str(one) for one in opened if one not in journals)
+    for journal in journals:
+        journal.append(Suggested(0, "a"))
+        journal.close()
+    with Journal(s3_folder) as journal:
+        assert len(journal.events) == len(journals)
+
+
+def opened_or_not(folder):
+    try:
+        return Journal(folder)
+    except StorageError as error:
+        return error
+
+
+def test_a_store_that_overwrites_is_refused(folder, monkeypatch):
+    store = store_of(folder)
+    pipe = store.pipe_file
+    monkeypatch.setattr(store, "pipe_file", lambda path, value, mode="": pipe(path, value))
+    with pytest.raises(StorageError, match="conditional writes"):
+        Journal(folder)
+    monkeypatch.undo()
     Journal(folder).close()
 
 

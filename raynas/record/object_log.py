@@ -141,11 +141,23 @@ class ObjectLog:
         self._put_together()
 
     def _claim(self) -> None:
-        """Take the next number with an empty segment, so that nobody else can go on from here."""
+        """Take the next number with an empty segment, so that nobody else can go on from here.
+
+        Raises:
+            StorageError: when another process has, or the store would let it.
+        """
+        path = self._segment(self._next, self._next)
         try:
-            _create(self._segment(self._next, self._next), b"")
+            _create(path, b"")
         except FileExistsError:
             raise in_use(self._run) from None
+        with suppress(FileExistsError):
+            _create(path, b"")
+            raise StorageError(
+                f"The store of {self._run} overwrites what it is told to create (If-None-Match), so"
+                " two drivers could spoil each other's journal. Use one that knows conditional"
+                " writes, as S3 and MinIO do by now, or a network folder."
+            )
         self._put_here[0].append((self._next, self._next, b""))
         self._next += 1
 
@@ -322,9 +334,10 @@ class Lease:
     def is_held(self) -> bool:
         """Return whether a process holds it and renews it."""
         found = self._read()
-        if not found or _is_dead(found):
+        moment = found.get("time")
+        if not isinstance(moment, int | float) or _is_dead(found):
             return False
-        return abs(time.time() - float(found.get("time", 0))) < LEASE_SECONDS
+        return abs(time.time() - moment) < LEASE_SECONDS
 
     def _read(self) -> dict[str, Any]:
         try:
