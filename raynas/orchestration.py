@@ -22,13 +22,16 @@ from raynas.config.continuation import check_folder, check_named
 from raynas.config.resolve import Plan, resolve
 from raynas.drivers import DRIVERS
 from raynas.drivers.session import Session
+from raynas.drivers.visibility import check_visible
 from raynas.ensemble.members import ValidationLogits
 from raynas.ensemble.saep import SAEP
 from raynas.planning.allotment import allot_search, search_is_over
 from raynas.planning.planning import in_time
 from raynas.record import events
-from raynas.record.journal import Journal
+from raynas.record.folder import RunFolder
+from raynas.record.journal import Journal, Listener
 from raynas.record.results import Result, load
+from raynas.reports.mirror import Mirror
 from raynas.reports.monitor import Monitor
 from raynas.reports.table import TrialsTable
 from raynas.reports.tensorboard import TensorBoard
@@ -41,6 +44,7 @@ from raynas.stages import STAGES
 from raynas.trackers import TrackedRun, Tracker
 from search_spaces import SearchSpace
 from search_spaces.naming import lookup
+from trials.places import make_folder
 from trials.trial import AnyEvaluator
 
 
@@ -56,6 +60,7 @@ def run(
     epochs: int | None = None,
     retrain_epochs: int | None = None,
     snapshots: Sequence[int] = (),
+    keep_checkpoints: int | str | None = None,
     select: int | None = None,
     constraint: str | Constraint | None = None,
     seed: int = 0,
@@ -102,6 +107,9 @@ def run(
         snapshots: epochs after which the weights of every evaluation are kept too, beside those of
             its last epoch; see `Result.snapshot`. What has been trained before is not trained
             again for them.
+        keep_checkpoints: of how many of the best evaluations the weights are kept, for ensembles
+            and `understand`, beside those that the search still needs; `all` keeps those of all.
+            None: as the run folder has it; 50 in a new one.
         select: how many of the best are trained alone for `retrain_epochs`, on the training part,
             before the best of them on the validation part is retrained; also of a run that is
             finished. 1: the best of the search is.
@@ -121,7 +129,8 @@ def run(
         max_concurrent: trials at the same time; None: as many as the cluster holds.
         tracker: `mlflow:experiment=NAME` or `wandb:project=NAME`, where the run is shown too while
             it is on, or a `Tracker`.
-        storage_path: where run folders lie; all nodes must see it.
+        storage_path: where run folders lie; all nodes must see it. A folder, or in an object store
+            `s3://bucket/runs`, `gs://bucket/runs` (`pip install 'raynas[s3]'`, `'raynas[gs]'`).
         name: of the run folder; None: made from the other arguments, the same for the same ones.
         resume: `auto` continues the run folder if there is one, `must` wants one, `never` none.
 
@@ -154,7 +163,7 @@ def resume(path: str | Path, **changes: Any) -> Result:
     Args:
         path: the run folder.
         changes: arguments that may differ from before: `samples`, `select`, `ensemble`,
-            `understand`, `snapshots`, resources, `max_concurrent`.
+            `understand`, `snapshots`, `keep_checkpoints`, resources, `max_concurrent`.
 
     Raises:
         InvalidArgument: when the run was started with an object that has no name, such as a
@@ -189,12 +198,13 @@ def _session(plan: Plan, planned: events.Planned | None, started: float) -> Iter
     config = plan.config
     share = resources(config.cpus_per_trial, config.gpus_per_trial, config.max_concurrent)
     lookup("evaluate: driver", plan.driver, DRIVERS)().check(plan, share)
-    with Journal(plan.folder.path) as journal:
+    with Journal(plan.folder.path, prompt=plan.evaluator.trains) as journal:
         search = Search(
             plan.space, plan.searcher, plan.scheduler, config.samples, plan.epochs, config.seed,
             journal, plan.evaluator.metric_name,
             held_out=ValidationLogits(plan.folder, plan.space, plan.data),
             admission=_admission(plan), select=config.select,
+            keep=config.kept if plan.evaluator.trains else None,
         )  # fmt: skip
         session = Session(plan, journal, search, share, _recorded(), started=started)
         search.expired = functools.partial(search_is_over, session)
@@ -216,13 +226,16 @@ def _admission(plan: Plan) -> Admission:
 def _watched(session: Session) -> Iterator[None]:
     """Let monitor, TensorBoard and table listen while the stages are at work."""
     folder, journal, search = session.folder, session.journal, session.search
-    folder.checkpoints.mkdir(exist_ok=True)
-    tensorboard = TensorBoard(folder.tensorboard, session.plan.space, session.plan.data)
+    make_folder(folder.checkpoints)
+    check_visible(folder)
+    mirror = Mirror(folder.tensorboard)
+    tensorboard = TensorBoard(mirror.here, session.plan.space, session.plan.data)
     for event in journal.events:
         tensorboard(event)
     table = TrialsTable(search, folder.trials)
     with Monitor(search) as monitor:
-        journal.listeners += [tensorboard, monitor, table]
+        folder.discard(session.history.discarded)  # what a kill has left
+        journal.listeners += [_remover(folder), tensorboard, mirror, monitor, table]
         session.say = monitor.say
         if session.plan.tracker is not None:
             shown = TrackedRun(session.folder, session.plan.config.model_dump(), session.history)
@@ -240,6 +253,17 @@ def _watched(session: Session) -> Iterator[None]:
             yield
         finally:
             table.write()
+            mirror.close()
+
+
+def _remover(folder: RunFolder) -> Listener:
+    """Return what removes the checkpoints that are needed no more, once that is recorded."""
+
+    def remove(event: events.Event) -> None:
+        if isinstance(event, events.Discarded):
+            folder.discard(event.evaluations)
+
+    return remove
 
 
 def _recorded() -> dict[str, Any]:

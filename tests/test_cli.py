@@ -59,7 +59,7 @@ def run_fails(fails, tmp_path):
         (["--seed", "-1"], "seed=-1"),
         (["--space", "nasbench201:chanels=3"], "Did you mean 'channels'?"),
         (["--resume", "must"], "holds no run"),
-        (["--storage-path", "s3://bucket"], "storage_path='s3://bucket'"),
+        (["--storage-path", "ftp://host"], "storage_path='ftp://host'"),
         (["--name", "../up"], "name='../up'"),
         (["--name", "n" * 300], "at most 200"),
         (["--data", "folder"], "the option 'path' is missing"),

@@ -302,12 +302,18 @@ class TrainingTrial(Trial):
         return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, their logits, optimizer and loss scale, epochs done, seconds spent."""
+        """Return weights, optimizer and loss scale, epochs done, seconds spent.
+
+        After the last epoch, also the logits. Before it they are left out, as few of the epochs
+        are of what becomes a member of an ensemble, which can also compute them.
+        """
         average = {} if self.average is None else {_LAST_WEIGHTS: self.network.state_dict()}
+        last = self.epoch == self.epochs
+        logits = {VALIDATION_LOGITS: self.validation_logits} if last else {}
         return {
             WEIGHTS: self.judged.state_dict(),
             **average,
-            VALIDATION_LOGITS: self.validation_logits,
+            **logits,
             **self.update.state_dict(),
             "epoch": self.epoch,
             "seconds": self.seconds,

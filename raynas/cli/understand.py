@@ -13,6 +13,7 @@ from raynas.cli.flags import read_flags, with_flags
 from raynas.cli.output import AsJson, finite, plain
 from raynas.errors import InvalidArgument, StorageError, UnknownName
 from search_spaces.cells.genotypes import named
+from trials.places import is_url
 
 if TYPE_CHECKING:  # pandas takes long to import
     import pandas as pd
@@ -48,7 +49,7 @@ def understand(
 
 def _studied(target: str, arguments: dict[str, Any]) -> "Result | None":
     """Return the study of published cells; None where the target is none."""
-    if Path(target).exists():
+    if is_url(target) or Path(target).exists():
         return None
     try:
         named(target)

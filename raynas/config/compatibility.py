@@ -152,3 +152,17 @@ def check_ensemble(config: Config, ensemble: SAEP | None, evaluator: AnyEvaluato
             f"samples={config.samples}: an ensemble of {least} members needs as many architectures:"
             " evaluate more, or choose a smaller size."
         )
+
+
+def check_kept(config: Config, ensemble: SAEP | None) -> None:
+    """Refuse to keep fewer trained networks than an ensemble needs.
+
+    Raises:
+        InvalidArgument: naming both numbers.
+    """
+    least = max(2, ensemble.size or 0) if ensemble else 0
+    if config.kept is not None and config.kept < least:
+        raise InvalidArgument(
+            f"keep_checkpoints={config.kept}: an ensemble of {least} members needs the weights of"
+            " as many: keep more, or choose a smaller size."
+        )

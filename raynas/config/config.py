@@ -28,7 +28,7 @@ from trials import EVALUATORS
 #: what may differ when a run is continued
 CHANGEABLE = (
     "samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "storage_path", "name",
-    "resume", "ensemble", "snapshots", "select", "understand", "tracker",
+    "resume", "ensemble", "snapshots", "select", "understand", "tracker", "keep_checkpoints",
 )  # fmt: skip
 
 #: what follows from data, hardware and time, in a run with a time budget
@@ -44,6 +44,12 @@ PLANNED_OPTIONS = ("epoch_seconds", "pace", "precision", "mixup")
 
 #: `ensemble`: none, also where the run folder names one
 NO_ENSEMBLE = "none"
+
+#: `keep_checkpoints`: those of every evaluation
+KEEP_ALL = "all"
+
+#: `keep_checkpoints` where nothing is said of it
+KEPT = 50
 
 #: what the names in arguments stand for; those of data sets may be paths too
 TABLES: dict[str, Mapping[str, Any]] = {
@@ -88,6 +94,16 @@ def _seconds(match: "re.Match[str]") -> float:
     return float(match[1]) * _UNITS[match[2] or "s"]
 
 
+def _kept(value: Any) -> Any:
+    """Check `all` or a number of checkpoints; return it as text."""
+    text = str(value).strip()
+    if value is None or text == KEEP_ALL:
+        return value
+    if isinstance(value, bool) or not re.fullmatch("[0-9]{1,9}", text):
+        raise ValueError(f"give a whole number, 0 or more, or {KEEP_ALL!r}")
+    return str(int(text))
+
+
 def _rising(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(numbers)))
 
@@ -124,6 +140,11 @@ class Config(BaseModel):
     snapshots: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_listed), AfterValidator(_rising)
     ] = Field((), description="epochs after which the weights of every evaluation are kept: 1,3")
+    keep_checkpoints: Annotated[str | None, BeforeValidator(_kept)] = Field(
+        None,
+        description="weights of so many of the best evaluations are kept, beside those that the"
+        " search still needs; or all; default: as the run folder has it, else 50",
+    )
     select: Annotated[int, Field(ge=1)] = Field(
         1, description="full training decides among so many of the best; 1: the search decides"
     )
@@ -149,11 +170,20 @@ class Config(BaseModel):
     tracker: str | None = Field(
         None, description="show the run elsewhere too: mlflow:experiment=NAME, wandb:project=NAME"
     )
-    storage_path: str = Field("runs", description="folder of run folders, shared by all nodes")
+    storage_path: str = Field(
+        "runs", description="folder of run folders, seen by all nodes; or s3://, gs://"
+    )
     name: str | None = Field(None, description="name of the run folder; default: from the rest")
     resume: Literal["auto", "must", "never"] = Field(
         "auto", description="continue the run of that name: if there is one, or it must, or never"
     )
+
+    @property
+    def kept(self) -> int | None:
+        """Return of how many of the best the checkpoints are kept; None: of all."""
+        if self.keep_checkpoints == KEEP_ALL:
+            return None
+        return KEPT if self.keep_checkpoints is None else int(self.keep_checkpoints)
 
     @property
     def seconds(self) -> float | None:

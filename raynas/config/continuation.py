@@ -9,6 +9,7 @@ from raynas.config.resolve import Plan
 from raynas.errors import ConfigurationMismatch, InvalidArgument, StorageError
 from search_spaces.naming import parse
 from trials import data as trial_data
+from trials.places import is_url
 
 
 def check_folder(plan: Plan) -> None:
@@ -64,7 +65,8 @@ def check_named(arguments: Mapping[str, Any]) -> None:
     tables: dict[str, Iterable[str]] = {**TABLES, "data": trial_data.names()}
     for key, names in tables.items():
         text = str(arguments.get(key) or next(iter(names)))
-        other = parse(text)[0] not in names and not (key == "data" and Path(text).is_absolute())
+        is_place = key == "data" and (is_url(text) or Path(text).is_absolute())
+        other = parse(text)[0] not in names and not is_place
         if other or "=function-" in text:
             raise InvalidArgument(
                 f"{key} was an object when this run was started ({text}), which its folder does"

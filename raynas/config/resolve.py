@@ -13,6 +13,7 @@ import search_spaces
 from raynas.config.compatibility import (
     check_constraint,
     check_ensemble,
+    check_kept,
     check_retraining,
     check_searcher,
     check_select,
@@ -20,6 +21,8 @@ from raynas.config.compatibility import (
 )
 from raynas.config.config import (
     CHANGEABLE,
+    KEEP_ALL,
+    KEPT,
     NO_ENSEMBLE,
     PLANNED,
     PLANNED_OPTIONS,
@@ -41,6 +44,7 @@ from search_spaces.naming import construct, converted, parse, spell
 from trials import EVALUATORS
 from trials import data as trial_data
 from trials.data import Data
+from trials.places import place
 from trials.trial import AnyEvaluator
 
 T = TypeVar("T")
@@ -187,6 +191,8 @@ def _resolved(arguments: Mapping[str, Any], loaded: Data | None) -> Plan:
     if constraint is not None:
         constraint.measured(space, data.input_shape, data.num_classes)  # or says why it cannot
     config, ensemble = _as_recorded(config, ensemble)
+    config = _keeping(config, ensemble)
+    check_kept(config, ensemble)
     return Plan(config, space, data, searcher, evaluator, scheduler, ensemble, constraint, tracker)
 
 
@@ -219,6 +225,20 @@ def _as_recorded(config: Config, ensemble: SAEP | None) -> tuple[Config, SAEP | 
     return config.model_copy(update={"ensemble": named}), ensemble
 
 
+def _keeping(config: Config, ensemble: SAEP | None) -> Config:
+    """Fill in how many checkpoints are kept, where the arguments say nothing of it.
+
+    A run folder goes on as it began: one that is older than this argument has kept all.
+    """
+    if config.keep_checkpoints is not None:
+        return config
+    folder = run_folder(config)
+    kept = str(max(KEPT, (ensemble and ensemble.size) or 0))
+    if folder.holds_run:
+        kept = folder.read_configuration().get("keep_checkpoints") or KEEP_ALL
+    return validated({**config.model_dump(), "keep_checkpoints": kept})
+
+
 def run_folder(config: Config) -> RunFolder:
     """Return where the run of this configuration lives.
 
@@ -231,13 +251,12 @@ def run_folder(config: Config) -> RunFolder:
             f"name={name!r}: use at most 200 letters, digits, '.', '_' and '-', a letter or digit"
             " first."
         )
-    path = config.storage_path.removeprefix("file://")
-    if "://" in path or "\0" in path:
-        raise InvalidArgument(
-            f"storage_path={config.storage_path!r}: give a folder that all nodes see under the same"
-            " path (local, NFS, a mounted bucket)."
-        )
-    return RunFolder(Path(path).expanduser().absolute() / name)
+    if "\0" in config.storage_path:
+        raise InvalidArgument(f"storage_path={config.storage_path!r} is no path.")
+    try:
+        return RunFolder(place(config.storage_path) / name)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"storage_path={config.storage_path!r}: {error}") from None
 
 
 def _object(

@@ -19,6 +19,7 @@ from raynas.errors import SearchFailed
 from raynas.record.events import Searched, SearchEnded, Status
 from raynas.searchers.gradients import Gradients, best_of_each_size
 from trials.differentiable.collapse import collapse
+from trials.places import make_folder
 from trials.trial import Role, derived_seed
 
 
@@ -44,7 +45,7 @@ class GradientSearches(Driver):
             KeyboardInterrupt: when the user interrupts Tune, which ends quietly then.
         """
         searcher = cast(Gradients, session.search.searcher)
-        session.folder.searches.mkdir(exist_ok=True)
+        make_folder(session.folder.searches)
         searches = Searches(session, searcher)
         if searches.left:
             job = SearchJob(

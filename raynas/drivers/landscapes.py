@@ -17,6 +17,7 @@ from raynas.record.checkpoints import Checkpoint
 from raynas.record.events import Status
 from raynas.record.folder import write
 from raynas.record.results import Result
+from raynas.record.table import read_parquet
 from trials.trial import derived_seed
 
 #: the columns of the table beside those of `surface`
@@ -72,7 +73,7 @@ def landscapes(session: Session, path: Path) -> pd.DataFrame:
     Raises:
         StorageError: when nothing has left any.
     """
-    known = pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=list(KEYS))
+    known = read_parquet(path) if path.exists() else pd.DataFrame(columns=list(KEYS))
     done = set(known[list(KEYS)].itertuples(index=False, name=None))
     wanted = list(networks(session))
     tables = [
@@ -98,7 +99,7 @@ def landscapes(session: Session, path: Path) -> pd.DataFrame:
 def networks(session: Session) -> Iterator[Network]:
     """Yield the networks whose surfaces are worth a look, as far as their weights are there.
 
-    Those are the winner as it was retrained and, of what was trained to the end, the architecture
+    Those are the winner as it was retrained and, of what was trained to the end and kept, the one
     with the widest and the one with the narrowest normal cell, after their last epoch and after
     those whose weights were kept (`snapshots`).
     """
@@ -120,7 +121,10 @@ def _extremes(session: Session) -> dict[str, int]:
     if not session.plan.evaluator.trains:
         return {}
     widths: dict[int, float] = {}
+    gone = session.history.discarded
     for evaluation in search.evaluations:
+        if evaluation.index in gone:
+            continue
         arch = search.architectures[evaluation.index]
         if evaluation.status is Status.COMPLETED and "normal" in space.cell_graphs(arch):
             widths[evaluation.index] = space.width(arch)

@@ -20,6 +20,7 @@ from raynas.record.folder import RunFolder
 from search_spaces import SearchSpace
 from trials.data import Data
 from trials.differentiable import Differentiable, GradientSearch
+from trials.places import as_os_errors, is_local
 from trials.trial import Diverged
 
 
@@ -92,7 +93,7 @@ class SearchActor(tune.Trainable):
         job = self.job
         recipe = job.recipes[self.number % len(job.recipes)]
         try:
-            if not self.path.parent.is_dir():
+            if is_local(self.path) and not self.path.parent.is_dir():
                 raise StorageError(
                     f"{job.folder.path} is not visible on node {os.uname().nodename}: "
                     "storage_path must be a folder that all nodes share."
@@ -121,7 +122,7 @@ class SearchActor(tune.Trainable):
 
     def _failed(self, error: Exception) -> dict[str, Any]:
         self._free()
-        with suppress(OSError):
+        with suppress(OSError), as_os_errors(self.path):
             trace = "".join(traceback.format_exception(error))
             self.job.folder.search_error(self.number).write_text(trace, errors="replace")
         status = Status.DIVERGED if isinstance(error, Diverged) else Status.FAILED

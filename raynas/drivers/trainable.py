@@ -21,6 +21,7 @@ from raynas.record.events import METRIC, Status
 from raynas.record.folder import RunFolder
 from search_spaces import SearchSpace
 from trials.data import Data
+from trials.places import as_os_errors, is_local
 from trials.trial import AnyEvaluator, Diverged, Evaluator, Trial, seed_for
 
 AnyTrial = TypeVar("AnyTrial", bound=Trial)
@@ -95,7 +96,7 @@ class TrialActor(tune.Trainable):
         self.trial = None
         self.error: Exception | None = None
         try:
-            if not self.path.parent.is_dir():
+            if is_local(self.path) and not self.path.parent.is_dir():
                 raise StorageError(
                     f"{self.job.folder.path} is not visible on node {os.uname().nodename}: "
                     "storage_path must be a folder that all nodes share."
@@ -147,7 +148,7 @@ class TrialActor(tune.Trainable):
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         status = Status.DIVERGED if isinstance(error, Diverged) else Status.FAILED
-        with suppress(OSError):
+        with suppress(OSError), as_os_errors(self.path):
             trace = "".join(traceback.format_exception(error))
             self.job.folder.error(self.evaluation).write_text(trace, errors="replace")
         return {"status": status.value, "reason": reason_of(error), "done": True}
@@ -166,10 +167,12 @@ def begun(
         device: where the trial runs.
     """
     trial = make()
-    if not path.exists():
-        return trial, []
     try:
-        state = Checkpoint.load(path, device)
+        with as_os_errors(path):
+            if not path.exists():
+                return trial, []
+            content = path.read_bytes()
+        state = Checkpoint.read(content, device)
         trial.load_state_dict(state.trial)
         return trial, list(state.history)
     except (OSError, MemoryError, torch.cuda.OutOfMemoryError):

@@ -7,10 +7,12 @@ Tune's own snapshots and restore are not used (they lose finished trials and the
 import logging
 import os
 import signal
+import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ray import tune
@@ -20,6 +22,8 @@ from ray.tune.search import Searcher
 
 from raynas.drivers.session import Session
 from raynas.record.events import Status
+from raynas.record.folder import RunFolder
+from trials.places import is_local
 
 _TUNES_SIGNALS = (signal.SIGINT, signal.SIGUSR1)
 _WORKER_DEATHS = 3  # before a trial whose worker keeps dying counts as failed
@@ -73,10 +77,20 @@ def fit(session: Session, trainable: Any, trials: Trials) -> None:
     Raises:
         KeyboardInterrupt: when the user interrupts Tune, which ends quietly then.
     """
-    resources, key = session.resources, trials.key  # Tune pickles what names the folders
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures come as results
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.concurrent)
-    tuner = tune.Tuner(
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(session.resources.concurrent)
+    with _tunes_folder(session.folder) as folder:
+        tuner = _tuner(session, trainable, trials, folder)
+        with _own_signals():
+            tuner.fit()
+    if not trials.exhausted or trials.left:
+        raise KeyboardInterrupt  # Tune ends quietly on the first Ctrl-C
+
+
+def _tuner(session: Session, trainable: Any, trials: Trials, folder: Path) -> tune.Tuner:
+    """Return Tune, told to run the trials and to keep its own files in a folder."""
+    resources, key = session.resources, trials.key  # Tune pickles what names the folders
+    return tune.Tuner(
         tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=_Searcher(trials),
@@ -87,18 +101,24 @@ def fit(session: Session, trainable: Any, trials: Trials) -> None:
             trial_dirname_creator=lambda trial: f"{trial.config[key]:05d}",
         ),
         run_config=tune.RunConfig(
-            name=f"{len(list(session.folder.tune.glob('*'))):03d}",
-            storage_path=str(session.folder.tune),
+            name=f"{len(list(folder.glob('*'))):03d}",
+            storage_path=str(folder),
             callbacks=[_Callback(trials)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=_WORKER_DEATHS),
             verbose=0,
         ),
     )
-    with _own_signals():
-        tuner.fit()
-    if not trials.exhausted or trials.left:
-        raise KeyboardInterrupt  # Tune ends quietly on the first Ctrl-C
+
+
+@contextmanager
+def _tunes_folder(folder: RunFolder) -> Iterator[Path]:
+    """Yield where Tune's own files lie: on this machine, as nothing that counts is in them."""
+    if is_local(folder.path):
+        yield folder.tune
+        return
+    with tempfile.TemporaryDirectory(prefix="raynas-tune-", ignore_cleanup_errors=True) as path:
+        yield Path(path)
 
 
 @contextmanager

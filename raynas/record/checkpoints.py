@@ -61,13 +61,21 @@ class Checkpoint:
             Exception: whatever a file that is damaged, or holds more than tensors and plain
                 values, makes of the reading.
         """
-        state = load_state(path, device)
+        return cls.read(path.read_bytes(), device)
+
+    @classmethod
+    def read(cls, content: bytes, device: torch.device | str = "cpu") -> "Checkpoint":
+        """Return the checkpoint that a file's content is; see `load`."""
+        state = _state(content, device)
         return cls(state["trial"], list(state["history"]), state.get("architecture"),
                    state.get("data"))  # fmt: skip
 
 
 def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return what `torch.save` wrote, if it is tensors and plain values."""
-    content = io.BytesIO(path.read_bytes())  # so that errors of the file are errors of reading
-    state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
+    return _state(path.read_bytes(), device)  # so that errors of the file are errors of reading
+
+
+def _state(content: bytes, device: torch.device | str) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     return state

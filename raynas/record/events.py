@@ -179,6 +179,14 @@ class Retried(Event):
 
 
 @dataclass(frozen=True)
+class Discarded(Event):
+    """The checkpoints of evaluations that have ended are needed no more, and are removed."""
+
+    kind: ClassVar[str] = "discarded"
+    evaluations: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Leading(Event):
     """The best evaluation by now, where the searcher judges by more than the value."""
 
@@ -343,9 +351,9 @@ KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
         Session, Planned, Allotted, Scored, Suggested, Waited, Exhausted, Promoted, Audited,
-        Reported, Finished, Retried, Leading, Grown, SupernetTrained, Searched, SearchEnded,
-        Selecting, SelectingFailed, Selected, Retraining, RetrainingFailed, Retrained,
-        EnsembleMade, Understood, Complete,
+        Reported, Finished, Retried, Discarded, Leading, Grown, SupernetTrained, Searched,
+        SearchEnded, Selecting, SelectingFailed, Selected, Retraining, RetrainingFailed,
+        Retrained, EnsembleMade, Understood, Complete,
     )
 }  # fmt: skip
 _FIELDS = {kind: {f.name for f in dataclasses.fields(kind)} for kind in KINDS.values()}

@@ -2,7 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,9 @@ from typing import Any
 import yaml
 
 from raynas.errors import StorageError
+from trials.places import as_os_errors, is_local, key_of, store_of
+
+_TRIES = 5  # of a put into an object store, with pauses of 1, 2, 4 and 8 seconds
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,8 @@ class RunFolder:
     """The folder of a run.
 
     Args:
-        path: absolute; every node of the cluster must see it.
+        path: absolute, or in an object store (`trials.places.place`); every node of the cluster
+            must see it.
     """
 
     path: Path
@@ -41,6 +48,11 @@ class RunFolder:
     def lock(self) -> Path:
         """Return the file that the process which writes the journal holds."""
         return self.journal / "lock"
+
+    @property
+    def lease(self) -> Path:
+        """Return the object that says, in an object store, which process writes the journal."""
+        return self.journal / "lease.json"
 
     @property
     def trials(self) -> Path:
@@ -134,6 +146,14 @@ class RunFolder:
         """Return where the shared weights of a group are kept."""
         return self.supernet / f"{group:03d}.pt"
 
+    def discard(self, evaluations: Collection[int]) -> None:
+        """Remove the states of evaluations, if they are there; what cannot be removed stays."""
+        with suppress(OSError), as_os_errors(self.path):
+            names = {self.checkpoint(evaluation).name for evaluation in evaluations}
+            for path in self.checkpoints.iterdir():
+                if path.name in names:
+                    path.unlink(missing_ok=True)
+
     @property
     def holds_run(self) -> bool:
         """Return whether a run has begun here.
@@ -142,7 +162,8 @@ class RunFolder:
             StorageError: when the folder cannot be read.
         """
         try:
-            return self.configuration.exists()
+            with as_os_errors(self.path):
+                return self.configuration.exists()
         except OSError as error:
             raise StorageError(
                 f"The run folder {self.path} cannot be read ({error}). Choose another storage_path."
@@ -156,7 +177,10 @@ class RunFolder:
             StorageError: when the folder cannot be read.
         """
         try:
-            free = not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+            with as_os_errors(self.path):
+                free = not self.path.exists() or (
+                    self.path.is_dir() and not any(self.path.iterdir())
+                )
         except OSError as error:
             raise StorageError(
                 f"The run folder {self.path} cannot be read ({error}). Choose another storage_path."
@@ -171,7 +195,8 @@ class RunFolder:
         """
         path = self.configuration
         try:
-            content = yaml.safe_load(path.read_text())
+            with as_os_errors(path):
+                content = yaml.safe_load(path.read_text())
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise StorageError(f"{path} cannot be read: {error!r}. Choose another name.") from error
         if not isinstance(content, dict) or not isinstance(content.get("recorded", {}), dict):
@@ -191,11 +216,14 @@ def write(path: Path, writer: Callable[[Path], object]) -> None:
 
     Args:
         path: of the file; its folder must be there.
-        writer: writes a file at the path that it is given.
+        writer: writes a file at the path that it is given, which is always on this machine.
 
     Raises:
         StorageError: when it cannot be written.
     """
+    if not is_local(path):
+        _put(path, writer)
+        return
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         writer(partial)
@@ -204,6 +232,32 @@ def write(path: Path, writer: Callable[[Path], object]) -> None:
         raise StorageError(f"{path} cannot be written: {error}.") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _put(path: Path, writer: Callable[[Path], object]) -> None:
+    """Write a file here and put it into its object store, which has it whole or not at all."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="raynas-") as folder, as_os_errors(path):
+            file = Path(folder) / path.name
+            writer(file)
+            _try_to_put(path, file)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}.") from error
+
+
+def _try_to_put(path: Path, file: Path) -> None:
+    """Put a file, again after a pause where the store fails for a while."""
+    for attempt in range(_TRIES):
+        try:
+            with as_os_errors(path):
+                store_of(path).put_file(str(file), key_of(path))
+            return
+        except (FileNotFoundError, PermissionError):
+            raise  # which time does not mend
+        except OSError:
+            if attempt == _TRIES - 1:
+                raise
+            time.sleep(2**attempt)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -218,7 +272,8 @@ def read_json(path: Path) -> dict[str, Any]:
         StorageError: when the file is missing or damaged.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        with as_os_errors(path):
+            content: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} cannot be read: {error}.") from error
     return content

@@ -16,6 +16,7 @@ from raynas.record.events import (
     Allotted,
     Audited,
     Complete,
+    Discarded,
     EnsembleMade,
     Event,
     Finished,
@@ -94,6 +95,8 @@ class History:
         self.earlier_seconds = 0.0
         #: {index: evaluation} of those that have ended, in the order in which they did
         self.finished: dict[int, Evaluation] = {}
+        #: the evaluations whose checkpoints were needed no more
+        self.discarded: set[int] = set()
         #: the evaluation last recorded as the best by how the searcher judges
         self.leading: int | None = None
         #: {evaluation: its epochs then} of those that went on to see what stopping has cost
@@ -140,6 +143,7 @@ class History:
             Reported: self._reported,
             Finished: self._finished,
             Retried: self._retried,
+            Discarded: self._discarded,
             Leading: self._led,
             Grown: self.growth.append,
             SupernetTrained: self._supernet,
@@ -277,6 +281,9 @@ class History:
         evaluation = self.evaluations[event.evaluation]
         evaluation.status, evaluation.reason = Status.RUNNING, None
         self.finished.pop(event.evaluation)
+
+    def _discarded(self, event: Discarded) -> None:
+        self.discarded.update(event.evaluations)
 
     def _led(self, event: Leading) -> None:
         self.leading = event.evaluation

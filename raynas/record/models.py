@@ -1,15 +1,17 @@
 """`best/`: the winner in forms that load without raynas."""
 
-import shutil
+import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import nn
 
 from raynas.errors import InvalidArgument, StorageError
-from raynas.record.folder import read_json
+from raynas.record.folder import read_json, write
+from trials.places import is_local, make_folder
 
 _FILES = {"pt2": "model.pt2", "onnx": "model.onnx", "safetensors": "weights.safetensors"}
 FORMATS = tuple(_FILES)
@@ -29,11 +31,19 @@ def export(
     """
     writers = {"pt2": _pt2, "onnx": _onnx, "safetensors": _safetensors}
     _check_formats(formats)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     model = model.cpu().eval().to(memory_format=torch.contiguous_format)
     # A batch of one or of a fixed size would be baked into the program.
     images = torch.zeros(2, *input_shape)
-    return [writers[name](model, images, folder) for name in formats]
+    written = []
+    for name in formats:
+        path = folder / _FILES[name]
+        if is_local(path):
+            writers[name](model, images, path)
+        else:
+            write(path, partial(writers[name], model, images))
+        written.append(path)
+    return written
 
 
 def export_again(model: nn.Module, best: Path, folder: Path, formats: Sequence[str]) -> list[Path]:
@@ -53,8 +63,8 @@ def export_again(model: nn.Module, best: Path, folder: Path, formats: Sequence[s
             if not there.exists():
                 written += export(model, shape, folder, [name])
                 continue
-            if there.resolve() != here.resolve():
-                shutil.copyfile(there, here)
+            if not (is_local(there) and there.resolve() == here.resolve()):
+                here.write_bytes(there.read_bytes())
             written.append(here)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error}.") from error
@@ -76,7 +86,8 @@ class ExportedModel(nn.Module):
 
     def __init__(self, folder: Path):
         super().__init__()
-        self.program: nn.Module = torch.export.load(folder / _FILES["pt2"]).module()
+        program = io.BytesIO((folder / _FILES["pt2"]).read_bytes())
+        self.program: nn.Module = torch.export.load(program).module()
         self.training = False
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -110,28 +121,23 @@ def has_onnx() -> bool:
 
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Load `weights.safetensors` of a folder into a classifier."""
-    model.load_state_dict(load_file(folder / _FILES["safetensors"]))
+    model.load_state_dict(load((folder / _FILES["safetensors"]).read_bytes()))
 
 
-def _safetensors(model: nn.Module, images: torch.Tensor, folder: Path) -> Path:
-    path = folder / _FILES["safetensors"]
+def _safetensors(model: nn.Module, images: torch.Tensor, path: Path) -> None:
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
-    return path
 
 
-def _pt2(model: nn.Module, images: torch.Tensor, folder: Path) -> Path:
-    path = folder / _FILES["pt2"]
+def _pt2(model: nn.Module, images: torch.Tensor, path: Path) -> None:
     program = torch.export.export(
         model, (images,), dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}}
     )
     torch.export.save(program, path)
-    return path
 
 
-def _onnx(model: nn.Module, images: torch.Tensor, folder: Path) -> Path:
+def _onnx(model: nn.Module, images: torch.Tensor, path: Path) -> None:
     if not has_onnx():
         raise InvalidArgument("format='onnx' needs more packages: pip install 'raynas[onnx]'.")
-    path = folder / _FILES["onnx"]
     torch.onnx.export(
         model,
         (images,),
@@ -143,4 +149,3 @@ def _onnx(model: nn.Module, images: torch.Tensor, folder: Path) -> Path:
         external_data=False,
         verbose=False,
     )
-    return path

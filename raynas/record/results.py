@@ -12,13 +12,19 @@ from raynas.errors import StorageError, UnknownName
 from raynas.record.folder import RunFolder, read_json
 from raynas.record.history import History
 from raynas.record.journal import read_events
-from raynas.record.table import trials_table
+from raynas.record.table import read_parquet, trials_table
+from trials.places import place
 
 if TYPE_CHECKING:  # it takes long to import, and only a model needs it
     from torch import nn
 
     from raynas.record.checkpoints import Checkpoint
     from search_spaces import SearchSpace
+
+
+_DISCARDED = (
+    " Those of its last epoch were removed, as it was not among the best: see keep_checkpoints."
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ class Ensemble:
     @property
     def members(self) -> pd.DataFrame:
         """Return one row per member: `weight`, `contribution` to the validation accuracy, more."""
-        return pd.read_parquet(self.folder / "members.parquet")
+        return read_parquet(self.folder / "members.parquet")
 
     @property
     def curves(self) -> pd.DataFrame:
@@ -122,12 +128,12 @@ class Ensemble:
 
         A row has `rule` and what `metrics` has; latencies are sums over the members.
         """
-        return pd.read_parquet(self.folder / "curves.parquet")
+        return read_parquet(self.folder / "curves.parquet")
 
     @property
     def diversity(self) -> pd.DataFrame:
         """Return `disagreement` and `vi` of every pair of candidates, `first` and `second`."""
-        return pd.read_parquet(self.folder / "diversity.parquet")
+        return read_parquet(self.folder / "diversity.parquet")
 
     def model(self) -> "nn.Module":
         """Return all members as one network, in evaluation mode, on the CPU.
@@ -145,7 +151,7 @@ class Result:
     """A run, as its folder has it.
 
     Attributes:
-        path: the run folder.
+        path: the run folder; in an object store, what `trials.places.place` makes of its URL.
     """
 
     path: Path
@@ -207,7 +213,7 @@ class Result:
         """Return weights and metrics of an evaluation after an epoch.
 
         Kept are those of the epochs that the argument `snapshots` of the run names, and those of
-        the last epoch that the evaluation was trained for.
+        the last epoch that the evaluation was trained for, unless `keep_checkpoints` says not to.
 
         Raises:
             StorageError: when they are not there, saying which are, or cannot be read.
@@ -231,11 +237,12 @@ class Result:
                 f"The weights of evaluation {evaluation} in {folder.checkpoints} cannot be read:"
                 f" {error!r}."
             ) from error
+        gone = _DISCARDED if evaluation in self.history.discarded else ""
         there = f"only after {', '.join(map(str, sorted(kept)))}" if kept else "after none"
         raise StorageError(
             f"{self.path} holds no weights of evaluation {evaluation} after epoch {epoch},"
-            f" {there}. A run with snapshots=[{epoch}] keeps them while it trains; what is trained"
-            " already is not trained again, so start one under another name."
+            f" {there}.{gone} A run with snapshots=[{epoch}] keeps them while it trains; what is"
+            " trained already is not trained again, so start one under another name."
         )
 
     @property
@@ -262,7 +269,7 @@ def load(path: str | Path) -> Result:
     Raises:
         StorageError: when `path` is not a run folder.
     """
-    result = Result(Path(path).expanduser().absolute())
-    if not result.folder.configuration.is_file():
+    result = Result(place(path))
+    if not result.folder.holds_run:
         raise StorageError(f"path={str(path)!r} is not a run folder: it has no run.yaml.")
     return result

@@ -1,5 +1,7 @@
 """The evaluations of a history as a table, one row each."""
 
+import io
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,6 +12,11 @@ _COLUMNS = (
     "evaluation", "architecture", "status", "epochs", "val_accuracy", "val_loss", "train_loss",
     "params", "macs", "train_seconds", "reason", "curve",
 )  # fmt: skip
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Return the table in a Parquet file, wherever that lies."""
+    return pd.read_parquet(io.BytesIO(path.read_bytes()))
 
 
 def trials_table(history: History) -> pd.DataFrame:

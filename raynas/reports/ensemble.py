@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from raynas.errors import StorageError
 from raynas.record.folder import RunFolder, read_json
 from raynas.record.history import History
+from raynas.record.table import read_parquet
 from raynas.reports.rendering import render
 
 _FILES = (
@@ -49,7 +49,7 @@ def section(run: Path, history: History, test_images: int) -> str:
         growth=history.growth,
         notations=[e.notation for e in history.evaluations],
         resolution=200 * float(np.sqrt(accuracy * (1 - accuracy) / test_images)),
-        members=pd.read_parquet(folder / "members.parquet").to_dict("records"),
+        members=read_parquet(folder / "members.parquet").to_dict("records"),
         curves=(folder / "curves.png").read_bytes(),
         diversity=(folder / "diversity.png").read_bytes(),
     )
@@ -64,7 +64,7 @@ def table(folder: Path, ensemble: Mapping[str, Any]) -> dict[str, Mapping[str, A
     """
     alone = ensemble.get("alone")
     if alone is None:  # of an older one
-        curves = pd.read_parquet(folder / "curves.parquet")
+        curves = read_parquet(folder / "curves.parquet")
         greedy = curves[(curves["rule"] == "greedy") & (curves["members"] == 1)]
         alone = greedy.iloc[0].to_dict()
     rows = {

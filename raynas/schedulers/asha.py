@@ -6,6 +6,7 @@ forgets its rungs when the driver dies; these are replayed from the journal.
 
 import math
 from collections import Counter, defaultdict, deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -86,6 +87,8 @@ class Asha(Scheduler):
         self._undecided: dict[int, dict[int, float]] = {}
         #: {epochs: {evaluation: value}} of those that were stopped then, and have not gone on
         self._stopped: dict[int, dict[int, float]] = defaultdict(dict)
+        #: {epochs: how many of those were forgotten}
+        self._forgotten = Counter[int]()
         #: what waits to go on because its rung is at chance
         self._released: deque[int] = deque()
         self._audited = False
@@ -146,6 +149,30 @@ class Asha(Scheduler):
             self._rungs[epochs].let_through(evaluation)
         return evaluation
 
+    def may_go_on(self, samples: int) -> Collection[int] | None:
+        """Return what is, or may come to be, among the best 1/eta of its rung, or be audited."""
+        going = set(self._released)
+        arrivals = samples  # at the next rung, at most
+        for epochs, rung in self._rungs.items() if self.promotes else ():
+            passing = rung.may_pass(arrivals)
+            if self._may_be_at_chance(epochs, arrivals):
+                passing = list(self._stopped[epochs])
+            arrivals -= len(self._stopped[epochs]) + self._forgotten[epochs] - len(passing)
+            going.update(passing)
+        for stopped in self._stopped.values() if self.audit and not self._audited else ():
+            rest = stopped.keys() - going
+            going.update([max(rest, key=lambda i: (stopped[i], -i))] if rest else [])
+        return going
+
+    def forget(self, evaluations: Collection[int]) -> None:
+        """Count evaluations as promoted, so that they are never offered."""
+        for epochs, stopped in self._stopped.items():
+            for evaluation in stopped.keys() & set(evaluations):
+                del stopped[evaluation]
+                self._forgotten[epochs] += 1
+                if epochs in self._rungs:
+                    self._rungs[epochs].let_through(evaluation)
+
     def _rung(self, epochs: int) -> Rung:
         """Make an empty rung at so many epochs."""
         return Rung(self.reduction, least=0 if self.promotes else 1)
@@ -172,6 +199,11 @@ class Asha(Scheduler):
     def _is_at_chance(self, epochs: int) -> bool:
         arrived = self._arrived[epochs]
         return arrived >= self.reduction and 2 * self._at_chance[epochs] > arrived
+
+    def _may_be_at_chance(self, epochs: int, arrivals: int) -> bool:
+        """Return whether a rung could come to be at chance, when in the end so many arrive."""
+        coming = arrivals - self._arrived[epochs]
+        return self.chance is not None and 2 * (self._at_chance[epochs] + coming) > arrivals
 
     def _release(self, epochs: int) -> None:
         """Let everything that waits at a rung pass."""

@@ -161,6 +161,19 @@ class StratifiedRung(Rung):
         """Count an evaluation as promoted although nothing was decided by its rank."""
         self._strata[self._stratum[evaluation]].let_through(evaluation)
 
+    def may_pass(self, arrivals: int) -> list[int]:
+        """Return what was not promoted and may be, when in the end so many have arrived.
+
+        A stratum gets a place only while it is not above its share, so it has never more than its
+        share and one place.
+        """
+        arriving = max(0, arrivals - self._count)
+        return [
+            evaluation
+            for best in self._strata.values()
+            for evaluation in best.waiting_among(1 + (best.count + arriving) // self._reduction)
+        ]
+
     def _claim(self, best: Best) -> tuple[int, float]:
         """Return how far a stratum is below its share, in members; of equals, the better goes."""
         return best.count - self._reduction * best.size, best.next_value

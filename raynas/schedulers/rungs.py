@@ -1,7 +1,7 @@
 """A rung of successive halving: what has reached it, and which are its best."""
 
 import math
-from heapq import heappop, heappush, heappushpop
+from heapq import heappop, heappush, heappushpop, nlargest
 
 #: (value, minus the order of arrival, evaluation)
 _Arrival = tuple[float, int, int]
@@ -46,6 +46,10 @@ class Rung:
     def let_through(self, evaluation: int) -> None:
         """Count an evaluation as promoted although nothing was decided by its rank."""
         self._best.let_through(evaluation)
+
+    def may_pass(self, arrivals: int) -> list[int]:
+        """Return what was not promoted and may be, when in the end so many have arrived."""
+        return self._best.waiting_among(max(self._least, arrivals // self._reduction))
 
 
 class Best:
@@ -123,6 +127,11 @@ class Best:
     def let_through(self, evaluation: int) -> None:
         """Count an evaluation as promoted, wherever it stands."""
         self._promoted.add(evaluation)
+
+    def waiting_among(self, most: int) -> list[int]:
+        """Return those among the best `most` that were not promoted."""
+        arrivals = [*self._best, *map(_negative, self._rest)]
+        return [a[2] for a in nlargest(most, arrivals) if a[2] not in self._promoted]
 
     def _enters(self, arrival: _Arrival) -> None:
         self._among_best.add(arrival[2])

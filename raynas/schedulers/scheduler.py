@@ -1,6 +1,7 @@
 """The contract of a scheduler: which trials go on after an epoch. Pure rules, without Ray."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 
 from search_spaces import Architecture, SearchSpace
 
@@ -67,3 +68,20 @@ class Scheduler(ABC):
     def start_audit(self) -> int | None:
         """Let the evaluation that is `auditable` go on, and return it."""
         return None
+
+    def may_go_on(self, samples: int) -> Collection[int] | None:
+        """Return what it has stopped and may still let go on; None: any of what it has stopped.
+
+        The checkpoints of the others may be removed, so what it does not return at one time must
+        not be `promotable` or `auditable` at a later one.
+
+        Args:
+            samples: how many evaluations there will be, at most.
+        """
+        return None if self.promotes or self.audits else ()
+
+    def forget(self, evaluations: Collection[int]) -> None:  # noqa: B027  most let none go on
+        """Learn that the checkpoints of some are gone, so that these can never go on.
+
+        None of them is in `may_go_on`, unless there are to be more samples than it was told.
+        """

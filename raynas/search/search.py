@@ -13,6 +13,7 @@ from raynas.errors import InvalidArgument, JournalError
 from raynas.record.events import (
     METRIC,
     Audited,
+    Discarded,
     Event,
     Exhausted,
     Finished,
@@ -35,6 +36,7 @@ from raynas.search.deduplication import Deduplication
 from raynas.search.faults import of_the_machine
 from raynas.search.judgment import Judgment, judgments
 from raynas.search.proposals import Proposals
+from raynas.search.retention import Retention
 from raynas.searchers import HeldOut, Searcher
 from search_spaces import Architecture, SearchSpace
 from trials.trial import derived_seed
@@ -62,6 +64,8 @@ class Search:
         held_out: predictions of evaluations, for a searcher that needs them.
         admission: what may be evaluated; None: everything.
         select: how many of the best the last decision is among (`stages/select.py`).
+        keep: how many of the best keep their checkpoints, beside those that something still needs;
+            None: all do.
 
     Raises:
         InvalidArgument: when such a searcher has no predictions to go by.
@@ -82,6 +86,7 @@ class Search:
         held_out: HeldOut | None = None,
         admission: Admission | None = None,
         select: int = 1,
+        keep: int | None = None,
     ):
         if searcher.needs_predictions and held_out is None:
             raise InvalidArgument(
@@ -98,6 +103,8 @@ class Search:
         self.history.metric = metric
         self.deduplication = Deduplication(space, unique and not searcher.repeats)
         self._proposals = Proposals(self)
+        #: an ensemble that grows may come back to any member
+        self._retention = Retention(None if searcher.needs_predictions else keep)
         #: what each evaluation is of
         self.architectures: list[Architecture] = []
         #: set when the search as a whole has failed: the reason common to all
@@ -137,6 +144,7 @@ class Search:
                 self._interrupted.append(evaluation.index)
         self._note_leading()
         self._grow()
+        self._discard()
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -238,6 +246,7 @@ class Search:
         self.commit(Finished(index, status, reason))
         self._note_leading()
         self._grow()
+        self._discard()
 
     def tell_known(self, index: int, asked: Architecture) -> None:
         """Tell the result that stands for what was asked for, at once or when it comes."""
@@ -324,6 +333,7 @@ class Search:
                 else:
                     self.scheduler.start_audit()
                 self._stopping.discard(event.evaluation)
+                self._retention.begin(event.evaluation)
                 self._running += 1
             case Reported():
                 evaluation = self.evaluations[event.evaluation]
@@ -335,7 +345,11 @@ class Search:
             case Retried():
                 self.failure = None
                 self._stopping.discard(event.evaluation)
+                self._retention.begin(event.evaluation)
                 self._running += 1
+            case Discarded():
+                self._retention.discard(event.evaluations)
+                self.scheduler.forget(event.evaluations)
             case Scored():
                 arch = self.unscored.pop(0)
                 unusable = math.isnan(event.score) or self.admission.forbids(arch)
@@ -414,11 +428,21 @@ class Search:
 
     def _end(self, evaluation: Evaluation) -> None:
         self._running -= 1
+        self._retention.end(evaluation.index)
         arch = self.architectures[evaluation.index]
         for equal in self.deduplication.end(arch, evaluation.index):
             self.searcher.tell(equal, self.worth(evaluation), evaluation.epochs)
         if self.finished == _FIRST_FAILURES:
             self.failure = self.history.common_failure
+
+    def _discard(self) -> None:
+        """Record whose checkpoints are needed no more; whoever listens removes them."""
+        if self._retention.most is None:
+            return
+        over = self.exhausted and not self._running
+        unneeded = self._retention.unneeded(self.history, self.scheduler, self.samples, over)
+        if unneeded:
+            self.commit(Discarded(unneeded))
 
     # How the searcher judges
 

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
-import pandas as pd
-
 from raynas.drivers.session import Session
 from raynas.ensemble.candidates import Candidates
 from raynas.ensemble.combination import Combination
@@ -19,12 +17,14 @@ from raynas.ensemble.saep import SAEP
 from raynas.errors import InvalidArgument
 from raynas.record import models
 from raynas.record.events import METRIC, EnsembleMade, Status
-from raynas.record.folder import read_json, write_json
+from raynas.record.folder import read_json, write, write_json
 from raynas.record.history import Evaluation
+from raynas.record.table import read_parquet
 from raynas.reports.ensemble import recorded, warning
 from raynas.reports.figures import curves_figure, diversity_figure
 from raynas.stages.stage import Stage
 from trials.deployed import Committee, ImageClassifier
+from trials.places import make_folder
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class EnsembleStage(Stage):
         ensemble = read_json(folder / "ensemble.json")
         if ensemble.get("warning"):
             session.say(ensemble["warning"])
-        curves = pd.read_parquet(folder / "curves.parquet").to_dict("records")
+        curves = read_parquet(folder / "curves.parquet").to_dict("records")
         session.record(
             EnsembleMade(
                 request.text, ensemble["evaluations"], ensemble["metrics"],
@@ -110,7 +110,8 @@ def _request(session: Session) -> Request | None:
     if plan.ensemble is None:
         return None
     trained = [Status.COMPLETED, Status.STOPPED] if saep.stopped else [Status.COMPLETED]
-    members = [e for e in search.evaluations if e.status in trained]
+    gone = session.history.discarded
+    members = [e for e in search.evaluations if e.status in trained and e.index not in gone]
     return Request(saep, True, members, {}, text)
 
 
@@ -183,7 +184,7 @@ def make_ensemble(session: Session, request: Request) -> None:
     chosen = candidates.pruned if request.prune else list(range(len(members)))
     together = candidates.fitted(chosen)
     folder = session.folder.ensemble
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     (folder / "ensemble.json").unlink(missing_ok=True)  # its presence says that the folder is whole
     latency = _export(session, candidates, chosen, together)
     metrics = candidates.measured(chosen, together) | {"latency_ms": latency}
@@ -213,9 +214,9 @@ def _write(
     table, curves, diversity = (
         candidates.table(chosen, together), candidates.curves(), candidates.diversity(),
     )  # fmt: skip
-    table.to_parquet(folder / "members.parquet")
-    curves.to_parquet(folder / "curves.parquet")
-    diversity.to_parquet(folder / "diversity.parquet")
+    write(folder / "members.parquet", table.to_parquet)
+    write(folder / "curves.parquet", curves.to_parquet)
+    write(folder / "diversity.parquet", diversity.to_parquet)
     (folder / "curves.png").write_bytes(curves_figure(curves, ensemble))
     (folder / "diversity.png").write_bytes(diversity_figure(diversity, table["evaluation"]))
     write_json(folder / "ensemble.json", ensemble)

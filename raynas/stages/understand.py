@@ -20,6 +20,7 @@ from raynas.stages.stage import Stage
 from raynas.understanding.bias import FEWEST, at_rung, rungs_of
 from raynas.understanding.findings import attempted, find, read_scores, write_scores
 from raynas.understanding.proxy_trust import final_accuracies, trains_alone
+from trials.places import make_folder
 from trials.proxies.scoring import Proxies
 from trials.trial import derived_seed
 
@@ -53,7 +54,7 @@ class UnderstandStage(Stage):
         assert winner is not None
         session.say("Understanding: proxies and loss surfaces of what was trained")
         folder = session.folder.understanding
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         problems: dict[str, str] = {}
         scores = attempted("scores", problems, partial(_scores, session)) or {}
         surfaces = attempted(

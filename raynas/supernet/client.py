@@ -16,6 +16,7 @@ from raynas.supernet.actor import MOST, NAMESPACE, Replica, Setting, SupernetAct
 from search_spaces import Architecture, SearchSpace
 from trials.data import Data
 from trials.estimate import Estimate
+from trials.places import make_folder
 from trials.weight_sharing.children import Children
 from trials.weight_sharing.evaluator import WeightSharing
 
@@ -96,7 +97,7 @@ def shared_supernet(
         gpus: GPUs of each process.
         most: architectures that are judged together.
     """
-    folder.supernet.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.supernet)
     groups = len(Children(space, recipe.groups, recipe.grouping, recipe.canonical))
     name = f"supernet-{uuid.uuid4().hex[:12]}"
     options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": -1}

@@ -176,6 +176,23 @@ class SchedulerSuite(Suite):
         assert one.start_audit() is None
         assert one.stops or not stopped
 
+    @pytest.mark.parametrize("workers", [1, 4])
+    def test_lets_nothing_go_on_that_it_said_may_not(
+        self, scheduler: Callable[[], Scheduler], workers: int
+    ) -> None:
+        """The checkpoints of what may not go on are removed; forgetting it changes no decision."""
+        calls = list(self.drive(self.started(scheduler), workers=workers))
+        one = self.started(scheduler)
+        stopped: set[int] = set()
+        for call in calls:
+            assert self.replayed(one, [call]) == [call]
+            stopped.discard(call.evaluation)
+            if call.epochs and not call.goes_on:
+                stopped.add(call.evaluation)
+            may_go_on = one.may_go_on(40)
+            if may_go_on is not None:
+                one.forget(stopped - set(may_go_on))
+
     @pytest.mark.parametrize("seed", range(3))
     def test_somebody_gets_all_epochs(self, scheduler: Callable[[], Scheduler], seed: int) -> None:
         calls = list(self.drive(self.started(scheduler), seed=seed))

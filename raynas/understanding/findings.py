@@ -12,6 +12,7 @@ from raynas.errors import InvalidArgument, RaynasError
 from raynas.record.folder import write
 from raynas.record.history import History
 from raynas.record.results import Result
+from raynas.record.table import read_parquet
 from raynas.understanding.bias import Bias, biases, images_of, is_given, run_strata
 from raynas.understanding.convergence import curves
 from raynas.understanding.proxy_trust import ProxyTrust, Scores, trust
@@ -137,7 +138,7 @@ def read_scores(folder: Path) -> dict[str, dict[str, float]]:
     if not path.exists():
         return {}
     try:
-        table = pd.read_parquet(path).set_index("architecture")
+        table = read_parquet(path).set_index("architecture")
     except (OSError, ValueError, KeyError) as error:
         raise InvalidArgument(
             f"{path} cannot be read ({error}). Remove {folder}; `raynas understand` makes it anew."

@@ -13,6 +13,7 @@ from raynas.errors import InvalidArgument, UnknownName
 from raynas.record.events import METRIC, Status
 from raynas.record.folder import RunFolder
 from raynas.record.results import Result, load
+from raynas.record.table import read_parquet
 from raynas.understanding.rank_measures import Numbers
 from search_spaces import SearchSpace
 from search_spaces.naming import construct
@@ -35,7 +36,7 @@ def read_rankings(folder: Path) -> pd.DataFrame:
             " evaluate='supernet' and probes > 0, once the supernet is trained."
         )
     try:
-        rows = pd.read_parquet(path)
+        rows = read_parquet(path)
         rows = rows.drop_duplicates(["kind", "offset", "architecture"], keep="last")
         table = rows.pivot(index=["kind", "offset"], columns="architecture", values="accuracy")
     except (OSError, ValueError, KeyError) as error:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import pyarrow.parquet as pq
 from pydantic import PositiveInt
 
 from trials.data.decoding import EncodedSource, Files, Rows, read_encoded
+from trials.data.fetching import fetched
 from trials.data.sources import Collection
 from trials.errors import DataError
+from trials.places import as_os_errors, is_local, is_url, place
 
 _IMAGE_SUFFIXES = (
     ".bmp",
@@ -53,11 +56,16 @@ class Folder(EncodedSource):
     @property
     def name(self) -> str:
         """The folder's name."""
-        return self.path.expanduser().resolve().name
+        return place(self.path).name if is_url(self.path) else self.path.expanduser().resolve().name
 
     def read(self) -> Collection:
         """See `Source`."""
-        root = self.path.expanduser()
+        if is_url(self.path):
+            return fetched(place(self.path), self.limit_bytes, self._read)
+        return self._read(self.path.expanduser())
+
+    def _read(self, root: Path) -> Collection:
+        """Read a folder of this machine."""
         if not root.is_dir():
             raise DataError(f"there is no folder {root}.")
         whole = not {"train"} <= set(_folders(root)) <= {name for part in _PARTS for name in part}
@@ -142,7 +150,7 @@ class Parquet(EncodedSource):
         """See `Source`."""
         if self.image == self.label:
             raise DataError(f"image={self.image} and label={self.label} are the same column.")
-        files = [path and path.expanduser() for path in (self.path, self.validation, self.test)]
+        files = [path and _found(path) for path in (self.path, self.validation, self.test)]
         tables = [None if path is None else self._table(path) for path in files]
         train, validation, test = (0 if table is None else len(table) for table in tables)
         parts = [(str(path), t) for path, t in zip(files, tables, strict=True) if t is not None]
@@ -158,16 +166,21 @@ class Parquet(EncodedSource):
     def _table(self, path: Path) -> pa.Table:
         """Return image and label column of one file, checked; images as `large_binary`."""
         try:
-            schema = pq.read_schema(path)
+            with as_os_errors(path):
+                return self._checked(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"{path} cannot be read as Parquet: {error}") from None
+
+    def _checked(self, path: Path) -> pa.Table:
+        with nullcontext(path) if is_local(path) else path.open("rb") as file:
+            schema = pq.read_schema(file)
             missing = {self.image, self.label} - set(schema.names)
             if missing:
                 raise DataError(
                     f"{path} has no column {', '.join(sorted(missing))} but "
                     f"{', '.join(schema.names)}; name them with image= and label=."
                 )
-            table = pq.read_table(path, columns=[self.image, self.label])
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"{path} cannot be read as Parquet: {error}") from None
+            table = pq.read_table(file, columns=[self.image, self.label])
         images = table.column(self.image)
         if pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:
             images = pc.struct_field(images, "bytes")
@@ -183,6 +196,10 @@ class Parquet(EncodedSource):
         return table.set_column(
             table.schema.get_field_index(self.image), self.image, images.cast(pa.large_binary())
         )
+
+
+def _found(path: Path) -> Path:
+    return place(path) if is_url(path) else path.expanduser()
 
 
 def _huggingface_classes(table: pa.Table, label: str) -> Sequence[str]:

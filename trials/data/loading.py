@@ -27,6 +27,7 @@ from trials.data.objects import Arrays, TorchDataset
 from trials.data.parts import Indices, Part, Store
 from trials.data.sources import Collection, Source
 from trials.errors import DataError
+from trials.places import as_os_errors, is_url, place
 
 _SOURCES: Table[type[Source]] = Table(
     {
@@ -51,12 +52,12 @@ def absolute(source: str) -> str:
     """Write a name with arguments, or a path, so that it means the same in every folder."""
     name, positional, options = parse(source)
     if name not in _SOURCES:
-        return str(Path(source).expanduser().absolute())
+        return str(place(source))
     hints = get_type_hints(_SOURCES[name])
 
     def spelled(option: str, value: str) -> str:
         is_path = Path in (hints.get(option), *get_args(hints.get(option)))
-        return str(Path(value).expanduser().absolute()) if is_path else value
+        return str(place(value)) if is_path else value
 
     places = [*inspect.signature(_SOURCES[name]).parameters, *[""] * len(positional)]
     arguments = [spelled(option, value) for option, value in zip(places, positional, strict=False)]
@@ -156,6 +157,10 @@ def load(source: Any = "digits", seed: int = 0, **options: Any) -> Data:
             return source
     try:
         return _prepared(_source(source, options), seed)
+    except OSError as error:
+        if not (isinstance(source, (str, os.PathLike)) and "://" in str(source)):
+            raise
+        raise DataError(f"data={str(source)!r} cannot be read: {error}.") from error
     except DataError as error:
         shown = repr(str(source)) if isinstance(source, (str, os.PathLike)) else _kind(source)
         raise DataError(f"data={shown}: {error}") from None
@@ -179,7 +184,9 @@ def _source(source: Any, options: dict[str, Any]) -> Source:
             extra = spell("", stated).removeprefix(":")
             separator = "," if ":" in source else ":"
             return construct("data", source + (extra and separator + extra), _SOURCES)
-        return _path_source(Path(source).expanduser(), options)
+        path = place(source) if is_url(source) else Path(source).expanduser()
+        with as_os_errors(path):
+            return _path_source(path, options)
     if isinstance(source, (tuple, list)) and len(source) == 2:
         images, labels = source
         if isinstance(images, Dataset) or isinstance(labels, Dataset):
