@@ -21,7 +21,7 @@ from PIL import Image
 import raynas
 from raynas import InvalidArgument, JournalError, StorageError
 from raynas.config.resolve import resolve
-from raynas.record import object_log
+from raynas.record import lease, object_log
 from raynas.record.events import Finished, Reported, Status, Suggested
 from raynas.record.folder import RunFolder, read_json, write, write_json
 from raynas.record.journal import Journal, is_locked, read_events
@@ -276,13 +276,13 @@ def test_a_killed_process_leaves_all_that_has_ended_and_its_lease_is_taken_over(
     with Journal(s3_folder) as journal:
         ended = [e.evaluation for e in journal.events if isinstance(e, Finished)]
         assert ended[: seen[-1] + 1] == list(range(seen[-1] + 1))
-    assert time.monotonic() - started < object_log.LEASE_SECONDS  # it is known to be dead
+    assert time.monotonic() - started < lease.LEASE_SECONDS  # it is known to be dead
 
 
 def test_a_lease_that_is_not_renewed_is_taken_over(folder, monkeypatch):
-    monkeypatch.setattr(object_log, "LEASE_SECONDS", 3.0)
-    lease = {"holder": "another", "host": "far", "machine": "unknown", "pid": 1, "time": 0}
-    write_json(RunFolder(folder).lease, lease)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 3.0)
+    held = {"holder": "another", "host": "far", "machine": "unknown", "pid": 1, "time": 0}
+    write_json(RunFolder(folder).lease, held)
     started = time.monotonic()
     with Journal(folder):
         assert time.monotonic() - started >= 3
@@ -294,7 +294,7 @@ def test_a_process_that_slept_does_not_write_into_another_ones_journal(folder, m
     first = Journal(folder)
     first.append(Suggested(0, "a"))
     monkeypatch.setattr(first._log._lease, "beat", lambda: None)
-    monkeypatch.setattr(object_log, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 3.0)
     with Journal(folder) as second:
         assert len(second.events) == 1
         with pytest.raises(StorageError, match=r"Another process goes on|in use by another"):
