@@ -21,6 +21,7 @@ from PIL import Image
 import raynas
 from raynas import InvalidArgument, JournalError, StorageError
 from raynas.config.resolve import resolve
+from raynas.drivers.visibility import _problem
 from raynas.record import lease, object_log
 from raynas.record.events import Finished, Reported, Status, Suggested
 from raynas.record.folder import RunFolder, read_json, write, write_json
@@ -354,6 +355,16 @@ def test_no_run_there(folder, s3):
         read_events(folder)
     with pytest.raises(StorageError, match="bucket does not exist"):
         Journal(place("s3://there-is-no-such-bucket/run"))
+
+
+def test_what_a_node_says_of_the_folder(tmp_path):
+    marker = tmp_path / "seen"
+    assert _problem(marker, "token") == "does not see it"
+    marker.write_text("another")
+    assert _problem(marker, "token") == "sees another folder under this name"
+    marker.write_text("token")
+    assert _problem(marker, "token") is None
+    assert list(tmp_path.iterdir()) == [marker]
 
 
 def test_a_place_that_only_the_driver_sees_is_refused_at_the_start(local_ray):
