@@ -29,7 +29,8 @@ from raynas.record.events import (
     from_json,
 )
 from raynas.record.folder import RunFolder
-from raynas.record.object_log import Lease, ObjectLog, read_segments
+from raynas.record.lease import Lease
+from raynas.record.object_log import ObjectLog, read_segments
 from trials.places import as_os_errors, is_local
 
 _SYNC_SECONDS = 1.0  # at most this much is lost when the machine itself goes down
@@ -186,7 +187,7 @@ def is_locked(folder: Path) -> bool:
     """Return whether a process is writing this run folder now."""
     if not is_local(folder):
         with as_os_errors(folder):
-            return Lease(RunFolder(folder).lease, folder).is_held
+            return Lease(folder).is_held
     lock = filelock.FileLock(RunFolder(folder).lock)
     try:
         lock.acquire(timeout=0)
