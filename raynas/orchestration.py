@@ -213,8 +213,7 @@ def _watched(session: Session) -> Iterator[None]:
     folder, journal, search = session.folder, session.journal, session.search
     folder.checkpoints.mkdir(exist_ok=True)
     tensorboard = TensorBoard(folder.tensorboard, session.plan.space, session.plan.data)
-    for event in journal.events:
-        tensorboard(event)
+    tensorboard.catch_up(journal.events)
     table = TrialsTable(search, folder.trials)
     with Monitor(search) as monitor:
         journal.listeners += [tensorboard, monitor, table]

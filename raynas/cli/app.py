@@ -12,9 +12,10 @@ from typer.core import TyperGroup
 from raynas.cli.bench import bench
 from raynas.cli.ensemble import ensemble
 from raynas.cli.export import export
-from raynas.cli.run import resume, run, status
+from raynas.cli.run import resume, run
 from raynas.cli.score import score
 from raynas.cli.spaces import spaces
+from raynas.cli.status import status
 from raynas.cli.understand import understand
 from raynas.errors import RaynasError
 

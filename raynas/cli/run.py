@@ -1,4 +1,4 @@
-"""The verbs on a run: `run`, `resume`, `status`."""
+"""The verbs that search: `run`, `resume`."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,7 @@ import raynas
 from raynas.cli.flags import config_flags, with_flags
 from raynas.cli.output import AsJson, plain
 from raynas.config.config import check_names, read_yaml, validated
-from raynas.errors import RaynasError
 from raynas.record.formatting import shown
-from raynas.record.journal import is_locked
 
 if TYPE_CHECKING:  # pandas takes long to import
     from raynas.record.results import Result
@@ -50,42 +48,6 @@ def resume(
     asked = {"samples": samples, "select": select}
     changes = {key: value for key, value in asked.items() if value is not None}
     _print_result(raynas.resume(path, **changes), as_json)
-
-
-def status(
-    path: Annotated[Path, typer.Argument(help="run folder")], as_json: AsJson = False
-) -> None:
-    """Show how far a run is; it may be running."""
-    result = raynas.load(path)
-    state = "running" if is_locked(result.path) else "finished" if result.finished else "stopped"
-    counts = result.trials["status"].value_counts().to_dict()
-    try:
-        best: dict[str, Any] | None = {
-            "architecture": result.best.architecture, **result.best.metrics,
-        }  # fmt: skip
-    except RaynasError:
-        best = None
-    content = {
-        "path": str(result.path),
-        "state": state,
-        "samples": result.config["samples"],
-        "evaluations": counts,
-        "selecting": {index: len(curve) for index, curve in result.history.selecting.items()},
-        "best": best,
-    }
-    if as_json:
-        print(json.dumps(content, default=plain))
-        return
-    print(f"{result.path}: {state}")
-    trials, samples = result.trials, content["samples"]
-    if "search" in trials:
-        print(f"{len(trials)} derived, at most {samples} to be evaluated: {counts}")
-    else:
-        print(f"{len(trials)} of {samples} evaluations started: {counts}")
-    if content["selecting"]:
-        print(f"epochs of full training before the last decision: {content['selecting']}")
-    if best:
-        print(f"best: {best['architecture']}, {shown(result.metric, best[result.metric])}")
 
 
 def _print_result(result: "Result", as_json: bool) -> None:

@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from raynas.drivers.session import Session
-from raynas.record.events import Status
+from raynas.record.events import Placed, Status
 
 _TUNES_SIGNALS = (signal.SIGINT, signal.SIGUSR1)
+_ANSWER_SECONDS = 5.0  # that an actor has to say where it is
 _WORKER_DEATHS = 3  # before a trial whose worker keeps dying counts as failed
 
 
@@ -89,7 +91,7 @@ def fit(session: Session, trainable: Any, trials: Trials) -> None:
         run_config=tune.RunConfig(
             name=f"{len(list(session.folder.tune.glob('*'))):03d}",
             storage_path=str(session.folder.tune),
-            callbacks=[_Callback(trials)],
+            callbacks=[_Callback(session, trials)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=_WORKER_DEATHS),
             verbose=0,
@@ -184,10 +186,31 @@ class _Scheduler(FIFOScheduler):
 
 
 class _Callback(tune.Callback):
-    """Tells of trials that Tune gave up."""
+    """Tells where trials run, and of those that Tune gave up."""
 
-    def __init__(self, trials: Trials):
-        self.trials = trials
+    def __init__(self, session: Session, trials: Trials):
+        self.session, self.trials = session, trials
+        self._nodes: dict[object, str] = {}
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Record where a trial runs, also one that goes on after its actor died."""
+        resources, key = self.session.resources, self.trials.key
+        node = self._node(trial.temporary_state.ray_actor)
+        self.session.record(Placed(key, trial.config[key], node, resources.cpus, resources.gpus))
+
+    def _node(self, actor: Any) -> str:
+        """Return the node of an actor, which is asked once for all trials that it serves."""
+        known = self._nodes.get(actor)
+        if known is None:
+            try:
+                answer = actor.get_auto_filled_metrics.remote(debug_metrics_only=True)
+                known = str(ray.get(answer, timeout=_ANSWER_SECONDS)["hostname"])
+            except ray.exceptions.RayError:  # it has died since, or hangs
+                return ""
+            self._nodes[actor] = known
+        return known
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

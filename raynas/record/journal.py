@@ -7,12 +7,16 @@ What each kind of event carries is in `events.py`, what they come to in `history
 """
 
 import dataclasses
+import fcntl
+import gc
 import io
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -20,6 +24,8 @@ from raynas.errors import JournalError, StorageError
 from raynas.record.events import Event, from_json
 from raynas.record.folder import RunFolder
 
+_AT_ONCE = 1000  # lines read together
+_LOOK_SECONDS = 0.5  # that a look at the lock may take
 _SYNC_SECONDS = 1.0  # at most this much is lost when the machine itself goes down
 
 Listener = Callable[[Event], None]
@@ -45,7 +51,8 @@ class Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(RunFolder(folder).lock)
-            self._lock.acquire(timeout=0)
+            # Who asks whether it is held has it for a moment.
+            self._lock.acquire(timeout=_LOOK_SECONDS)
         except filelock.Timeout:
             raise StorageError(
                 f"The run folder {folder} is in use by another process. Wait for it to end,"
@@ -118,21 +125,46 @@ def read_events(folder: Path) -> list[Event]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Return whether a process is writing this run folder now."""
-    lock = filelock.FileLock(RunFolder(folder).lock)
+    """Return whether a process is writing this run folder now; nothing is written for it.
+
+    Where the file system of several machines has locks for all of them (NFS has), it is seen from
+    each.
+    """
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
+        with RunFolder(folder).lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # gone with the file
+    except BlockingIOError:
         return True
-    except OSError:
-        return False  # a read-only folder: nobody writes there
-    lock.release()
+    except OSError:  # there is none, or no locks are to be had
+        return False
     return False
 
 
 def _parse(path: Path) -> tuple[list[Event], int, int]:
     """Return (events, offset behind the last good line, size of the file)."""
     data = path.read_bytes()
+    with collecting_paused():
+        records = _records(data)
+        if records is not None:
+            return [from_json(record) for record in records], len(data), len(data)
+        return _parse_lines(path, data)
+
+
+def _records(data: bytes) -> list[dict[str, Any]] | None:
+    """Return what the lines hold, many read at once, in half the time; None: one is damaged."""
+    lines = data.splitlines()
+    records: list[dict[str, Any]] = []
+    try:
+        for start in range(0, len(lines), _AT_ONCE):
+            records += json.loads(b"[" + b",".join(lines[start : start + _AT_ONCE]) + b"]")
+    except (ValueError, RecursionError):
+        return None
+    whole = len(records) == len(lines) == data.count(b"\n")
+    return records if whole and all(map(_is_event, records)) else None
+
+
+def _parse_lines(path: Path, data: bytes) -> tuple[list[Event], int, int]:
+    """Do the same line by line, up to the last line, which a crash may have left incomplete."""
     events: list[Event] = []
     end = 0
     for number, line in enumerate(io.BytesIO(data), start=1):
@@ -140,7 +172,7 @@ def _parse(path: Path) -> tuple[list[Event], int, int]:
             record = json.loads(line) if line.endswith(b"\n") else None
         except (ValueError, RecursionError):
             record = None
-        if not isinstance(record, dict) or "event" not in record:
+        if not _is_event(record):
             if end + len(line) < len(data):
                 raise JournalError(
                     f"Line {number} of {path} cannot be read. Restore the file from a copy,"
@@ -150,3 +182,19 @@ def _parse(path: Path) -> tuple[list[Event], int, int]:
         events.append(from_json(record))
         end += len(line)
     return events, end, len(data)
+
+
+def _is_event(record: object) -> bool:
+    return isinstance(record, dict) and "event" in record
+
+
+@contextmanager
+def collecting_paused() -> Iterator[None]:
+    """Keep the garbage collector still, which else looks through all events again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
