@@ -14,7 +14,7 @@ from raynas.errors import InvalidArgument, RaynasError
 
 #: Set where the user has not: idle threads sleep instead of spinning (otherwise two processes on
 #: one core slow each other down tenfold), workers are as urgent as other processes, Tune writes
-#: none of its own logs, tables and snapshots.
+#: none of its own logs, tables and snapshots, and at the end waits no ten minutes for an epoch.
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "RAY_worker_niceness": "0",
@@ -23,6 +23,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
     "TUNE_GLOBAL_CHECKPOINT_S": "100000",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "100000",
 }

@@ -8,7 +8,7 @@ killed anywhere goes on at the first stage that is not done.
 import functools
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from raynas.drivers.session import Session
 from raynas.ensemble.members import ValidationLogits
 from raynas.ensemble.saep import SAEP
 from raynas.planning.allotment import allot_search, search_is_over
+from raynas.planning.limits import check_limits, limit_reached
 from raynas.planning.planning import in_time
 from raynas.record import events
 from raynas.record.journal import Journal
@@ -50,6 +51,8 @@ def run(
     scheduler: str | Scheduler | None = None,
     architectures: str | Path | Sequence[str] | None = None,
     time_budget: str | float | None = None,
+    gpu_hours: float | None = None,
+    target: str | Mapping[str, float] | None = None,
     samples: int | None = None,
     epochs: int | None = None,
     retrain_epochs: int | None = None,
@@ -92,6 +95,11 @@ def run(
             and the hardware, and is shown before the start; search, last decision and retraining
             share the time. None: those have the defaults `nasbench201`, `evolution`, `train`,
             none, none, 32, 4 and 1.
+        gpu_hours: the search ends when its trials have held GPUs for so many hours, those of
+            earlier calls counted; what runs then is stopped, and the best is retrained. The same
+            call with more goes on, with what was stopped first.
+        target: `{"val_accuracy": 0.95}`: the search ends likewise when the best evaluation that has
+            ended is as good.
         samples: number of architectures to evaluate; of searches by gradients, at most that many
             of what they derive.
         epochs: epochs of an evaluation that is not stopped early.
@@ -148,8 +156,8 @@ def resume(path: str | Path, **changes: Any) -> Result:
 
     Args:
         path: the run folder.
-        changes: arguments that may differ from before: `samples`, `select`, `ensemble`,
-            `understand`, `snapshots`, resources, `max_concurrent`.
+        changes: arguments that may differ from before: `samples`, `gpu_hours`, `target`, `select`,
+            `ensemble`, `understand`, `snapshots`, resources, `max_concurrent`.
 
     Raises:
         InvalidArgument: when the run was started with an object that has no name, such as a
@@ -183,6 +191,7 @@ def _session(plan: Plan, planned: events.Planned | None, started: float) -> Iter
     """
     config = plan.config
     share = resources(config.cpus_per_trial, config.gpus_per_trial, config.max_concurrent)
+    check_limits(plan, share)
     lookup("evaluate: driver", plan.driver, DRIVERS)().check(plan, share)
     with Journal(plan.folder.path) as journal:
         search = Search(
@@ -193,6 +202,7 @@ def _session(plan: Plan, planned: events.Planned | None, started: float) -> Iter
         )  # fmt: skip
         session = Session(plan, journal, search, share, _recorded(), started=started)
         search.expired = functools.partial(search_is_over, session)
+        search.over = functools.partial(limit_reached, session)
         if planned is not None:  # first: a folder with a configuration is not planned again
             session.record(planned)
         session.write_plan()

@@ -43,6 +43,11 @@ class Trials(ABC):
         """Return whether no further trial will be suggested."""
 
     @property
+    def over(self) -> bool:
+        """Return whether all that runs ends now, whatever it has come to."""
+        return False
+
+    @property
     @abstractmethod
     def left(self) -> list[int]:
         """Return the numbers of the trials that have begun, or are to begin, and not ended."""
@@ -91,6 +96,7 @@ def fit(session: Session, trainable: Any, trials: Trials) -> None:
         run_config=tune.RunConfig(
             name=f"{len(list(session.folder.tune.glob('*'))):03d}",
             storage_path=str(session.folder.tune),
+            stop=_Over(trials),
             callbacks=[_Callback(session, trials)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=_WORKER_DEATHS),
@@ -99,7 +105,7 @@ def fit(session: Session, trainable: Any, trials: Trials) -> None:
     )
     with _own_signals():
         tuner.fit()
-    if not trials.exhausted or trials.left:
+    if not trials.over and (not trials.exhausted or trials.left):
         raise KeyboardInterrupt  # Tune ends quietly on the first Ctrl-C
 
 
@@ -180,6 +186,24 @@ class _Scheduler(FIFOScheduler):
         if result["epoch"] <= self.trials.epochs(number):
             return True  # an actor that was started anew repeats what is known
         return self.trials.report(number, result)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Over(tune.Stopper):
+    """Has Tune stop all trials when the search is over."""
+
+    def __init__(self, trials: Trials):
+        self.trials = trials
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Return False: the scheduler stops single trials."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether all trials end; Tune asks ten times a second."""
+        return self.trials.over
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -43,6 +43,11 @@ class Evaluations(Trials):
         return self.search.exhausted
 
     @property
+    def over(self) -> bool:
+        """See `Trials`."""
+        return self.search.over() is not None
+
+    @property
     def left(self) -> list[int]:
         """See `Trials`."""
         return [evaluation.index for evaluation in self.search.history.running]

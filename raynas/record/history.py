@@ -174,7 +174,7 @@ class History:
         if isinstance(event, Session):
             if self._first_time:  # a plan comes before the first driver says that it is there
                 self.earlier_seconds += self._last_time - self._first_time
-            self.costs.interrupt(self._last_time)
+            self.driver_ended()
             self._first_time = event.time
         self._last_time = event.time
         handler = self._handlers.get(type(event))
@@ -191,6 +191,10 @@ class History:
     def seconds(self, now: float | None = None) -> float:
         """Return the seconds that drivers were at work, until now or until the last event."""
         return self.earlier_seconds + max(0.0, (now or self._last_time) - self._first_time)
+
+    def driver_ended(self) -> None:
+        """Take notice that whoever wrote the last event is not at work any more."""
+        self.costs.interrupt(self._last_time)
 
     @property
     def running(self) -> list[Evaluation]:

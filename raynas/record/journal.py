@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import filelock
 
@@ -184,7 +184,7 @@ def _parse_lines(path: Path, data: bytes) -> tuple[list[Event], int, int]:
     return events, end, len(data)
 
 
-def _is_event(record: object) -> bool:
+def _is_event(record: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(record, dict) and "event" in record
 
 
