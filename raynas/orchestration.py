@@ -28,11 +28,13 @@ from raynas.planning.allotment import allot_search, search_is_over
 from raynas.planning.limits import check_limits, limit_reached
 from raynas.planning.planning import in_time
 from raynas.record import events
+from raynas.record.full_disks import one_sentence
 from raynas.record.journal import Journal
 from raynas.record.results import Result, load
 from raynas.reports.monitor import Monitor
 from raynas.reports.table import TrialsTable
 from raynas.reports.tensorboard import TensorBoard
+from raynas.reports.views import View
 from raynas.schedulers import Scheduler
 from raynas.search.admission import Admission
 from raynas.search.search import Search
@@ -140,7 +142,11 @@ def run(
     said, started = locals(), time.monotonic()
     plan = resolve(said)
     check_folder(plan)
-    with connected(), _session(*in_time(plan, said), started) as session:
+    with (
+        one_sentence(plan.folder.path),
+        connected(),
+        _session(*in_time(plan, said), started) as session,
+    ):
         if not all(stage.done(session) for stage in STAGES):
             with _watched(session):
                 for stage in STAGES:
@@ -222,12 +228,13 @@ def _watched(session: Session) -> Iterator[None]:
     """Let monitor, TensorBoard and table listen while the stages are at work."""
     folder, journal, search = session.folder, session.journal, session.search
     folder.checkpoints.mkdir(exist_ok=True)
-    tensorboard = TensorBoard(folder.tensorboard, session.plan.space, session.plan.data)
-    tensorboard.catch_up(journal.events)
     table = TrialsTable(search, folder.trials)
     with Monitor(search) as monitor:
-        journal.listeners += [tensorboard, monitor, table]
         session.say = monitor.say
+        board = View("TensorBoard's files", monitor.say)
+        board.attempt(lambda: journal.listeners.append(board.listener(_tensorboard(session))))
+        rows = View("trials.parquet", monitor.say)
+        journal.listeners += [monitor, rows.listener(table)]
         if journal.notice:
             monitor.say(journal.notice)
         for note in session.plan.data.notes:
@@ -240,7 +247,14 @@ def _watched(session: Session) -> Iterator[None]:
         try:
             yield
         finally:
-            table.write()
+            rows.attempt(table.write, always=True)
+
+
+def _tensorboard(session: Session) -> TensorBoard:
+    """Return TensorBoard's files with what has happened so far."""
+    board = TensorBoard(session.folder.tensorboard, session.plan.space, session.plan.data)
+    board.catch_up(session.journal.events)
+    return board
 
 
 def _recorded() -> dict[str, Any]:

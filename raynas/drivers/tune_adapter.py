@@ -20,6 +20,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from raynas.drivers.session import Session
+from raynas.errors import StorageError
 from raynas.record.events import Placed, Status
 
 _TUNES_SIGNALS = (signal.SIGINT, signal.SIGUSR1)
@@ -46,6 +47,11 @@ class Trials(ABC):
     def over(self) -> bool:
         """Return whether all that runs ends now, whatever it has come to."""
         return False
+
+    @property
+    def failure(self) -> StorageError | None:
+        """Return why what trials come to cannot be kept, where it cannot."""
+        return None
 
     @property
     @abstractmethod
@@ -96,7 +102,7 @@ def fit(session: Session, trainable: Any, trials: Trials) -> None:
         run_config=tune.RunConfig(
             name=f"{len(list(session.folder.tune.glob('*'))):03d}",
             storage_path=str(session.folder.tune),
-            stop=_Over(trials),
+            stop=_Over(session, trials),
             callbacks=[_Callback(session, trials)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=_WORKER_DEATHS),
@@ -104,7 +110,11 @@ def fit(session: Session, trainable: Any, trials: Trials) -> None:
         ),
     )
     with _own_signals():
-        tuner.fit()
+        try:
+            tuner.fit()
+        finally:
+            if (failure := trials.failure or session.journal.failure) is not None:
+                raise failure  # what Tune has made of it says less
     if not trials.over and (not trials.exhausted or trials.left):
         raise KeyboardInterrupt  # Tune ends quietly on the first Ctrl-C
 
@@ -192,10 +202,10 @@ class _Scheduler(FIFOScheduler):
 
 
 class _Over(tune.Stopper):
-    """Has Tune stop all trials when the search is over."""
+    """Has Tune stop all trials when the search is over, or nothing can be recorded any more."""
 
-    def __init__(self, trials: Trials):
-        self.trials = trials
+    def __init__(self, session: Session, trials: Trials):
+        self.session, self.trials = session, trials
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Return False: the scheduler stops single trials."""
@@ -203,7 +213,8 @@ class _Over(tune.Stopper):
 
     def stop_all(self) -> bool:
         """Return whether all trials end; Tune asks ten times a second."""
-        return self.trials.over
+        failure = self.trials.failure or self.session.journal.failure
+        return self.trials.over or failure is not None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -48,6 +48,8 @@ class Journal:
         self.listeners: list[Listener] = []
         #: what had to be mended on opening, for the user
         self.notice: str | None = None
+        #: why nothing more can be recorded
+        self.failure: StorageError | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(RunFolder(folder).lock)
@@ -64,34 +66,56 @@ class Journal:
             ) from error
         try:
             self.events = self._recover()
-            self._file = self.path.open("ab")
+            self._file = self.path.open("ab", buffering=0)
         except BaseException:
             self._lock.release()
             raise
         self._synced = time.monotonic()
 
     def append(self, event: Event) -> None:
-        """Record an event and tell the listeners; it has reached the operating system by then."""
+        """Record an event and tell the listeners; it has reached the operating system by then.
+
+        Raises:
+            StorageError: when it cannot be written; nothing more is recorded then.
+        """
         event = dataclasses.replace(event, time=round(time.time(), 3))
-        self._file.write(json.dumps(event.to_json()).encode() + b"\n")
-        self._file.flush()
-        if time.monotonic() - self._synced > _SYNC_SECONDS:
-            self._sync()
+        if self.failure is not None:
+            raise self.failure
+        try:
+            self._write(json.dumps(event.to_json()).encode() + b"\n")
+            if time.monotonic() - self._synced > _SYNC_SECONDS:
+                self._sync()
+        except OSError as error:
+            self.failure = StorageError(f"The journal {self.path} cannot be written: {error}.")
+            raise self.failure from error
         for listener in self.listeners:
             listener(event)
 
     def close(self) -> None:
         """Let another process write."""
-        if not self._file.closed:
-            self._sync()
+        try:
+            if not self._file.closed and self.failure is None:
+                self._sync()
+        finally:
             self._file.close()
-        self._lock.release()
+            self._lock.release()
 
     def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _write(self, line: bytes) -> None:
+        """Append a whole line, or nothing of it."""
+        end = os.fstat(self._file.fileno()).st_size
+        left = line
+        try:
+            while left:  # of a line that fits only in part, the rest raises
+                left = left[self._file.write(left) :]
+        except OSError:
+            os.truncate(self._file.fileno(), end)
+            raise
 
     def _sync(self) -> None:
         os.fsync(self._file.fileno())

@@ -1,5 +1,6 @@
 """`best/`: the winner in forms that load without raynas."""
 
+import io
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from raynas.errors import InvalidArgument, StorageError
-from raynas.record.folder import read_json
+from raynas.record.folder import read_json, write
 
 _FILES = {"pt2": "model.pt2", "onnx": "model.onnx", "safetensors": "weights.safetensors"}
 FORMATS = tuple(_FILES)
@@ -124,7 +125,9 @@ def _pt2(model: nn.Module, images: torch.Tensor, folder: Path) -> Path:
     program = torch.export.export(
         model, (images,), dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}}
     )
-    torch.export.save(program, path)
+    buffer = io.BytesIO()  # torch's own writing to a full disk raises anything
+    torch.export.save(program, buffer)
+    write(path, lambda partial: partial.write_bytes(buffer.getbuffer()))
     return path
 
 
