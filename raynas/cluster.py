@@ -2,15 +2,18 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import ray
 import torch
 
-from raynas.errors import InvalidArgument, RaynasError
+from raynas.errors import InvalidArgument, RaynasError, Terminated
 
 #: Set where the user has not: idle threads sleep instead of spinning (otherwise two processes on
 #: one core slow each other down tenfold), workers are as urgent as other processes, Tune writes
@@ -68,6 +71,37 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM, which machines get before they are taken away, end a run as Ctrl-C does.
+
+    Raises:
+        Terminated: once what was at work has ended.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only there are signals handled
+        return
+    terminated = False
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        nonlocal terminated
+        terminated = True
+        interrupt = signal.getsignal(signal.SIGINT)  # Tune has its own while it runs
+        if not callable(interrupt):  # ignored in the background of a shell
+            raise KeyboardInterrupt
+        interrupt(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if terminated:
+            raise Terminated from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start() -> None:

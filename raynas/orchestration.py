@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import ray
 
-from raynas.cluster import connected, resources
+from raynas.cluster import connected, resources, terminable
 from raynas.config.config import check_known
 from raynas.config.continuation import check_folder, check_named
 from raynas.config.resolve import Plan, resolve
@@ -138,6 +138,7 @@ def run(
             than two architectures can be members of an ensemble (all else is in the run folder).
         StorageError: when the run folder cannot be written or another process uses it.
         SearchFailed: when the first ten evaluations fail for the same reason, or all fail.
+        Terminated: (a KeyboardInterrupt) when SIGTERM has ended the run; the same call goes on.
     """
     said, started = locals(), time.monotonic()
     plan = resolve(said)
@@ -145,6 +146,7 @@ def run(
     with (
         one_sentence(plan.folder.path),
         connected(),
+        terminable(),
         _session(*in_time(plan, said), started) as session,
     ):
         if not all(stage.done(session) for stage in STAGES):

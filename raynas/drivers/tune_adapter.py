@@ -25,7 +25,7 @@ from raynas.record.events import Placed, Status
 
 _TUNES_SIGNALS = (signal.SIGINT, signal.SIGUSR1)
 _ANSWER_SECONDS = 5.0  # that an actor has to say where it is
-_WORKER_DEATHS = 3  # before a trial whose worker keeps dying counts as failed
+_WORKER_DEATHS = 3  # without an epoch between them, before a trial counts as failed
 
 
 class Trials(ABC):
@@ -174,6 +174,7 @@ class _Scheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: object, trial: Trial, result: dict[str, Any]) -> str:
         """Take a result after which the trial could go on."""
         number = trial.config[self.trials.key]
+        trial.run_metadata.num_failures = 0  # of a long trial many machines may be taken away
         if self._report(number, result):
             return str(TrialScheduler.CONTINUE)
         self.trials.end(number, Status.STOPPED)
