@@ -116,7 +116,13 @@ def _start() -> None:
                 " RAY_ADDRESS=local starts one here instead. A cluster that was started with a"
                 " token needs RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN here."
             ) from error
-        except Exception as error:  # Ray has no type of its own for it
+        except Exception as error:  # Ray has no types of its own for these
+            if "ersion mismatch" in str(error):
+                raise RaynasError(
+                    "The Ray cluster has other versions than this process, and the two must be the"
+                    f" same. {' '.join(str(error).split())}. Install those of the cluster here, or"
+                    " these on all its nodes; RAY_ADDRESS=local starts a cluster here instead."
+                ) from error
             if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()

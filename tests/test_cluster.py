@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
+from ray._private.utils import check_version_info
 from ray.autoscaler._private.util import prepare_config, validate_config
+from typer.testing import CliRunner
 
+import raynas
+from raynas.cli import app
 from raynas.cluster import connected, slots
 from raynas.errors import RaynasError
 
@@ -125,6 +129,31 @@ def test_cluster_yaml_names_what_the_checkout_has():
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     assert set(config["file_mounts"].values()) == {"."}
     assert any("pip install" in command for command in config["setup_commands"])
+
+
+def test_a_cluster_of_other_versions_is_refused_with_the_remedy(monkeypatch):
+    """In the words of Ray's own check, as `ray.init` raises it."""
+    versions = {"ray_version": "2.40.0", "python_version": "3.9.1"}
+
+    def init(**options):
+        check_version_info(versions, "node 10.0.0.1")
+
+    monkeypatch.setattr("raynas.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("raynas.cluster.ray.init", init)
+    with pytest.raises(RaynasError) as caught, connected():
+        pass
+    message = str(caught.value)
+    assert "Ray: 2.40.0 Python: 3.9.1 This process on node 10.0.0.1" in message
+    assert "Install those of the cluster here" in message
+    assert "\n" not in message
+
+
+def test_the_address_on_the_command_line_is_rays(monkeypatch):
+    seen = []
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:1")
+    monkeypatch.setattr(raynas, "run", lambda **_: seen.append(os.environ["RAY_ADDRESS"]))
+    CliRunner().invoke(app, ["run", "--address", "10.0.0.1:6379"])
+    assert seen == ["10.0.0.1:6379"]
 
 
 def test_ray_that_takes_too_long_to_start_is_started_again(monkeypatch):

@@ -1,6 +1,7 @@
 """The verbs that search: `run`, `resume`."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -18,11 +19,18 @@ if TYPE_CHECKING:  # pandas takes long to import
 _LABELS = {"val_accuracy": "validation accuracy"}
 
 
+Address = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="of the Ray cluster; default: RAY_ADDRESS, or what runs here, or a new one"),
+]
+
+
 @with_flags(config_flags())
 def run(
     config: Annotated[
         Optional[Path], typer.Option(help="YAML file with these arguments")  # noqa: UP045
     ] = None,
+    address: Address = None,
     as_json: AsJson = False,
     *,
     arguments: dict[str, Any],
@@ -31,6 +39,7 @@ def run(
     asked = {**(read_yaml(config) if config else {}), **arguments}
     validated({key: value for key, value in asked.items() if value is not None})
     check_names(asked)  # and what is wrong without torch is said before it is imported
+    _use(address)
     _print_result(raynas.run(**asked), as_json)
 
 
@@ -41,13 +50,21 @@ def resume(
         Optional[int],  # noqa: UP045
         typer.Option(help="full training decides among so many of the best"),
     ] = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue an interrupted run, or extend a finished one."""
     raynas.load(path)  # complains at once
     asked = {"samples": samples, "select": select}
     changes = {key: value for key, value in asked.items() if value is not None}
+    _use(address)
     _print_result(raynas.resume(path, **changes), as_json)
+
+
+def _use(address: str | None) -> None:
+    """Have Ray look for its cluster there."""
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address
 
 
 def _print_result(result: "Result", as_json: bool) -> None:
