@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,15 +108,19 @@ def terminable() -> Iterator[None]:
 def _start() -> None:
     """Start Ray, or reach the cluster; once more where that took too long, as on a busy machine."""
     for again in (True, False):
+        words: list[str] = []
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            with _rays_own_words(words):
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
             return
         except ConnectionError as error:
-            raise RaynasError(
-                f"The Ray cluster cannot be reached: {error}. Is RAY_ADDRESS right?"
-                " RAY_ADDRESS=local starts one here instead. A cluster that was started with a"
-                " token needs RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN here."
-            ) from error
+            token = (
+                "It wants the token that it was started with: set RAY_AUTH_MODE=token and the same"
+                " RAY_AUTH_TOKEN here."
+                if any("InvalidAuthToken" in said for said in words)
+                else "Is RAY_ADDRESS right? RAY_ADDRESS=local starts one here instead."
+            )
+            raise RaynasError(f"The Ray cluster cannot be reached: {error}. {token}") from error
         except Exception as error:  # Ray has no types of its own for these
             if "ersion mismatch" in str(error):
                 raise RaynasError(
@@ -131,6 +136,27 @@ def _start() -> None:
                     "Ray did not start on this machine in time, tried twice: it is too busy, or"
                     " short of memory. Try again when it is not, or use a cluster: RAY_ADDRESS."
                 ) from error
+
+
+@contextmanager
+def _rays_own_words(words: list[str]) -> Iterator[None]:
+    """Keep what Ray's libraries print while it starts from the user, who gets one sentence.
+
+    They write to the file of standard error themselves, a warning a second for half a minute.
+
+    Args:
+        words: takes them.
+    """
+    with tempfile.TemporaryFile() as file:
+        standard_error = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+            file.seek(0)
+            words.append(file.read().decode(errors="replace"))
 
 
 def slots(cpus: float, gpus: float | None) -> tuple[float, int]:

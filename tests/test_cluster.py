@@ -148,6 +148,30 @@ def test_a_cluster_of_other_versions_is_refused_with_the_remedy(monkeypatch):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ("InvalidAuthToken: Authentication token is missing or incorrect", "RAY_AUTH_TOKEN"),
+        ("Failed to connect to GCS", "Is RAY_ADDRESS right?"),
+    ],
+)
+def test_what_ray_prints_while_it_connects_becomes_the_remedy(monkeypatch, capfd, line, remedy):
+    """As a cluster with a token makes it: a warning a second, past Python's standard error."""
+
+    def init(**options):
+        for _ in range(30):
+            os.write(2, f"[W 1 1] gcs_client.cc:210: {line}\n".encode())
+        raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+
+    monkeypatch.setattr("raynas.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("raynas.cluster.ray.init", init)
+    with pytest.raises(RaynasError, match=r"10\.0\.0\.1:6379") as caught, connected():
+        pass
+    assert remedy in str(caught.value)
+    os.write(2, b"heard again\n")
+    assert capfd.readouterr().err == "heard again\n"
+
+
 def test_the_address_on_the_command_line_is_rays(monkeypatch):
     seen = []
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere:1")

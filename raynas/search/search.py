@@ -28,7 +28,7 @@ from raynas.record.events import (
     Waited,
 )
 from raynas.record.history import Evaluation, History
-from raynas.record.journal import Journal
+from raynas.record.journal import Journal, collecting_paused
 from raynas.schedulers import Fifo, Scheduler
 from raynas.search.admission import Admission
 from raynas.search.deduplication import Deduplication
@@ -123,7 +123,8 @@ class Search:
         #: what the searcher wants to have scored before the first evaluation
         self.unscored = list(searcher.scoring.architectures) if searcher.scoring else []
         if journal is not None:
-            self._replay(journal.events)
+            with collecting_paused():
+                self._replay(journal.events)
             self.history.driver_ended()
             journal.listeners.insert(0, self.history.apply)
 
