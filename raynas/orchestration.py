@@ -125,7 +125,8 @@ def run(
         understand: tell also what costs something of the architectures that were trained, in
             `understanding/` and the report: scores by proxies, against the final accuracies, and
             loss surfaces; also of a run that is finished.
-        max_concurrent: trials at the same time; None: as many as the cluster holds.
+        max_concurrent: trials at the same time; None: as many as the cluster holds, also when nodes
+            come or go.
         storage_path: where run folders lie; all nodes must see it.
         name: of the run folder; None: made from the other arguments, the same for the same ones.
         resume: `auto` continues the run folder if there is one, `must` wants one, `never` none.

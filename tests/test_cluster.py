@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 
 import raynas
 from raynas.cli import app
-from raynas.cluster import connected, slots
+from raynas.cluster import connected, resources, slots
+from raynas.drivers.concurrency import Concurrency
 from raynas.errors import RaynasError
 
 ROOT = Path(__file__).parents[1]
 
 TWO_RAYLETS = """
-import json, logging, os, sys, time
+import json, logging, os, sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
@@ -38,7 +39,7 @@ class Where(Trial):
     def step(self):
         node = int(ray.get_runtime_context().get_node_id()[:8], 16)
         (FOLDER / f"{node}.seen").touch()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 200
         while len(list(FOLDER.glob("*.seen"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)  # until a trial runs on the other node, however slowly that starts
         self.epoch += 1
@@ -51,11 +52,19 @@ class WhereEvaluator(Evaluator):
     def retraining(self, space, arch, data, epochs, seed, device):
         return None
 
+def join(cluster):
+    while not list(FOLDER.glob("*.seen")):
+        time.sleep(0.05)
+    cluster.add_node(num_cpus=1)
+
 if __name__ == "__main__":
     os.environ.update(ENVIRONMENT)
     cluster = Cluster()
-    for _ in range(2):
+    cluster.add_node(num_cpus=1)
+    if sys.argv[2] == "from the start":
         cluster.add_node(num_cpus=1)
+    else:
+        threading.Thread(target=join, args=(cluster,), daemon=True).start()
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     result = raynas.run(
         space="nasbench201:channels=4,cells=1", data="digits:fraction=0.3", search="random",
@@ -71,13 +80,16 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_raylets_share_a_search(tmp_path):
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("second", ["from the start", "in mid-search"])
+def test_two_raylets_share_a_search(tmp_path, second):
+    """The first epoch of a trial ends when one runs on the other node, too."""
     script = tmp_path / "two_raylets.py"
     script.write_text(TWO_RAYLETS)
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as own:  # short, for sockets
         done = subprocess.run(
-            [sys.executable, script, tmp_path], capture_output=True, text=True, timeout=240,
+            [sys.executable, script, tmp_path, second], capture_output=True, text=True, timeout=500,
             env=environment | {"RAY_TMPDIR": own},
         )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -199,3 +211,21 @@ def test_ray_that_takes_too_long_to_start_is_started_again(monkeypatch):
     with pytest.raises(RaynasError, match="did not start on this machine in time"), connected():
         pass
     assert len(tries) == 2
+
+
+def test_trials_follow_a_cluster_that_changes(monkeypatch):
+    nodes = [2]
+    clock = [100.0]
+    monkeypatch.setattr(
+        "raynas.cluster.ray.nodes",
+        lambda: [{"Resources": {"CPU": n}, "Alive": True} for n in nodes],
+    )
+    monkeypatch.setattr("raynas.drivers.concurrency.time.monotonic", lambda: clock[0])
+    concurrency = Concurrency(resources(1, 0, None), None)
+    assert concurrency() == 2
+    for held, expected in (([2, 4], 6), ([4], 4), ([], 4)):  # with none, those that wait stay
+        nodes[:] = held
+        clock[0] += 3
+        assert concurrency() == expected
+    nodes[:] = [8]
+    assert Concurrency(resources(1, 0, 3), 3)() == 3  # as the user wants

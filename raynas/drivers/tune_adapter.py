@@ -19,6 +19,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from raynas.drivers.concurrency import Concurrency
 from raynas.drivers.session import Session
 from raynas.errors import StorageError
 from raynas.record.events import Placed, Status
@@ -88,14 +89,15 @@ def fit(session: Session, trainable: Any, trials: Trials) -> None:
     """
     resources, key = session.resources, trials.key  # Tune pickles what names the folders
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures come as results
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.concurrent)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"  # `_Searcher` suggests no more than run
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
         tune_config=tune.TuneConfig(
-            search_alg=_Searcher(trials),
+            search_alg=_Searcher(
+                trials, Concurrency(resources, session.plan.config.max_concurrent)
+            ),
             scheduler=_Scheduler(trials),
             num_samples=-1,
-            max_concurrent_trials=resources.concurrent,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"{trial.config[key]:05d}",
         ),
@@ -134,25 +136,31 @@ def _own_signals() -> Iterator[None]:
 
 
 class _Searcher(Searcher):
-    """Hands Tune what there is to run."""
+    """Hands Tune what there is to run, as much as may run now."""
 
-    def __init__(self, trials: Trials):
+    def __init__(self, trials: Trials, concurrency: Concurrency):
         super().__init__()
-        self.trials = trials
+        self.trials, self.concurrency = trials, concurrency
+        self._running: set[str] = set()
 
     def suggest(  # type: ignore[override]  # the base forgot FINISHED
         self, trial_id: str
     ) -> dict[str, Any] | str | None:
         """Return the configuration of the next trial."""
+        if len(self._running) >= self.concurrency():
+            return None
         configuration = self.trials.suggest()
-        if configuration is None and self.trials.exhausted:
+        if configuration is not None:
+            self._running.add(trial_id)
+        elif self.trials.exhausted:
             return Searcher.FINISHED
         return configuration
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Do nothing: the scheduler has heard it."""
+        """Let another trial run; the scheduler has heard what became of this one."""
+        self._running.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing: the journal is the truth."""
