@@ -52,10 +52,12 @@ class WhereEvaluator(Evaluator):
     def retraining(self, space, arch, data, epochs, seed, device):
         return None
 
-def join(cluster):
-    while not list(FOLDER.glob("*.seen")):
-        time.sleep(0.05)
-    cluster.add_node(num_cpus=1)
+def search(results):
+    results.append(raynas.run(
+        space="nasbench201:channels=4,cells=1", data="digits:fraction=0.3", search="random",
+        evaluate=WhereEvaluator(), scheduler="fifo", samples=8, epochs=2,
+        storage_path=FOLDER, name="two",
+    ))
 
 if __name__ == "__main__":
     os.environ.update(ENVIRONMENT)
@@ -63,16 +65,17 @@ if __name__ == "__main__":
     cluster.add_node(num_cpus=1)
     if sys.argv[2] == "from the start":
         cluster.add_node(num_cpus=1)
-    else:
-        threading.Thread(target=join, args=(cluster,), daemon=True).start()
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    result = raynas.run(
-        space="nasbench201:channels=4,cells=1", data="digits:fraction=0.3", search="random",
-        evaluate=WhereEvaluator(), scheduler="fifo", samples=8, epochs=2,
-        storage_path=FOLDER, name="two",
-    )
+    results = []
+    searching = threading.Thread(target=search, args=(results,))  # nodes need the main thread
+    searching.start()
+    if sys.argv[2] == "in mid-search":
+        while not list(FOLDER.glob("*.seen")):
+            time.sleep(0.05)
+        cluster.add_node(num_cpus=1)
+    searching.join()
     nodes = [int(n["NodeID"][:8], 16) for n in ray.nodes() if n["Alive"]]
-    used = result.trials["node"].value_counts().to_dict()
+    used = results[0].trials["node"].value_counts().to_dict()
     print(json.dumps({"nodes": nodes, "used": {int(k): int(v) for k, v in used.items()}}))
     ray.shutdown()
     cluster.shutdown()
