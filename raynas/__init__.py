@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         RaynasError,
         SearchFailed,
         StorageError,
+        Terminated,
         UnknownName,
     )
     from raynas.orchestration import resume, run
@@ -91,6 +92,7 @@ __all__ = [
     "Searcher",
     "StorageError",
     "Table",
+    "Terminated",
     "Train",
     "Trial",
     "UnknownName",
@@ -147,6 +149,7 @@ _MODULES = {
     "Searcher": "raynas.searchers",
     "StorageError": "raynas.errors",
     "Table": "trials",
+    "Terminated": "raynas.errors",
     "Train": "trials",
     "Trial": "trials",
     "UnknownName": "raynas.errors",

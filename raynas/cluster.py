@@ -2,19 +2,23 @@
 
 import logging
 import os
+import signal
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import ray
 import torch
 
-from raynas.errors import InvalidArgument, RaynasError
+from raynas.errors import InvalidArgument, RaynasError, Terminated
 
 #: Set where the user has not: idle threads sleep instead of spinning (otherwise two processes on
 #: one core slow each other down tenfold), workers are as urgent as other processes, Tune writes
-#: none of its own logs, tables and snapshots.
+#: none of its own logs, tables and snapshots, and at the end waits no ten minutes for an epoch.
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "RAY_worker_niceness": "0",
@@ -23,6 +27,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
     "TUNE_GLOBAL_CHECKPOINT_S": "100000",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "100000",
 }
@@ -69,19 +74,60 @@ def connected() -> Iterator[None]:
         ray.shutdown()
 
 
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM, which machines get before they are taken away, end a run as Ctrl-C does.
+
+    Raises:
+        Terminated: once what was at work has ended.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only there are signals handled
+        return
+    terminated = False
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        nonlocal terminated
+        terminated = True
+        interrupt = signal.getsignal(signal.SIGINT)  # Tune has its own while it runs
+        if not callable(interrupt):  # ignored in the background of a shell
+            raise KeyboardInterrupt
+        interrupt(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if terminated:
+            raise Terminated from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _start() -> None:
     """Start Ray, or reach the cluster; once more where that took too long, as on a busy machine."""
     for again in (True, False):
+        words: list[str] = []
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            with _rays_own_words(words):
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
             return
         except ConnectionError as error:
-            raise RaynasError(
-                f"The Ray cluster cannot be reached: {error}. Is RAY_ADDRESS right?"
-                " RAY_ADDRESS=local starts one here instead. A cluster that was started with a"
-                " token needs RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN here."
-            ) from error
-        except Exception as error:  # Ray has no type of its own for it
+            token = (
+                "It wants the token that it was started with: set RAY_AUTH_MODE=token and the same"
+                " RAY_AUTH_TOKEN here."
+                if any("InvalidAuthToken" in said for said in words)
+                else "Is RAY_ADDRESS right? RAY_ADDRESS=local starts one here instead."
+            )
+            raise RaynasError(f"The Ray cluster cannot be reached: {error}. {token}") from error
+        except Exception as error:  # Ray has no types of its own for these
+            if "ersion mismatch" in str(error):
+                raise RaynasError(
+                    "The Ray cluster has other versions than this process, and the two must be the"
+                    f" same. {' '.join(str(error).split())}. Install those of the cluster here, or"
+                    " these on all its nodes; RAY_ADDRESS=local starts a cluster here instead."
+                ) from error
             if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
@@ -90,6 +136,27 @@ def _start() -> None:
                     "Ray did not start on this machine in time, tried twice: it is too busy, or"
                     " short of memory. Try again when it is not, or use a cluster: RAY_ADDRESS."
                 ) from error
+
+
+@contextmanager
+def _rays_own_words(words: list[str]) -> Iterator[None]:
+    """Keep what Ray's libraries print while it starts from the user, who gets one sentence.
+
+    They write to the file of standard error themselves, a warning a second for half a minute.
+
+    Args:
+        words: takes them.
+    """
+    with tempfile.TemporaryFile() as file:
+        standard_error = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+            file.seek(0)
+            words.append(file.read().decode(errors="replace"))
 
 
 def slots(cpus: float, gpus: float | None) -> tuple[float, int]:

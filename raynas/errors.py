@@ -10,6 +10,8 @@ RaynasError
 │   └── JournalError                 the journal is damaged before its last line
 ├── DeadlineExceeded (TimeoutError)  the caller's time was over before the answer was there
 └── SearchFailed (RuntimeError)      the search as a whole came to nothing
+
+Terminated (KeyboardInterrupt) is no error: SIGTERM ended the run as Ctrl-C does.
 """
 
 from search_spaces.errors import InvalidArchitecture, InvalidArgument, RaynasError, UnknownName
@@ -25,6 +27,7 @@ __all__ = [
     "RaynasError",
     "SearchFailed",
     "StorageError",
+    "Terminated",
     "UnknownName",
 ]
 
@@ -43,6 +46,10 @@ class JournalError(StorageError):
 
 class DeadlineExceeded(RaynasError, TimeoutError):
     """What was asked for was not there when the caller's time was over."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM ended a run like Ctrl-C does; the same call goes on."""
 
 
 class SearchFailed(RaynasError, RuntimeError):

@@ -8,7 +8,7 @@ killed anywhere goes on at the first stage that is not done.
 import functools
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import ray
 
-from raynas.cluster import connected, resources
+from raynas.cluster import connected, resources, terminable
 from raynas.config.config import check_known
 from raynas.config.continuation import check_folder, check_named
 from raynas.config.resolve import Plan, resolve
@@ -26,9 +26,11 @@ from raynas.drivers.visibility import check_visible
 from raynas.ensemble.members import ValidationLogits
 from raynas.ensemble.saep import SAEP
 from raynas.planning.allotment import allot_search, search_is_over
+from raynas.planning.limits import check_limits, limit_reached
 from raynas.planning.planning import in_time
 from raynas.record import events
 from raynas.record.folder import RunFolder
+from raynas.record.full_disks import one_sentence
 from raynas.record.journal import Journal, Listener
 from raynas.record.results import Result, load
 from raynas.reports.mirror import Mirror
@@ -36,6 +38,7 @@ from raynas.reports.monitor import Monitor
 from raynas.reports.table import TrialsTable
 from raynas.reports.tensorboard import TensorBoard
 from raynas.reports.tracking import Tracking
+from raynas.reports.views import View
 from raynas.schedulers import Scheduler
 from raynas.search.admission import Admission
 from raynas.search.search import Search
@@ -56,6 +59,8 @@ def run(
     scheduler: str | Scheduler | None = None,
     architectures: str | Path | Sequence[str] | None = None,
     time_budget: str | float | None = None,
+    gpu_hours: float | None = None,
+    target: str | Mapping[str, float] | None = None,
     samples: int | None = None,
     epochs: int | None = None,
     retrain_epochs: int | None = None,
@@ -100,6 +105,11 @@ def run(
             and the hardware, and is shown before the start; search, last decision and retraining
             share the time. None: those have the defaults `nasbench201`, `evolution`, `train`,
             none, none, 32, 4 and 1.
+        gpu_hours: the search ends when its trials have held GPUs for so many hours, those of
+            earlier calls counted; what runs then is stopped, and the best is retrained. The same
+            call with more goes on, with what was stopped first.
+        target: `{"val_accuracy": 0.95}`: the search ends likewise when the best evaluation that has
+            ended is as good.
         samples: number of architectures to evaluate; of searches by gradients, at most that many
             of what they derive.
         epochs: epochs of an evaluation that is not stopped early.
@@ -126,7 +136,8 @@ def run(
         understand: tell also what costs something of the architectures that were trained, in
             `understanding/` and the report: scores by proxies, against the final accuracies, and
             loss surfaces; also of a run that is finished.
-        max_concurrent: trials at the same time; None: as many as the cluster holds.
+        max_concurrent: trials at the same time; None: as many as the cluster holds, also when nodes
+            come or go.
         tracker: `mlflow:experiment=NAME` or `wandb:project=NAME`, where the run is shown too while
             it is on, or a `Tracker`.
         storage_path: where run folders lie; all nodes must see it. A folder, or in an object store
@@ -142,11 +153,17 @@ def run(
             than two architectures can be members of an ensemble (all else is in the run folder).
         StorageError: when the run folder cannot be written or another process uses it.
         SearchFailed: when the first ten evaluations fail for the same reason, or all fail.
+        Terminated: (a KeyboardInterrupt) when SIGTERM has ended the run; the same call goes on.
     """
     said, started = locals(), time.monotonic()
     plan = resolve(said)
     check_folder(plan)
-    with connected(), _session(*in_time(plan, said), started) as session:
+    with (
+        one_sentence(plan.folder.path),
+        connected(),
+        terminable(),
+        _session(*in_time(plan, said), started) as session,
+    ):
         if not all(stage.done(session) for stage in STAGES):
             with _watched(session):
                 for stage in STAGES:
@@ -162,8 +179,9 @@ def resume(path: str | Path, **changes: Any) -> Result:
 
     Args:
         path: the run folder.
-        changes: arguments that may differ from before: `samples`, `select`, `ensemble`,
-            `understand`, `snapshots`, `keep_checkpoints`, resources, `max_concurrent`.
+        changes: arguments that may differ from before: `samples`, `gpu_hours`, `target`, `select`,
+            `ensemble`, `understand`, `snapshots`, `keep_checkpoints`, `tracker`, resources,
+            `max_concurrent`.
 
     Raises:
         InvalidArgument: when the run was started with an object that has no name, such as a
@@ -197,6 +215,7 @@ def _session(plan: Plan, planned: events.Planned | None, started: float) -> Iter
     """
     config = plan.config
     share = resources(config.cpus_per_trial, config.gpus_per_trial, config.max_concurrent)
+    check_limits(plan, share)
     lookup("evaluate: driver", plan.driver, DRIVERS)().check(plan, share)
     with Journal(plan.folder.path, prompt=plan.evaluator.trains) as journal:
         search = Search(
@@ -208,6 +227,7 @@ def _session(plan: Plan, planned: events.Planned | None, started: float) -> Iter
         )  # fmt: skip
         session = Session(plan, journal, search, share, _recorded(), started=started)
         search.expired = functools.partial(search_is_over, session)
+        search.over = functools.partial(limit_reached, session)
         if planned is not None:  # first: a folder with a configuration is not planned again
             session.record(planned)
         session.write_plan()
@@ -229,14 +249,16 @@ def _watched(session: Session) -> Iterator[None]:
     make_folder(folder.checkpoints)
     check_visible(folder)
     mirror = Mirror(folder.tensorboard)
-    tensorboard = TensorBoard(mirror.here, session.plan.space, session.plan.data)
-    for event in journal.events:
-        tensorboard(event)
     table = TrialsTable(search, folder.trials)
     with Monitor(search) as monitor:
-        folder.discard(session.history.discarded)  # what a kill has left
-        journal.listeners += [_remover(folder), tensorboard, mirror, monitor, table]
         session.say = monitor.say
+        folder.discard(session.history.discarded)  # what a kill has left
+        board = View("TensorBoard's files", monitor.say)
+        board.attempt(
+            lambda: journal.listeners.append(board.listener(_tensorboard(session, mirror)))
+        )
+        rows = View("trials.parquet", monitor.say)
+        journal.listeners += [_remover(folder), mirror, monitor, rows.listener(table)]
         if session.plan.tracker is not None:
             shown = TrackedRun(session.folder, session.plan.config.model_dump(), session.history)
             journal.listeners.append(Tracking(session.plan.tracker, shown, monitor.say))
@@ -252,7 +274,7 @@ def _watched(session: Session) -> Iterator[None]:
         try:
             yield
         finally:
-            table.write()
+            rows.attempt(table.write, always=True)
             mirror.close()
 
 
@@ -264,6 +286,13 @@ def _remover(folder: RunFolder) -> Listener:
             folder.discard(event.evaluations)
 
     return remove
+
+
+def _tensorboard(session: Session, mirror: Mirror) -> TensorBoard:
+    """Return TensorBoard's files with what has happened so far."""
+    board = TensorBoard(mirror.here, session.plan.space, session.plan.data)
+    board.catch_up(session.journal.events)
+    return board
 
 
 def _recorded() -> dict[str, Any]:

@@ -251,12 +251,12 @@ def _kill(wanted: dict[str, Any], run: Path) -> None:
 def _repeatable(run: Path) -> list[dict[str, Any]]:
     """The events that come again in every such run.
 
-    A run says that it is complete once, at its end; runs with an ensemble used to say it before
-    the ensemble too. When the kill hits is a matter of chance, so how often a driver has started
-    does not count, nor what came after the event that was waited for, where the run was not
-    continued.
+    Where work ran does not count. A run says that it is complete once, at its end; runs with an
+    ensemble used to say it before the ensemble too. When the kill hits is a matter of chance, so
+    how often a driver has started does not count, nor what came after the event that was waited
+    for, where the run was not continued.
     """
-    found = events(run)
+    found = [event for event in events(run) if event["event"] != "placed"]
     found = [event for event in found[:-1] if event["event"] != "complete"] + found[-1:]
     if run.name not in (KILLED, "killed-continued"):
         return found

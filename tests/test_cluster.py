@@ -13,15 +13,20 @@ import pytest
 import ray
 import yaml
 from conftest import SMALL
+from ray._private.utils import check_version_info
 from ray.autoscaler._private.util import prepare_config, validate_config
+from typer.testing import CliRunner
 
-from raynas.cluster import ENVIRONMENT, connected, slots
+import raynas
+from raynas.cli import app
+from raynas.cluster import ENVIRONMENT, connected, resources, slots
+from raynas.drivers.concurrency import Concurrency
 from raynas.errors import RaynasError
 
 ROOT = Path(__file__).parents[1]
 
 TWO_RAYLETS = """
-import json, logging, os, sys, time
+import json, logging, os, sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
@@ -36,7 +41,7 @@ class Where(Trial):
     def step(self):
         node = int(ray.get_runtime_context().get_node_id()[:8], 16)
         (FOLDER / f"{node}.seen").touch()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 200
         while len(list(FOLDER.glob("*.seen"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)  # until a trial runs on the other node, however slowly that starts
         self.epoch += 1
@@ -49,19 +54,30 @@ class WhereEvaluator(Evaluator):
     def retraining(self, space, arch, data, epochs, seed, device):
         return None
 
-if __name__ == "__main__":
-    os.environ.update(ENVIRONMENT)
-    cluster = Cluster()
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    result = raynas.run(
+def search(results):
+    results.append(raynas.run(
         space="nasbench201:channels=4,cells=1", data="digits:fraction=0.3", search="random",
         evaluate=WhereEvaluator(), scheduler="fifo", samples=8, epochs=2,
         storage_path=FOLDER, name="two",
-    )
+    ))
+
+if __name__ == "__main__":
+    os.environ.update(ENVIRONMENT)
+    cluster = Cluster()
+    cluster.add_node(num_cpus=1)
+    if sys.argv[2] == "from the start":
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    results = []
+    searching = threading.Thread(target=search, args=(results,))  # nodes need the main thread
+    searching.start()
+    if sys.argv[2] == "in mid-search":
+        while not list(FOLDER.glob("*.seen")):
+            time.sleep(0.05)
+        cluster.add_node(num_cpus=1)
+    searching.join()
     nodes = [int(n["NodeID"][:8], 16) for n in ray.nodes() if n["Alive"]]
-    used = result.trials["node"].value_counts().to_dict()
+    used = results[0].trials["node"].value_counts().to_dict()
     print(json.dumps({"nodes": nodes, "used": {int(k): int(v) for k, v in used.items()}}))
     ray.shutdown()
     cluster.shutdown()
@@ -69,13 +85,16 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_raylets_share_a_search(tmp_path):
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("second", ["from the start", "in mid-search"])
+def test_two_raylets_share_a_search(tmp_path, second):
+    """The first epoch of a trial ends when one runs on the other node, too."""
     script = tmp_path / "two_raylets.py"
     script.write_text(TWO_RAYLETS)
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as own:  # short, for sockets
         done = subprocess.run(
-            [sys.executable, script, tmp_path], capture_output=True, text=True, timeout=240,
+            [sys.executable, script, tmp_path, second], capture_output=True, text=True, timeout=500,
             env=environment | {"RAY_TMPDIR": own},
         )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -187,6 +206,55 @@ def test_slurm_script_runs_a_search_on_all_nodes_of_the_allocation(slurm, tmp_pa
     assert not (tmp_path / "queued").exists()
 
 
+def test_a_cluster_of_other_versions_is_refused_with_the_remedy(monkeypatch):
+    """In the words of Ray's own check, as `ray.init` raises it."""
+    versions = {"ray_version": "2.40.0", "python_version": "3.9.1"}
+
+    def init(**options):
+        check_version_info(versions, "node 10.0.0.1")
+
+    monkeypatch.setattr("raynas.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("raynas.cluster.ray.init", init)
+    with pytest.raises(RaynasError) as caught, connected():
+        pass
+    message = str(caught.value)
+    assert "Ray: 2.40.0 Python: 3.9.1 This process on node 10.0.0.1" in message
+    assert "Install those of the cluster here" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ("InvalidAuthToken: Authentication token is missing or incorrect", "RAY_AUTH_TOKEN"),
+        ("Failed to connect to GCS", "Is RAY_ADDRESS right?"),
+    ],
+)
+def test_what_ray_prints_while_it_connects_becomes_the_remedy(monkeypatch, capfd, line, remedy):
+    """As a cluster with a token makes it: a warning a second, past Python's standard error."""
+
+    def init(**options):
+        for _ in range(30):
+            os.write(2, f"[W 1 1] gcs_client.cc:210: {line}\n".encode())
+        raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+
+    monkeypatch.setattr("raynas.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("raynas.cluster.ray.init", init)
+    with pytest.raises(RaynasError, match=r"10\.0\.0\.1:6379") as caught, connected():
+        pass
+    assert remedy in str(caught.value)
+    os.write(2, b"heard again\n")
+    assert capfd.readouterr().err == "heard again\n"
+
+
+def test_the_address_on_the_command_line_is_rays(monkeypatch):
+    seen = []
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:1")
+    monkeypatch.setattr(raynas, "run", lambda **_: seen.append(os.environ["RAY_ADDRESS"]))
+    CliRunner().invoke(app, ["run", "--address", "10.0.0.1:6379"])
+    assert seen == ["10.0.0.1:6379"]
+
+
 def test_ray_that_takes_too_long_to_start_is_started_again(monkeypatch):
     tries = []
 
@@ -206,3 +274,21 @@ def test_ray_that_takes_too_long_to_start_is_started_again(monkeypatch):
     with pytest.raises(RaynasError, match="did not start on this machine in time"), connected():
         pass
     assert len(tries) == 2
+
+
+def test_trials_follow_a_cluster_that_changes(monkeypatch):
+    nodes = [2]
+    clock = [100.0]
+    monkeypatch.setattr(
+        "raynas.cluster.ray.nodes",
+        lambda: [{"Resources": {"CPU": n}, "Alive": True} for n in nodes],
+    )
+    monkeypatch.setattr("raynas.drivers.concurrency.time.monotonic", lambda: clock[0])
+    concurrency = Concurrency(resources(1, 0, None), None)
+    assert concurrency() == 2
+    for held, expected in (([2, 4], 6), ([4], 4), ([], 4)):  # with none, those that wait stay
+        nodes[:] = held
+        clock[0] += 3
+        assert concurrency() == expected
+    nodes[:] = [8]
+    assert Concurrency(resources(1, 0, 3), 3)() == 3  # as the user wants

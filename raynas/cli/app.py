@@ -12,11 +12,12 @@ from typer.core import TyperGroup
 from raynas.cli.bench import bench
 from raynas.cli.ensemble import ensemble
 from raynas.cli.export import export
-from raynas.cli.run import resume, run, status
+from raynas.cli.run import resume, run
 from raynas.cli.score import score
 from raynas.cli.spaces import spaces
+from raynas.cli.status import status
 from raynas.cli.understand import understand
-from raynas.errors import RaynasError
+from raynas.errors import RaynasError, Terminated
 
 _CONTINUED = ("run", "resume", "ensemble", "understand")  # verbs that go on where they were
 
@@ -25,14 +26,16 @@ class Verbs(TyperGroup):
     """The verbs, of which each can be interrupted."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        """Run a verb; a Ctrl-C, of which Typer says nothing, becomes one line and status 130."""
+        """Run a verb; Ctrl-C and SIGTERM become one line and status 130, or 143."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interruption:
+            terminated = isinstance(interruption, Terminated)
             goes_on = ctx.invoked_subcommand in _CONTINUED
             sentence = " The same command continues the run." if goes_on else ""
-            print(f"raynas: interrupted.{sentence}", file=sys.stderr)
-            raise typer.Exit(130) from None
+            how, status = ("terminated", 143) if terminated else ("interrupted", 130)
+            print(f"raynas: {how}.{sentence}", file=sys.stderr)
+            raise typer.Exit(status) from None
 
 
 app = typer.Typer(

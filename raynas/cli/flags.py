@@ -17,7 +17,7 @@ import typer
 
 from raynas.config.config import Config
 
-_KINDS: dict[str, type] = {"bool": bool, "int": int, "float": float, "Path": Path}
+_KINDS: dict[str, type] = {"dict": str, "bool": bool, "int": int, "float": float, "Path": Path}
 
 
 @dataclass(frozen=True)

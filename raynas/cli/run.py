@@ -1,6 +1,7 @@
-"""The verbs on a run: `run`, `resume`, `status`."""
+"""The verbs that search: `run`, `resume`."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -10,9 +11,7 @@ import raynas
 from raynas.cli.flags import config_flags, with_flags
 from raynas.cli.output import AsJson, plain
 from raynas.config.config import check_names, read_yaml, validated
-from raynas.errors import RaynasError
 from raynas.record.formatting import shown
-from raynas.record.journal import is_locked
 
 if TYPE_CHECKING:  # pandas takes long to import
     from raynas.record.results import Result
@@ -20,11 +19,18 @@ if TYPE_CHECKING:  # pandas takes long to import
 _LABELS = {"val_accuracy": "validation accuracy"}
 
 
+Address = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="of the Ray cluster; default: RAY_ADDRESS, or what runs here, or a new one"),
+]
+
+
 @with_flags(config_flags())
 def run(
     config: Annotated[
         Optional[Path], typer.Option(help="YAML file with these arguments")  # noqa: UP045
     ] = None,
+    address: Address = None,
     as_json: AsJson = False,
     *,
     arguments: dict[str, Any],
@@ -33,6 +39,7 @@ def run(
     asked = {**(read_yaml(config) if config else {}), **arguments}
     validated({key: value for key, value in asked.items() if value is not None})
     check_names(asked)  # and what is wrong without torch is said before it is imported
+    _use(address)
     _print_result(raynas.run(**asked), as_json)
 
 
@@ -43,49 +50,21 @@ def resume(
         Optional[int],  # noqa: UP045
         typer.Option(help="full training decides among so many of the best"),
     ] = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue an interrupted run, or extend a finished one."""
     raynas.load(path)  # complains at once
     asked = {"samples": samples, "select": select}
     changes = {key: value for key, value in asked.items() if value is not None}
+    _use(address)
     _print_result(raynas.resume(path, **changes), as_json)
 
 
-def status(
-    path: Annotated[Path, typer.Argument(help="run folder")], as_json: AsJson = False
-) -> None:
-    """Show how far a run is; it may be running."""
-    result = raynas.load(path)
-    state = "running" if is_locked(result.path) else "finished" if result.finished else "stopped"
-    counts = result.trials["status"].value_counts().to_dict()
-    try:
-        best: dict[str, Any] | None = {
-            "architecture": result.best.architecture, **result.best.metrics,
-        }  # fmt: skip
-    except RaynasError:
-        best = None
-    content = {
-        "path": str(result.path),
-        "state": state,
-        "samples": result.config["samples"],
-        "evaluations": counts,
-        "selecting": {index: len(curve) for index, curve in result.history.selecting.items()},
-        "best": best,
-    }
-    if as_json:
-        print(json.dumps(content, default=plain))
-        return
-    print(f"{result.path}: {state}")
-    trials, samples = result.trials, content["samples"]
-    if "search" in trials:
-        print(f"{len(trials)} derived, at most {samples} to be evaluated: {counts}")
-    else:
-        print(f"{len(trials)} of {samples} evaluations started: {counts}")
-    if content["selecting"]:
-        print(f"epochs of full training before the last decision: {content['selecting']}")
-    if best:
-        print(f"best: {best['architecture']}, {shown(result.metric, best[result.metric])}")
+def _use(address: str | None) -> None:
+    """Have Ray look for its cluster there."""
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address
 
 
 def _print_result(result: "Result", as_json: bool) -> None:

@@ -94,6 +94,35 @@ def check_snapshots(config: Config, evaluator: AnyEvaluator) -> None:
         )
 
 
+def check_limits(config: Config, searcher: Searcher, evaluator: AnyEvaluator) -> None:
+    """Refuse a target that the best of the search could never reach, and ends that come too early.
+
+    Raises:
+        InvalidArgument: naming what the search maximizes, or its range, or the search.
+    """
+    limited = [name for name in ("gpu_hours", "target") if getattr(config, name) is not None]
+    if limited and searcher.needs_full_training:
+        raise InvalidArgument(
+            f"{limited[0]}={getattr(config, limited[0])}: search={config.search!r} compares"
+            " candidates that are trained to the end, and what runs would be stopped. End it by"
+            " samples."
+        )
+    metric = evaluator.metric_name
+    for name, value in (config.target or {}).items():
+        if name != metric:
+            raise InvalidArgument(
+                f"target={config.target}: this search maximizes {metric}, and its best is judged by"
+                f" nothing else: target={{{metric!r}: ...}}."
+            )
+        if name.endswith("accuracy") and not 0 < value <= 1:
+            raise InvalidArgument(
+                f"target={config.target}: an accuracy is a fraction, greater than 0 and at most 1,"
+                " such as 0.95."
+            )
+    if config.target == {}:
+        raise InvalidArgument(f"target={{}}: name what to reach: target={{{metric!r}: 0.95}}.")
+
+
 def check_constraint(
     config: Config, constraint: Constraint | None, searcher: Searcher, evaluator: AnyEvaluator
 ) -> None:

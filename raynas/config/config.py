@@ -29,6 +29,7 @@ from trials import EVALUATORS
 CHANGEABLE = (
     "samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "storage_path", "name",
     "resume", "ensemble", "snapshots", "select", "understand", "tracker", "keep_checkpoints",
+    "gpu_hours", "target",
 )  # fmt: skip
 
 #: what follows from data, hardware and time, in a run with a time budget
@@ -104,6 +105,14 @@ def _kept(value: Any) -> Any:
     return str(int(text))
 
 
+def _assignments(value: Any) -> Any:
+    """Return the numbers of a flag, `val_accuracy=0.95`, by their names."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.partition("=") for part in value.split(",") if part.strip()]
+    return {name.strip(): number for name, _, number in parts}
+
+
 def _rising(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(numbers)))
 
@@ -131,6 +140,12 @@ class Config(BaseModel):
         None,
         description="20min, 12h: what is not said of the search follows from it, the data and the"
         " hardware",
+    )
+    gpu_hours: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="GPUs times hours of trials, after which the search ends"
+    )
+    target: Annotated[dict[str, float] | None, BeforeValidator(_assignments)] = Field(
+        None, description="what ends the search when its best has reached it: val_accuracy=0.95"
     )
     samples: Annotated[int, Field(ge=1)] = Field(32, description="architectures to evaluate")
     epochs: Annotated[int, Field(ge=1)] = Field(4, description="epochs of a full evaluation")

@@ -14,6 +14,7 @@ from raynas.config.compatibility import (
     check_constraint,
     check_ensemble,
     check_kept,
+    check_limits,
     check_retraining,
     check_searcher,
     check_select,
@@ -178,6 +179,7 @@ def _resolved(arguments: Mapping[str, Any], loaded: Data | None) -> Plan:
     check_searcher(config, searcher, evaluator, scheduler)
     check_retraining(evaluator)
     check_snapshots(config, evaluator)
+    check_limits(config, searcher, evaluator)
     if config.name is not None:
         run_folder(config)  # before the data are read, which may take a while
     data = loaded or trial_data.load(source, seed=config.seed)

@@ -15,18 +15,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from raynas.drivers.concurrency import Concurrency
 from raynas.drivers.session import Session
-from raynas.record.events import Status
+from raynas.errors import StorageError
+from raynas.record.events import Placed, Status
 from raynas.record.folder import RunFolder
 from trials.places import is_local
 
 _TUNES_SIGNALS = (signal.SIGINT, signal.SIGUSR1)
-_WORKER_DEATHS = 3  # before a trial whose worker keeps dying counts as failed
+_ANSWER_SECONDS = 5.0  # that an actor has to say where it is
+_WORKER_DEATHS = 3  # without an epoch between them, before a trial counts as failed
 
 
 class Trials(ABC):
@@ -43,6 +47,16 @@ class Trials(ABC):
     @abstractmethod
     def exhausted(self) -> bool:
         """Return whether no further trial will be suggested."""
+
+    @property
+    def over(self) -> bool:
+        """Return whether all that runs ends now, whatever it has come to."""
+        return False
+
+    @property
+    def failure(self) -> StorageError | None:
+        """Return why what trials come to cannot be kept, where it cannot."""
+        return None
 
     @property
     @abstractmethod
@@ -78,12 +92,14 @@ def fit(session: Session, trainable: Any, trials: Trials) -> None:
         KeyboardInterrupt: when the user interrupts Tune, which ends quietly then.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures come as results
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(session.resources.concurrent)
-    with _tunes_folder(session.folder) as folder:
-        tuner = _tuner(session, trainable, trials, folder)
-        with _own_signals():
-            tuner.fit()
-    if not trials.exhausted or trials.left:
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"  # `_Searcher` suggests no more than run
+    with _tunes_folder(session.folder) as folder, _own_signals():
+        try:
+            _tuner(session, trainable, trials, folder).fit()
+        finally:
+            if (failure := trials.failure or session.journal.failure) is not None:
+                raise failure  # what Tune has made of it says less
+    if not trials.over and (not trials.exhausted or trials.left):
         raise KeyboardInterrupt  # Tune ends quietly on the first Ctrl-C
 
 
@@ -93,17 +109,19 @@ def _tuner(session: Session, trainable: Any, trials: Trials, folder: Path) -> tu
     return tune.Tuner(
         tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
         tune_config=tune.TuneConfig(
-            search_alg=_Searcher(trials),
+            search_alg=_Searcher(
+                trials, Concurrency(resources, session.plan.config.max_concurrent)
+            ),
             scheduler=_Scheduler(trials),
             num_samples=-1,
-            max_concurrent_trials=resources.concurrent,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"{trial.config[key]:05d}",
         ),
         run_config=tune.RunConfig(
             name=f"{len(list(folder.glob('*'))):03d}",
             storage_path=str(folder),
-            callbacks=[_Callback(trials)],
+            stop=_Over(session, trials),
+            callbacks=[_Callback(session, trials)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=_WORKER_DEATHS),
             verbose=0,
@@ -136,25 +154,31 @@ def _own_signals() -> Iterator[None]:
 
 
 class _Searcher(Searcher):
-    """Hands Tune what there is to run."""
+    """Hands Tune what there is to run, as much as may run now."""
 
-    def __init__(self, trials: Trials):
+    def __init__(self, trials: Trials, concurrency: Concurrency):
         super().__init__()
-        self.trials = trials
+        self.trials, self.concurrency = trials, concurrency
+        self._running: set[str] = set()
 
     def suggest(  # type: ignore[override]  # the base forgot FINISHED
         self, trial_id: str
     ) -> dict[str, Any] | str | None:
         """Return the configuration of the next trial."""
+        if len(self._running) >= self.concurrency():
+            return None
         configuration = self.trials.suggest()
-        if configuration is None and self.trials.exhausted:
+        if configuration is not None:
+            self._running.add(trial_id)
+        elif self.trials.exhausted:
             return Searcher.FINISHED
         return configuration
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Do nothing: the scheduler has heard it."""
+        """Let another trial run; the scheduler has heard what became of this one."""
+        self._running.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing: the journal is the truth."""
@@ -176,6 +200,7 @@ class _Scheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: object, trial: Trial, result: dict[str, Any]) -> str:
         """Take a result after which the trial could go on."""
         number = trial.config[self.trials.key]
+        trial.run_metadata.num_failures = 0  # of a long trial many machines may be taken away
         if self._report(number, result):
             return str(TrialScheduler.CONTINUE)
         self.trials.end(number, Status.STOPPED)
@@ -203,11 +228,51 @@ class _Scheduler(FIFOScheduler):
         return {}
 
 
-class _Callback(tune.Callback):
-    """Tells of trials that Tune gave up."""
+class _Over(tune.Stopper):
+    """Has Tune stop all trials when the search is over, or nothing can be recorded any more."""
 
-    def __init__(self, trials: Trials):
-        self.trials = trials
+    def __init__(self, session: Session, trials: Trials):
+        self.session, self.trials = session, trials
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Return False: the scheduler stops single trials."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether all trials end; Tune asks ten times a second."""
+        failure = self.trials.failure or self.session.journal.failure
+        return self.trials.over or failure is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Callback(tune.Callback):
+    """Tells where trials run, and of those that Tune gave up."""
+
+    def __init__(self, session: Session, trials: Trials):
+        self.session, self.trials = session, trials
+        self._nodes: dict[object, str] = {}
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Record where a trial runs, also one that goes on after its actor died."""
+        resources, key = self.session.resources, self.trials.key
+        node = self._node(trial.temporary_state.ray_actor)
+        self.session.record(Placed(key, trial.config[key], node, resources.cpus, resources.gpus))
+
+    def _node(self, actor: Any) -> str:
+        """Return the node of an actor, which is asked once for all trials that it serves."""
+        known = self._nodes.get(actor)
+        if known is None:
+            try:
+                answer = actor.get_auto_filled_metrics.remote(debug_metrics_only=True)
+                known = str(ray.get(answer, timeout=_ANSWER_SECONDS)["hostname"])
+            except ray.exceptions.RayError:  # it has died since, or hangs
+                return ""
+            self._nodes[actor] = known
+        return known
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

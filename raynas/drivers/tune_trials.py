@@ -8,7 +8,9 @@ from raynas.drivers.driver import Driver
 from raynas.drivers.session import Session
 from raynas.drivers.trainable import TrialActor
 from raynas.drivers.tune_adapter import Trials, fit
+from raynas.errors import StorageError
 from raynas.record.events import Status
+from raynas.record.full_disks import full_disk
 from raynas.search.search import Search
 
 
@@ -36,11 +38,22 @@ class Evaluations(Trials):
 
     def __init__(self, search: Search):
         self.search = search
+        self._failure: StorageError | None = None
 
     @property
     def exhausted(self) -> bool:
         """See `Trials`."""
         return self.search.exhausted
+
+    @property
+    def over(self) -> bool:
+        """See `Trials`."""
+        return self.search.over() is not None
+
+    @property
+    def failure(self) -> StorageError | None:
+        """See `Trials`."""
+        return self._failure
 
     @property
     def left(self) -> list[int]:
@@ -70,5 +83,8 @@ class Evaluations(Trials):
         return self.search.report(number, metrics)
 
     def end(self, number: int, status: Status, reason: str | None = None) -> None:
-        """See `Trials`."""
-        self.search.finish(number, status, reason)
+        """See `Trials`; a trial whose checkpoint a full disk did not take ends them all."""
+        if full_disk(reason or "") is not None:
+            self._failure = StorageError(str(reason))
+        elif self._failure is None:
+            self.search.finish(number, status, reason)

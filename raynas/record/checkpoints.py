@@ -1,7 +1,7 @@
 """What a checkpoint holds, and the one way in which it is read: tensors and plain values only."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Checkpoint:
         content: dict[str, Any] = {"trial": self.trial, "history": list(self.history)}
         optional = {"architecture": self.architecture, "data": self.data}
         content |= {key: value for key, value in optional.items() if value is not None}
-        write(path, lambda partial: torch.save(content, partial))
+        save_state(content, path)
 
     def only_weights(self) -> "Checkpoint":
         """Return the same without what training goes on with; empty where there are no weights."""
@@ -69,6 +69,17 @@ class Checkpoint:
         state = _state(content, device)
         return cls(state["trial"], list(state["history"]), state.get("architecture"),
                    state.get("data"))  # fmt: skip
+
+
+def save_state(content: Mapping[str, Any], path: Path) -> None:
+    """Write what `load_state` reads.
+
+    Raises:
+        StorageError: when it cannot be written.
+    """
+    buffer = io.BytesIO()  # torch's own writing to a full disk raises anything
+    torch.save(content, buffer)
+    write(path, lambda partial: partial.write_bytes(buffer.getbuffer()))
 
 
 def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -161,6 +161,26 @@ class Reported(Event):
 
 
 @dataclass(frozen=True)
+class Placed(Event):
+    """Work has got its place in the cluster, where it runs from now on.
+
+    Attributes:
+        work: `evaluation`, `search`, `select` or `retrain`.
+        number: of the search, or else of the evaluation.
+        node: the name of the machine; empty: not known.
+        cpus: cores that it holds.
+        gpus: GPUs that it holds.
+    """
+
+    kind: ClassVar[str] = "placed"
+    work: str
+    number: int
+    node: str
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
 class Finished(Event):
     """An evaluation has ended."""
 
@@ -351,7 +371,7 @@ KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
         Session, Planned, Allotted, Scored, Suggested, Waited, Exhausted, Promoted, Audited,
-        Reported, Finished, Retried, Discarded, Leading, Grown, SupernetTrained, Searched,
+        Placed, Reported, Finished, Retried, Discarded, Leading, Grown, SupernetTrained, Searched,
         SearchEnded, Selecting, SelectingFailed, Selected, Retraining, RetrainingFailed,
         Retrained, EnsembleMade, Understood, Complete,
     )
@@ -384,7 +404,8 @@ def from_json(record: Mapping[str, Any]) -> Event:
             f"The journal has an event {record['event']!r} of a newer raynas; this one reads format"
             f" {FORMAT}. Install the version that run.yaml names."
         )
-    values = {key: value for key, value in record.items() if key in _FIELDS[kind]}
+    fields = _FIELDS[kind]
+    values = {key: value for key, value in record.items() if key in fields}
     try:
         for key, types in _TYPES[kind].items():
             if key in values and not isinstance(values[key], types):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raynas.errors import JournalError
+from raynas.record.costs import Costs
 from raynas.record.events import (
     METRIC,
     Allotted,
@@ -23,6 +24,7 @@ from raynas.record.events import (
     Grown,
     Leading,
     Metrics,
+    Placed,
     Planned,
     Promoted,
     Reported,
@@ -97,6 +99,8 @@ class History:
         self.finished: dict[int, Evaluation] = {}
         #: the evaluations whose checkpoints were needed no more
         self.discarded: set[int] = set()
+        #: what of the cluster has been used
+        self.costs = Costs()
         #: the evaluation last recorded as the best by how the searcher judges
         self.leading: int | None = None
         #: {evaluation: its epochs then} of those that went on to see what stopping has cost
@@ -128,6 +132,8 @@ class History:
         #: whether nothing has happened since everything was done
         self.complete = False
         self._best_by_value: Evaluation | None = None
+        #: {index: evaluation} of those that have not ended
+        self._running: dict[int, Evaluation] = {}
         #: times of the first and the last event of the last driver
         self._first_time = self._last_time = 0.0
         #: what was derived last, before it is an evaluation
@@ -140,6 +146,7 @@ class History:
             Suggested: self._suggested,
             Promoted: self._promoted,
             Audited: self._audited,
+            Placed: self.costs.place,
             Reported: self._reported,
             Finished: self._finished,
             Retried: self._retried,
@@ -171,6 +178,7 @@ class History:
         if isinstance(event, Session):
             if self._first_time:  # a plan comes before the first driver says that it is there
                 self.earlier_seconds += self._last_time - self._first_time
+            self.driver_ended()
             self._first_time = event.time
         self._last_time = event.time
         handler = self._handlers.get(type(event))
@@ -184,10 +192,18 @@ class History:
                 f" ({error!r}). Restore it from a copy, or start a new run under another name."
             ) from error
 
+    def seconds(self, now: float | None = None) -> float:
+        """Return the seconds that drivers were at work, until now or until the last event."""
+        return self.earlier_seconds + max(0.0, (now or self._last_time) - self._first_time)
+
+    def driver_ended(self) -> None:
+        """Take notice that whoever wrote the last event is not at work any more."""
+        self.costs.interrupt(self._last_time)
+
     @property
     def running(self) -> list[Evaluation]:
-        """Return the evaluations that have not ended."""
-        return [e for e in self.evaluations if e.status is Status.RUNNING]
+        """Return the evaluations that have not ended, in the order in which they began."""
+        return [self._running[index] for index in sorted(self._running)]
 
     @property
     def best(self) -> Evaluation | None:
@@ -254,11 +270,13 @@ class History:
         evaluation = Evaluation(event.evaluation, event.architecture, self.metric)
         evaluation.origin, self._derived = self._derived, None
         self.evaluations.append(evaluation)
+        self._running[evaluation.index] = evaluation
 
     def _promoted(self, event: Promoted | Audited) -> None:
         evaluation = self.evaluations[event.evaluation]
         evaluation.status = Status.RUNNING
         self.finished.pop(event.evaluation, None)
+        self._running[evaluation.index] = evaluation
 
     def _audited(self, event: Audited) -> None:
         self._promoted(event)
@@ -271,6 +289,8 @@ class History:
         evaluation = self.evaluations[event.evaluation]
         evaluation.status, evaluation.reason = event.status, event.reason
         self.finished[event.evaluation] = evaluation
+        self._running.pop(event.evaluation, None)
+        self.costs.leave("evaluation", event.evaluation, event.time)
         best = self._best_by_value
         if math.isfinite(evaluation.value) and (best is None or evaluation.rank > best.rank):
             self._best_by_value = evaluation
@@ -281,6 +301,7 @@ class History:
         evaluation = self.evaluations[event.evaluation]
         evaluation.status, evaluation.reason = Status.RUNNING, None
         self.finished.pop(event.evaluation)
+        self._running[evaluation.index] = evaluation
 
     def _discarded(self, event: Discarded) -> None:
         self.discarded.update(event.evaluations)
@@ -297,25 +318,31 @@ class History:
 
     def _search_ended(self, event: SearchEnded) -> None:
         self.searches_ended[event.search] = event
+        self.costs.leave("search", event.search, event.time)
 
     def _selecting(self, event: Selecting) -> None:
         self.selecting.setdefault(event.evaluation, []).append(event.metrics)
         self.selecting_failures.pop(event.evaluation, None)
+        self.costs.count("select", event.evaluation, event.time)
 
     def _selecting_fails(self, event: SelectingFailed) -> None:
         self.selecting_failures[event.evaluation] = event.reason
+        self.costs.leave("select", event.evaluation, event.time)
 
     def _selected(self, event: Selected) -> None:
         self.selected = event
+        self.costs.drop("select")
 
     def _retraining(self, event: Retraining) -> None:
         self.retraining.setdefault(event.evaluation, []).append(event.metrics)
 
     def _failed(self, event: RetrainingFailed) -> None:
         self.retraining_failed[event.evaluation] = event.reason
+        self.costs.leave("retrain", event.evaluation, event.time)
 
     def _retrained(self, event: Retrained) -> None:
         self.retrained[event.evaluation] = event.metrics
+        self.costs.leave("retrain", event.evaluation, event.time)
 
     def _pruned(self, event: EnsembleMade) -> None:
         self.ensemble = event

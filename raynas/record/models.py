@@ -132,7 +132,9 @@ def _pt2(model: nn.Module, images: torch.Tensor, path: Path) -> None:
     program = torch.export.export(
         model, (images,), dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}}
     )
-    torch.export.save(program, path)
+    buffer = io.BytesIO()  # torch's own writing to a full disk raises anything
+    torch.export.save(program, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def _onnx(model: nn.Module, images: torch.Tensor, path: Path) -> None:

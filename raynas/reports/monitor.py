@@ -1,6 +1,7 @@
 """What the user sees while a run is on: one live display, or plain lines without a terminal."""
 
 import time
+from contextlib import suppress
 
 from rich.console import Console
 from rich.live import Live
@@ -74,7 +75,8 @@ class Monitor:
         """Print a line that stays; one that is not important, only now and then."""
         if important or time.monotonic() - self._printed > _LINE_SECONDS:
             self._printed = time.monotonic()
-            self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+            with suppress(OSError):  # a terminal that is gone, a file on a full disk
+                self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def _print_plan(self, event: Planned) -> None:
         """Say what will be done in the time, and why."""

@@ -8,11 +8,14 @@ a differentiable search and, at its end, its mixtures as a figure and what looks
 `tensorboard/retraining` that of the best, `tensorboard/ensemble/<rule>` what the ensembles that a
 rule leaves are worth, over the number of their members, `tensorboard/understanding` the figures of
 what the run tells.
+
+Of trials there are the first thousand, and later ones that are the best when they end: TensorBoard
+shows no more than that in a time in which one would look at it, and each takes a folder.
 """
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event as Record
@@ -35,10 +38,10 @@ from raynas.record.events import (
     Understood,
 )
 from raynas.record.folder import RunFolder
-from raynas.record.history import History
+from raynas.record.history import Evaluation, History
 from raynas.reports.figures import mixed_slots, mixtures_figure
 from raynas.understanding.flatness import Neighborhoods
-from search_spaces import SearchSpace
+from search_spaces import Architecture, SearchSpace
 from trials.data import Data
 from trials.differentiable.collapse import collapse
 
@@ -48,20 +51,37 @@ _PARTS = (
 )  # fmt: skip
 
 
-class EventFile:
-    """The event file of one TensorBoard run; open only while it is appended to."""
+_TRIALS = 1000  # with curves and a row of the HParams table
+_WAITING = 10_000  # records of a file that are written at once
 
-    def __init__(self, folder: Path):
+
+class EventFile:
+    """The event file of one TensorBoard run; open only while it is appended to.
+
+    Args:
+        folder: of the run.
+        waits: whether records wait until `write`.
+    """
+
+    def __init__(self, folder: Path, waits: bool = False):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "events.out.tfevents.0.raynas"  # "tfevents" is what is looked for
-        self.append(Record(wall_time=0, file_version="brain.Event:2"))
+        self.waits = waits
+        self._waiting = [Record(wall_time=0, file_version="brain.Event:2")]
 
     def append(self, *records: Record) -> None:
-        """Append records."""
+        """Append records, or have them wait."""
+        self._waiting += records
+        if not self.waits or len(self._waiting) > _WAITING:
+            self.write()
+
+    def write(self) -> None:
+        """Write what waits."""
         with self.path.open("ab") as file:
             writer = RecordWriter(file)
-            for record in records:
+            for record in self._waiting:
                 writer.write(record.SerializeToString())
+        self._waiting = []
 
 
 class TensorBoard:
@@ -79,7 +99,18 @@ class TensorBoard:
             shutil.rmtree(self.folder / part, ignore_errors=True)
         self.history = History()
         self._files: dict[Path, EventFile] = {}
+        self._catching_up = False
         self._neighborhoods = Neighborhoods(space)
+
+    def catch_up(self, events: Iterable[Event]) -> None:
+        """Write what earlier events add, each file at once."""
+        self._catching_up = True
+        for event in events:
+            self(event)
+        self._catching_up = False
+        for file in self._files.values():
+            file.waits = False
+            file.write()
 
     def __call__(self, event: Event) -> None:
         """Write what an event adds."""
@@ -113,6 +144,8 @@ class TensorBoard:
         self._file(*parts).append(_scalars(epoch, event.time, _tagged(event.metrics)))
 
     def _reported(self, event: Reported) -> None:
+        if event.evaluation >= _TRIALS:
+            return
         epochs = self.history.evaluations[event.evaluation].epochs
         self._epoch(epochs, event, "trials", f"{event.evaluation:05d}")
 
@@ -140,9 +173,31 @@ class TensorBoard:
 
     def _finished(self, event: Finished) -> None:
         """Write one row of the HParams table, and the progress of the search."""
-        evaluation = self.history.evaluations[event.evaluation]
-        curve, metric = evaluation.history, self.history.metric
-        arch = self.space.from_string(evaluation.notation)
+        evaluation, best = self.history.evaluations[event.evaluation], self.history.best
+        if evaluation.index < _TRIALS:
+            self._tell_trial(event, evaluation)
+        elif evaluation is best:
+            for epoch, metrics in enumerate(evaluation.history, start=1):
+                self._epoch(epoch, Reported(evaluation.index, metrics, time=event.time),
+                            "trials", f"{evaluation.index:05d}")  # fmt: skip
+            self._hparams(event, evaluation)
+        ended = len(self.history.finished)
+        progress = {"search/evaluations": float(ended)}
+        if best is not None:
+            progress[f"search/best_{self.history.metric}"] = best.value
+        self._file("search").append(_scalars(ended, event.time, progress))
+
+    def _tell_trial(self, event: Finished, evaluation: Evaluation) -> None:
+        """Write a trial's row, and how flat its surroundings and those of its neighbors are."""
+        arch = self._hparams(event, evaluation)
+        if evaluation.history and event.status in (Status.COMPLETED, Status.STOPPED):
+            accuracy = evaluation.history[-1][self.history.metric]
+            for changed in self._neighborhoods.add(evaluation.index, arch, accuracy):
+                self._flatness(changed, event.time)
+
+    def _hparams(self, event: Finished, evaluation: Evaluation) -> Architecture:
+        """Write a trial's row of the HParams table; return its architecture."""
+        arch, curve = self.space.from_string(evaluation.notation), evaluation.history
         decided = {} if arch.name else self.space.to_config(arch)
         chosen = {key: str(value) for key, value in decided.items()}
         row = hparams(  # type: ignore[no-untyped-call]
@@ -151,14 +206,7 @@ class TensorBoard:
         self._file("trials", f"{evaluation.index:05d}").append(
             *(Record(wall_time=event.time, summary=summary) for summary in row)
         )
-        if curve and event.status in (Status.COMPLETED, Status.STOPPED):
-            for changed in self._neighborhoods.add(evaluation.index, arch, curve[-1][metric]):
-                self._flatness(changed, event.time)
-        best, ended = self.history.best, len(self.history.finished)
-        progress = {"search/evaluations": float(ended)}
-        if best is not None:
-            progress[f"search/best_{metric}"] = best.value
-        self._file("search").append(_scalars(ended, event.time, progress))
+        return arch
 
     def _flatness(self, index: int, time: float) -> None:
         """Write how flat an evaluation's surroundings are, over the number of neighbors known."""
@@ -194,7 +242,7 @@ class TensorBoard:
     def _file(self, *parts: str) -> EventFile:
         folder = self.folder.joinpath(*parts)
         if folder not in self._files:
-            self._files[folder] = EventFile(folder)
+            self._files[folder] = EventFile(folder, waits=self._catching_up)
         return self._files[folder]
 
 

@@ -29,7 +29,7 @@ from raynas.record.events import (
     Waited,
 )
 from raynas.record.history import Evaluation, History
-from raynas.record.journal import Journal
+from raynas.record.journal import Journal, collecting_paused
 from raynas.schedulers import Fifo, Scheduler
 from raynas.search.admission import Admission
 from raynas.search.deduplication import Deduplication
@@ -43,6 +43,7 @@ from trials.trial import derived_seed
 
 _FIRST_FAILURES = 10  # as many failures for one reason, and nothing else, end the search
 _FINALISTS = 3  # retrained in turn when one diverges
+_CUT_SHORT = "the search had ended: "
 _NOT_CHOSEN = "not chosen: the best of each size are evaluated, at most as many as samples"
 
 
@@ -118,6 +119,8 @@ class Search:
         self.searches_stopping: set[int] = set()
         #: whether the time for new evaluations is over
         self.expired: Callable[[], bool] = lambda: False
+        #: why all of it ends now, also what runs; None: it does not
+        self.over: Callable[[], str | None] = lambda: None
         self._running = 0
         self._interrupted: list[int] = []
         if self.admission.constraint is not None:
@@ -127,7 +130,9 @@ class Search:
         #: what the searcher wants to have scored before the first evaluation
         self.unscored = list(searcher.scoring.architectures) if searcher.scoring else []
         if journal is not None:
-            self._replay(journal.events)
+            with collecting_paused():
+                self._replay(journal.events)
+            self.history.driver_ended()
             journal.listeners.insert(0, self.history.apply)
 
     def begin(self) -> None:
@@ -135,6 +140,7 @@ class Search:
         self._evaluate_derived()
         for index in self._retryable():
             self.commit(Retried(index))
+        self.cut_short()
         for evaluation in self.history.running:
             if evaluation.index in self._stopping:
                 self.finish(evaluation.index, Status.STOPPED)
@@ -145,6 +151,14 @@ class Search:
         self._note_leading()
         self._grow()
         self._discard()
+
+    def cut_short(self) -> str | None:
+        """End what runs where the search is over; return why it is."""
+        why = self.over()
+        if why is not None:
+            for evaluation in self.history.running:
+                self.finish(evaluation.index, Status.STOPPED, _CUT_SHORT + why)
+        return why
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -194,7 +208,7 @@ class Search:
     @property
     def exhausted(self) -> bool:
         """Return whether no further evaluation will be started."""
-        if self.failure is not None:
+        if self.failure is not None or self.over() is not None:
             return True
         if len(self.evaluations) < self.samples or self._interrupted:
             return False
@@ -370,14 +384,21 @@ class Search:
     # What comes next
 
     def _retryable(self) -> list[int]:
-        """Return the evaluations that a fault of the machine ended, where it ended the search too.
+        """Return the evaluations that go on although they ended.
 
-        None where a searcher has decided by the failures, or a driver of its own leads.
+        Those that a fault of the machine ended, where it ended the search too, and those that ran
+        when the search was over, where it is not any more. None where a searcher has decided by
+        the failures, or a driver of its own leads.
         """
         came_to_nothing = self.failure is not None or (self.exhausted and self.best is None)
-        if not came_to_nothing or self.searcher.driver or self.searcher.needs_predictions:
+        if self.searcher.driver or self.searcher.needs_predictions or self.over() is not None:
             return []
-        return [i for i, e in sorted(self.history.finished.items()) if of_the_machine(e.reason)]
+        ended = [(i, e.reason or "") for i, e in sorted(self.history.finished.items())]
+        return [
+            index
+            for index, reason in ended
+            if reason.startswith(_CUT_SHORT) or (came_to_nothing and of_the_machine(reason))
+        ]
 
     def _promotable(self) -> int | None:
         """Return the evaluation that the scheduler would have go on, if any."""

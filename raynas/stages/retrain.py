@@ -7,7 +7,7 @@ from typing import ClassVar
 from raynas.drivers.session import Session
 from raynas.errors import SearchFailed
 from raynas.planning.allotment import training_job
-from raynas.record.events import Metrics, Retrained, Retraining, RetrainingFailed
+from raynas.record.events import Metrics, Placed, Retrained, Retraining, RetrainingFailed
 from raynas.record.formatting import describe
 from raynas.record.history import Evaluation
 from raynas.stages.full_training import FullTraining, TrainingFailed, epochs
@@ -61,6 +61,7 @@ def _retrained(session: Session, evaluation: Evaluation) -> Metrics:
     resources = replace(session.resources, cpus=max(session.resources.cpus, job.threads))
     told = len(session.history.retraining.get(index, []))
     metrics: Metrics = {}
+    session.record(Placed(RetrainStage.name, index, "", resources.cpus, resources.gpus))
     with closing(epochs(training.start(resources))) as curve:
         for epoch, metrics in enumerate(curve, start=1):
             if epoch > told:

@@ -28,6 +28,9 @@ class SearchStage(Stage):
         search = session.search
         if not search.exhausted:
             DRIVERS[session.plan.driver]().run(session)
+        why = search.cut_short()
+        if why is not None:
+            session.say(f"{why}: the search ends after {search.finished} evaluations.")
         note = search.admission.note(len(search.evaluations), session.plan.config.samples)
         if note and not search.expired():
             session.say(note)
@@ -47,6 +50,8 @@ class SearchStage(Stage):
                 f"search={session.plan.config.search!r} asked for nothing"
                 f" (constraint={session.plan.config.constraint!r})."
             )
+        if search.best is None and why is not None:
+            raise SearchFailed(f"{why}, before any evaluation had done an epoch: allow more.")
         if search.best is None:
             reasons = sorted({e.reason or "" for e in search.evaluations})
             raise SearchFailed(f"Every evaluation failed: {'; '.join(reasons)}. {traces}")

@@ -10,7 +10,7 @@ import ray
 from raynas.drivers.session import Session
 from raynas.drivers.trainable import Job
 from raynas.planning.allotment import training_job
-from raynas.record.events import METRIC, Metrics, Selected, Selecting, SelectingFailed
+from raynas.record.events import METRIC, Metrics, Placed, Selected, Selecting, SelectingFailed
 from raynas.record.formatting import shown
 from raynas.record.history import Evaluation
 from raynas.stages.full_training import FullTraining, TrainingFailed, next_epoch
@@ -94,7 +94,9 @@ def _started(session: Session, job: Job, evaluation: Evaluation) -> _Running:
         job, search.architectures[index], derived_seed(search.seed, index, 2),
         session.folder.selection(index), final=False,
     )  # fmt: skip
-    return _Running(evaluation, training.start(session.resources))
+    resources = session.resources
+    session.record(Placed(SelectStage.name, index, "", resources.cpus, resources.gpus))
+    return _Running(evaluation, training.start(resources))
 
 
 def _goes_on(session: Session, epochs: int, one: _Running) -> bool:

@@ -22,7 +22,7 @@ import torch
 
 from raynas.cluster import prepare_process
 from raynas.errors import DeadlineExceeded, InvalidArgument, StorageError
-from raynas.record.checkpoints import load_state
+from raynas.record.checkpoints import load_state, save_state
 from raynas.record.folder import RunFolder, write
 from search_spaces import Architecture, SearchSpace
 from trials.data import Data
@@ -257,7 +257,7 @@ class Replica(_Judge):
 
 def _save(training: SupernetTraining, folder: RunFolder) -> None:
     state = training.state_dict()
-    write(folder.weights(training.group), lambda partial: torch.save(state, partial))
+    save_state(state, folder.weights(training.group))
 
 
 def _load(training: SupernetTraining, folder: RunFolder) -> None:
