@@ -18,6 +18,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from raynas.cluster import Resources
 from raynas.drivers.session import Session
 from raynas.record.events import Status
 
@@ -77,7 +78,7 @@ def fit(session: Session, trainable: Any, trials: Trials) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures come as results
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.concurrent)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
+        tune.with_resources(trainable, _bundles(resources)),
         tune_config=tune.TuneConfig(
             search_alg=_Searcher(trials),
             scheduler=_Scheduler(trials),
@@ -99,6 +100,15 @@ def fit(session: Session, trainable: Any, trials: Trials) -> None:
         tuner.fit()
     if not trials.exhausted or trials.left:
         raise KeyboardInterrupt  # Tune ends quietly on the first Ctrl-C
+
+
+def _bundles(resources: Resources) -> dict[str, float] | tune.PlacementGroupFactory:
+    """Return what Tune reserves for a trial: a bundle for each process, on several nodes too."""
+    one = {"cpu": resources.cpus, "gpu": resources.gpus}
+    if resources.workers == 1:
+        return one
+    bundle = {key.upper(): amount for key, amount in one.items()}
+    return tune.PlacementGroupFactory([bundle] * resources.workers, strategy="PACK")
 
 
 @contextmanager
