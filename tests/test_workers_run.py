@@ -1,0 +1,129 @@
+"""Searches whose trials have several processes, and what happens when one of those dies."""
+
+import functools
+import os
+import signal
+import threading
+import time
+
+import pytest
+from journal_lines import read_events
+from worker_processes import CPU, Normalized
+
+import raynas
+from raynas import Train
+from raynas.testing import TrialSuite
+from search_spaces import UserSpace
+from trials.data import load
+from trials.trial import derived_seed
+from trials.workers import Workers
+
+EPOCHS = 4
+
+
+class Slow(Normalized):
+    """So that there is time to kill somebody."""
+
+    def forward(self, images):
+        if self.training:
+            time.sleep(0.05)
+        return super().forward(images)
+
+
+def build(notes, arch, input_shape, num_classes):
+    """Build a network, and note who does."""
+    if notes is not None:
+        notes.mkdir(exist_ok=True)
+        (notes / f"{Workers.present().rank}-{os.getpid()}").touch()
+    return Slow(arch["channels"], num_classes)
+
+
+def space(notes=None):
+    return UserSpace("slow", {"channels": (2, 3, 4)}, functools.partial(build, notes))
+
+
+def run(folder, name, **arguments):
+    return raynas.run(
+        space=space(folder / f"notes-{name}"), data="digits:fraction=0.3", search="random",
+        scheduler="fifo", evaluate="train:sync_norm=true,batch_size=64,learning_rate=0.02",
+        samples=2, epochs=EPOCHS, retrain_epochs=1, workers_per_trial=2, storage_path=folder,
+        name=name, **arguments,
+    )  # fmt: skip
+
+
+def processes(folder, name, rank):
+    """The workers that were of this rank; this process has counted parameters, alone."""
+    notes = (folder / f"notes-{name}").glob(f"{rank}-*")
+    return {int(note.name.partition("-")[2]) for note in notes} - {os.getpid()}
+
+
+def curve(folder, index):
+    """What was recorded of the epochs of an evaluation, without what a clock measured."""
+    return [
+        TrialSuite.comparable(event["metrics"]) for event in read_events(folder)
+        if event["event"] == "reported" and event["evaluation"] == index
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def quiet(local_ray, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workers")
+    return run(folder, "quiet")
+
+
+@pytest.mark.timeout(600)
+def test_two_workers_search_like_one(quiet):
+    """Against the same trials in this process, where there is one worker."""
+    recipe = Train(sync_norm=True, batch_size=64, learning_rate=0.02)
+    data = load("digits:fraction=0.3")
+    for row in quiet.trials.itertuples():
+        arch = space().from_string(row.architecture)
+        seed = derived_seed(0, row.evaluation)
+        alone = recipe.trial(space(), arch, data, EPOCHS, seed, CPU)
+        metrics = [alone.step() for _ in range(EPOCHS)]
+        assert row.status == "completed"
+        assert row.curve == pytest.approx([epoch["val_accuracy"] for epoch in metrics], abs=0.01)
+        assert row.val_loss == pytest.approx(metrics[-1]["val_loss"], rel=1e-3)
+    assert 0 < quiet.best.metrics["test_accuracy"] <= 1
+
+
+def test_the_workers_of_one_trial_serve_the_next(quiet):
+    """But for the retraining, which is no Tune trial."""
+    for rank in (0, 1):
+        assert len(processes(quiet.path.parent, "quiet", rank)) == 2
+
+
+def kill_one(folder, name, rank, killed):
+    """Kill a worker of the first evaluation, once its second epoch is recorded."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        try:
+            events = read_events(folder / name)
+        except raynas.StorageError:
+            events = []
+        if sum(event["event"] == "reported" for event in events) >= 2:
+            (process,) = processes(folder, name, rank)
+            os.kill(process, signal.SIGKILL)
+            killed.append((process, any(event["event"] == "finished" for event in events)))
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_trial_goes_on_when_one_of_its_workers_is_killed(quiet, tmp_path, rank):
+    killed = []
+    killer = threading.Thread(target=kill_one, args=(tmp_path, "killed", rank, killed))
+    killer.start()
+    result = run(tmp_path, "killed")
+    killer.join()
+    ((process, too_late),) = killed
+    assert not too_late
+    assert process in processes(tmp_path, "killed", rank)
+    assert len(processes(tmp_path, "killed", rank)) == 3  # another one, and the retraining's
+    events = read_events(result.path)
+    for index in range(2):
+        assert curve(result.path, index) == curve(quiet.path, index)  # each epoch once
+    assert [e["evaluation"] for e in events if e["event"] == "finished"] == [0, 1]
+    assert set(result.trials["status"]) == {"completed"}
