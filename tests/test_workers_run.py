@@ -1,17 +1,26 @@
 """Searches whose trials have several processes, and what happens when one of those dies."""
 
 import functools
+import json
+import logging
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import ray
 from journal_lines import read_events
+from ray.cluster_utils import Cluster
 from worker_processes import CPU, Normalized
 
 import raynas
 from raynas import Train
+from raynas.cluster import ENVIRONMENT
 from raynas.testing import TrialSuite
 from search_spaces import UserSpace
 from trials.data import load
@@ -127,3 +136,46 @@ def test_a_trial_goes_on_when_one_of_its_workers_is_killed(quiet, tmp_path, rank
         assert curve(result.path, index) == curve(quiet.path, index)  # each epoch once
     assert [e["evaluation"] for e in events if e["event"] == "finished"] == [0, 1]
     assert set(result.trials["status"]) == {"completed"}
+
+
+def on_two_nodes(folder):
+    """Search on two nodes, each of which holds one worker of a trial; print where they were."""
+    os.environ.update(ENVIRONMENT)
+    cluster = Cluster()
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    result = raynas.run(
+        space=UserSpace("placed", {"channels": (2, 3)}, functools.partial(placed, folder)),
+        data="digits:fraction=0.3", search="random", scheduler="fifo", samples=1, epochs=1,
+        workers_per_trial=2, storage_path=folder, name="two",
+    )  # fmt: skip
+    print(json.dumps({"status": list(result.trials["status"])}))
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def placed(folder, arch, input_shape, num_classes):
+    """Build a network, and note on which node."""
+    if Workers.present().count == 2:
+        node = ray.get_runtime_context().get_node_id()
+        (folder / f"{Workers.present().rank}-{node}").touch()
+    return Normalized(arch["channels"], num_classes)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_trial_spans_nodes_that_are_too_small_for_it(tmp_path):
+    code = f"import pathlib, {__name__} as t; t.on_two_nodes(pathlib.Path({str(tmp_path)!r}))"
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as own:  # short, for sockets
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=500,
+            env=environment | {"RAY_TMPDIR": own, "PYTHONPATH": os.pathsep.join(paths)},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {"status": ["completed"]}
+    of_ranks = [{note.name[2:] for note in tmp_path.glob(f"{rank}-*")} for rank in (0, 1)]
+    assert all(of_ranks)
+    assert len(set.union(*of_ranks)) == 2
