@@ -1,7 +1,6 @@
 """Searches whose trials have several processes, and what happens when one of those dies."""
 
 import functools
-import json
 import logging
 import os
 import signal
@@ -139,7 +138,7 @@ def test_a_trial_goes_on_when_one_of_its_workers_is_killed(quiet, tmp_path, rank
 
 
 def on_two_nodes(folder):
-    """Search on two nodes, each of which holds one worker of a trial; print where they were."""
+    """Search on two nodes, each of which holds one worker of a trial."""
     os.environ.update(ENVIRONMENT)
     cluster = Cluster()
     for _ in range(2):
@@ -150,7 +149,7 @@ def on_two_nodes(folder):
         data="digits:fraction=0.3", search="random", scheduler="fifo", samples=1, epochs=1,
         workers_per_trial=2, storage_path=folder, name="two",
     )  # fmt: skip
-    print(json.dumps({"status": list(result.trials["status"])}))
+    assert list(result.trials["status"]) == ["completed"]
     ray.shutdown()
     cluster.shutdown()
 
@@ -164,18 +163,21 @@ def placed(folder, arch, input_shape, num_classes):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_trial_spans_nodes_that_are_too_small_for_it(tmp_path):
     code = f"import pathlib, {__name__} as t; t.on_two_nodes(pathlib.Path({str(tmp_path)!r}))"
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as own:  # short, for sockets
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=500,
-            env=environment | {"RAY_TMPDIR": own, "PYTHONPATH": os.pathsep.join(paths)},
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=800,
+            env=environment
+            | {
+                "RAY_TMPDIR": own, "PYTHONPATH": os.pathsep.join(paths),
+                "RAY_raylet_start_wait_time_s": "120",
+            },
         )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == {"status": ["completed"]}
     of_ranks = [{note.name[2:] for note in tmp_path.glob(f"{rank}-*")} for rank in (0, 1)]
     assert all(of_ranks)
     assert len(set.union(*of_ranks)) == 2
