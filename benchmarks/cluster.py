@@ -77,10 +77,10 @@ def of_raynas(folder: Path, name: str, slots: int, **arguments: Any) -> float:
     return rate([event.time for event in events if isinstance(event, kinds.Finished)], slots)
 
 
-def wait_for_all(folder: Path) -> None:
+def wait_for_all(folder: Path, slots: int) -> None:
     """Return when so many processes as there are slots have come here, at once from then on."""
     (folder / str(os.getpid())).touch()
-    while len(list(folder.iterdir())) < SLOTS:
+    while len(list(folder.iterdir())) < slots:
         time.sleep(0.05)
 
 
@@ -89,11 +89,11 @@ class SleepingTrial(raynas.Trial):
 
     epochs = 1
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, slots: int):
+        self.folder, self.slots = folder, slots
 
     def step(self) -> dict[str, float]:
-        wait_for_all(self.folder)
+        wait_for_all(self.folder, self.slots)
         time.sleep(1)
         self.epoch += 1
         return {"val_accuracy": 0.5}
@@ -102,11 +102,11 @@ class SleepingTrial(raynas.Trial):
 class Sleeping(raynas.Evaluator):
     """Evaluates nothing."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, slots: int):
+        self.folder, self.slots = folder, slots
 
     def trial(self, *arguments: object) -> SleepingTrial:  # type: ignore[override]
-        return SleepingTrial(self.folder)
+        return SleepingTrial(self.folder, self.slots)
 
     def retraining(self, *arguments: object) -> None:  # type: ignore[override]
         """Leave it to `Train()`."""
@@ -119,11 +119,11 @@ class SleepingTrainable(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict) -> bool:
-        self.folder = Path(new_config["folder"])
+        self.folder, self.slots = Path(new_config["folder"]), new_config["slots"]
         return True
 
     def step(self) -> dict:
-        wait_for_all(self.folder)
+        wait_for_all(self.folder, self.slots)
         time.sleep(1)
         return {"val_accuracy": 0.5, "done": True}
 
@@ -145,7 +145,7 @@ def of_tune(folder: Path, samples: int, waiting: Path) -> float:
     ends = Ends()
     tune.Tuner(
         SleepingTrainable,
-        param_space={"seed": tune.randint(0, 1_000_000), "folder": str(waiting)},
+        param_space={"seed": tune.randint(0, 1_000_000), "folder": str(waiting), "slots": SLOTS},
         tune_config=tune.TuneConfig(
             num_samples=samples, reuse_actors=True, max_concurrent_trials=SLOTS
         ),
@@ -170,7 +170,7 @@ def slots(quick: bool) -> dict[str, float | str]:
         for one in waiting:
             one.mkdir()
         ours = of_raynas(
-            folder, "run", SLOTS, data=images(60, 8), evaluate=Sleeping(waiting[0]),
+            folder, "run", SLOTS, data=images(60, 8), evaluate=Sleeping(waiting[0], SLOTS),
             samples=samples, epochs=1,
         )  # fmt: skip
         other = of_tune(folder, samples, waiting[1])

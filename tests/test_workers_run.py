@@ -20,6 +20,7 @@ from worker_processes import CPU, Normalized
 import raynas
 from raynas import Train
 from raynas.cluster import ENVIRONMENT
+from raynas.drivers.peers import WorkerDied, _cause
 from raynas.testing import TrialSuite
 from search_spaces import UserSpace
 from trials.data import load
@@ -135,6 +136,39 @@ def test_a_trial_goes_on_when_one_of_its_workers_is_killed(quiet, tmp_path, rank
         assert curve(result.path, index) == curve(quiet.path, index)  # each epoch once
     assert [e["evaluation"] for e in events if e["event"] == "finished"] == [0, 1]
     assert set(result.trials["status"]) == {"completed"}
+
+
+def failing(error):
+    raise error
+
+
+class Dying:
+    def die(self):
+        os._exit(1)
+
+
+LOST = RuntimeError("[gloo/transport/tcp/pair.cc:545] Connection closed by peer")
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "expected"),
+    [
+        (ValueError("mine"), [], ValueError),
+        (LOST, [MemoryError("theirs"), LOST], MemoryError),
+        (LOST, [LOST], WorkerDied),
+        (LOST, [None, LOST], WorkerDied),
+    ],
+    ids=["an error of its own", "an error of a peer", "nobody's error", "a peer that died"],
+)
+def test_why_a_team_failed(local_ray, own, others, expected):
+    started = [
+        ray.remote(Dying).remote().die.remote() if error is None
+        else ray.remote(failing).options(max_retries=0).remote(error)
+        for error in others
+    ]  # fmt: skip
+    if started:  # new processes take long on a busy machine, those of a team are there
+        ray.wait(started, num_returns=len(started))
+    assert type(_cause(own, started)) is expected
 
 
 def on_two_nodes(folder):

@@ -27,7 +27,7 @@ T = TypeVar("T")
 Make = Callable[[Data, torch.device], Trial]
 
 _DEATHS = 3  # of peers, before a trial fails
-_OUTCOMES = 10.0  # seconds for peers to say what became of them, when one is gone
+_OUTCOMES = 30.0  # seconds for peers to say what became of them, when one is gone
 
 
 class WorkerDied(Exception):
