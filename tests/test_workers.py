@@ -73,6 +73,12 @@ def test_workers_go_on_from_the_state_that_the_first_saved(trained):
         assert torch.equal(weights, after["network"][name]), name
 
 
+def test_a_worker_that_no_longer_answers_counts_as_lost(trained):
+    heard = (trained / "heard.txt").read_text()
+    assert heard.startswith("True "), heard
+    assert not workers.is_lost_connection(RuntimeError("shapes do not fit"))
+
+
 def test_shares_are_disjoint_cover_everything_and_differ_by_one_at_most():
     for length, count in [(64, 2), (64, 3), (7, 7), (10, 4)]:
         rows = [list(range(length))[Workers(rank, count).share(length)] for rank in range(count)]

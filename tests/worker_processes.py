@@ -1,6 +1,10 @@
 """What the processes of `test_workers` do, which import no more than they need."""
 
+import time
+from datetime import timedelta
+
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from search_spaces import UserSpace
@@ -90,6 +94,7 @@ def work(rank, ports, folder):
             torch.save(outcome(trial(case)), folder / f"{case}-{rank}.pt")
         if count == 2:
             halves(rank, folder)
+            hang(rank, folder)
         workers.leave()
 
 
@@ -103,3 +108,18 @@ def halves(rank, folder):
     resumed = trial("plain")
     resumed.load_state_dict(torch.load(folder / "half.pt", weights_only=True))
     torch.save(outcome(resumed), folder / f"resumed-{rank}.pt")
+
+
+def hang(rank, folder):
+    """The second no longer answers; the first notes what it hears of that."""
+    group = dist.new_group(timeout=timedelta(seconds=1))
+    heard = folder / "heard.txt"
+    if rank == 0:
+        try:
+            dist.broadcast(torch.zeros(1), 1, group=group)
+        except Exception as error:
+            heard.write_text(f"{workers.is_lost_connection(error)} {error}")
+        else:
+            heard.write_text("nothing")
+    while not heard.exists():
+        time.sleep(0.1)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import ray
 import torch
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raynas.cluster import Resources, prepare_process
@@ -18,7 +18,7 @@ from raynas.errors import StorageError
 from raynas.record.checkpoints import Checkpoint
 from trials.data import Data
 from trials.trial import Trial
-from trials.workers import is_lost_connection, join, leave, listen
+from trials.workers import PATIENCE, is_lost_connection, join, leave, listen
 
 AnyTrial = TypeVar("AnyTrial", bound=Trial)
 T = TypeVar("T")
@@ -26,6 +26,7 @@ T = TypeVar("T")
 #: makes a trial of the data, on a device
 Make = Callable[[Data, torch.device], Trial]
 
+_PATIENCE = PATIENCE.total_seconds()
 _DEATHS = 3  # of peers, before a trial fails
 _OUTCOMES = 30.0  # seconds for peers to say what became of them, when one is gone
 
@@ -143,7 +144,8 @@ class Team:
         address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._peers = [self._peer(rank) for rank in range(1, count)]
         # Only when all of them are there: the first would wait in vain for one that died.
-        self._together(lambda: None, [peer.ready.remote() for peer in self._peers])
+        starting = [peer.ready.remote() for peer in self._peers]
+        self._together(lambda: None, starting, patience=None)
         store = listen(address, count)
         joining = [
             peer.join.remote((address, store.port), rank, count)
@@ -160,17 +162,27 @@ class Team:
         )
         return actor.remote(self._threads, self._reference)
 
-    def _together(self, own: Callable[[], T], started: Sequence[Any]) -> tuple[T, list[Any]]:
+    def _together(
+        self,
+        own: Callable[[], T],
+        started: Sequence[Any],
+        patience: float | None = _PATIENCE,
+    ) -> tuple[T, list[Any]]:
         """Do this process's part while peers do theirs; return what it and what they returned.
 
         Where that fails, no peer is left: one that is fine would wait for the others.
+
+        Args:
+            own: this process's part.
+            started: references to what peers return.
+            patience: seconds until they have, after this process; None: any number.
 
         Raises:
             WorkerDied: when a peer is gone.
             Exception: of the trial, in this process or a peer.
         """
         try:
-            return own(), ray.get(started)
+            return own(), ray.get(started, timeout=patience)
         except Exception as error:
             cause = _cause(error, started)
             self.dismiss()
@@ -234,7 +246,7 @@ def _is_about_another(error: Exception) -> bool:
     """Tell whether an error says that some other process is gone, and not what went wrong."""
     if isinstance(error, RayTaskError):
         return is_lost_connection(error.cause)
-    return isinstance(error, RayActorError) or is_lost_connection(error)
+    return isinstance(error, RayError) or is_lost_connection(error)
 
 
 def begun(
