@@ -38,21 +38,28 @@ class Resources:
     """What a trial may use, and how many run at the same time.
 
     Attributes:
-        cpus: CPU cores of one trial.
-        gpus: GPUs of one trial.
+        cpus: CPU cores of one process of a trial.
+        gpus: GPUs of one, likewise.
         held: trials that the cluster holds at the same time.
         concurrent: trials that run at the same time.
+        workers: processes of one trial, which may be on several nodes.
     """
 
     cpus: float
     gpus: float
     held: int
     concurrent: int
+    workers: int = 1
 
     @property
     def threads(self) -> int:
-        """Return the threads of a trial."""
+        """Return the threads of one process."""
         return max(1, int(self.cpus))
+
+    @property
+    def of_trial(self) -> tuple[float, float]:
+        """Return the cores and the GPUs of all processes of a trial."""
+        return self.cpus * self.workers, self.gpus * self.workers
 
 
 @contextmanager
@@ -159,11 +166,16 @@ def _rays_own_words(words: list[str]) -> Iterator[None]:
             words.append(file.read().decode(errors="replace"))
 
 
-def slots(cpus: float, gpus: float | None) -> tuple[float, int]:
-    """Return (GPUs of one trial, number of trials that the cluster holds at the same time).
+def slots(cpus: float, gpus: float | None, workers: int = 1) -> tuple[float, int]:
+    """Return (GPUs of one process, number of trials that the cluster holds at the same time).
+
+    Args:
+        cpus: CPU cores of one process.
+        gpus: GPUs of one process; None: 1 when the cluster has any.
+        workers: processes of one trial, each of which fits on a node of its own.
 
     Raises:
-        InvalidArgument: when not even one trial fits on any node.
+        InvalidArgument: when not even one trial fits, or several processes would share a GPU.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     if gpus is None:
@@ -180,7 +192,16 @@ def slots(cpus: float, gpus: float | None) -> tuple[float, int]:
         raise InvalidArgument(
             f"cpus_per_trial={cpus:g} and gpus_per_trial={gpus:g}: no node has both."
         )
-    return gpus, held
+    if workers > 1 and gpus % 1:
+        raise InvalidArgument(
+            f"gpus_per_trial={gpus:g}: trials of {workers} workers need whole GPUs for each."
+        )
+    if held < workers:
+        raise InvalidArgument(
+            f"{workers} workers of one training (workers_per_trial, retrain_workers) with"
+            f" cpus_per_trial={cpus:g} and gpus_per_trial={gpus:g} each: the cluster holds {held}."
+        )
+    return gpus, held // workers
 
 
 def largest_node(gpus: float = 0.0) -> int:
@@ -209,16 +230,19 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def resources(cpus: float, gpus: float | None, concurrent: int | None) -> Resources:
+def resources(
+    cpus: float, gpus: float | None, concurrent: int | None, workers: int = 1
+) -> Resources:
     """Return what trials may use.
 
     Args:
-        cpus: CPU cores of one trial.
-        gpus: GPUs of one trial; None: 1 when the cluster has any.
+        cpus: CPU cores of one process.
+        gpus: GPUs of one process; None: 1 when the cluster has any.
         concurrent: trials at the same time; None: as many as the cluster holds.
+        workers: processes of one trial.
 
     Raises:
         InvalidArgument: when not even one trial fits on any node.
     """
-    gpus, held = slots(cpus, gpus)
-    return Resources(cpus, gpus, held, concurrent or held)
+    gpus, held = slots(cpus, gpus, workers)
+    return Resources(cpus, gpus, held, concurrent or held, workers)

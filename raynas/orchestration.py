@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import ray
 
-from raynas.cluster import connected, resources, terminable
+from raynas.cluster import connected, resources, slots, terminable
 from raynas.config.config import check_known
 from raynas.config.continuation import check_folder, check_named
 from raynas.config.resolve import Plan, resolve
@@ -71,6 +71,8 @@ def run(
     seed: int = 0,
     cpus_per_trial: float = 1,
     gpus_per_trial: float | None = None,
+    workers_per_trial: int = 1,
+    retrain_workers: int | None = None,
     ensemble: str | SAEP | None = None,
     understand: bool = False,
     max_concurrent: int | None = None,
@@ -129,8 +131,12 @@ def run(
         seed: all randomness derives from it. With one trial at a time the same seed gives the
             same run, bit for bit, on the same machine; with a time budget only evaluations are the
             same, while how many and how long depends on the time.
-        cpus_per_trial: CPU cores of one trial, and its threads.
-        gpus_per_trial: GPUs of one trial, also a fraction; None: 1 when the cluster has any.
+        cpus_per_trial: CPU cores of one trial, and its threads; of each of its workers.
+        gpus_per_trial: GPUs of one trial, also a fraction; None: 1 when the cluster has any. Of
+            each of its workers, where there are several, and whole ones then.
+        workers_per_trial: processes that train one architecture together, also on several nodes:
+            each takes its share of every batch, with `train` and evaluators that know of it.
+        retrain_workers: processes of the retraining, likewise; None: `workers_per_trial`.
         ensemble: `saep`, or a `SAEP`: prune the trained architectures to a small, diverse ensemble
             too; also of a run that is finished. None: as the run folder has it; `none`: none.
         understand: tell also what costs something of the architectures that were trained, in
@@ -214,7 +220,11 @@ def _session(plan: Plan, planned: events.Planned | None, started: float) -> Iter
         StorageError: when the folder cannot be written or another process uses it.
     """
     config = plan.config
-    share = resources(config.cpus_per_trial, config.gpus_per_trial, config.max_concurrent)
+    share = resources(
+        config.cpus_per_trial, config.gpus_per_trial, config.max_concurrent,
+        config.workers_per_trial,
+    )  # fmt: skip
+    slots(config.cpus_per_trial, config.gpus_per_trial, config.retrain_workers or 1)
     check_limits(plan, share)
     lookup("evaluate: driver", plan.driver, DRIVERS)().check(plan, share)
     with Journal(plan.folder.path, prompt=plan.evaluator.trains) as journal:

@@ -316,7 +316,9 @@ class Clocked:
 
     def __init__(self, spent, evaluations=3, took=1.0, slots=1):
         self.spent, self.history = spent, History([PLANNED])
-        self.plan = SimpleNamespace(evaluator=self, epochs=3, retrain_epochs=3, space=None)
+        self.plan = SimpleNamespace(
+            evaluator=self, epochs=3, retrain_epochs=3, retrain_workers=1, space=None
+        )
         self.data = None
         self.resources = Resources(1, 0, slots, slots)
         self.epoch_length = 2.0
@@ -344,6 +346,12 @@ class TestTimeLeft:
     def test_the_retraining_asks_for_no_more_cores_than_a_node_has_now(self, nodes):
         session = Clocked(spent=60.0)
         nodes[0]["Resources"]["CPU"] = 1.0  # two were planned, on another machine perhaps
+        assert training_job(session, "retrain")[2] == 1
+
+    def test_a_retraining_of_several_workers_has_the_cores_of_a_trial_for_each(self):
+        session = Clocked(spent=60.0)
+        assert training_job(session, "retrain")[2] == 2
+        session.plan.retrain_workers = 2
         assert training_job(session, "retrain")[2] == 1
 
     def test_where_the_measuring_fails_the_search_tells_how_slow_it_is(self, monkeypatch):

@@ -240,7 +240,7 @@ def test_what_is_trained_on(local_ray, tmp_path, final):
     space = Troubled(("fine",))
     job = Job(space, Train(), ray.put(data), 2, tmp_path, 1)
     training = FullTraining(job, space.architecture([0]), 0, tmp_path / "x.pt", final)
-    trial = training.trial(CPU)
+    trial = training.trial(data, CPU)
     seen, judged = set(trial.train.indices), list(trial.validation.indices)
     if final:
         assert seen == {*data.train.indices, *data.validation.indices}

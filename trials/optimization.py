@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trials.trial import Diverged
+from trials.workers import Workers
 
 _CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
 
@@ -178,10 +179,11 @@ class RunningLoss:
         device: where the losses are.
         name: what the loss is of, for the error message.
         epoch: number of the epoch from 1, likewise.
+        workers: who share the steps, so that all see it at the same one.
     """
 
-    def __init__(self, device: torch.device, name: str, epoch: int):
-        self.name, self.epoch = name, epoch
+    def __init__(self, device: torch.device, name: str, epoch: int, workers: Workers | None = None):
+        self.name, self.epoch, self.workers = name, epoch, workers or Workers()
         self._total = torch.zeros((), device=device)
         self._count = 0
 
@@ -194,7 +196,7 @@ class RunningLoss:
         self._total += loss
         self._count += 1
         if self._count % _CHECK_EVERY == 0:
-            self._check()
+            self._checked_total()
 
     def mean(self) -> float:
         """Return the mean of the losses; 0 without any.
@@ -202,9 +204,10 @@ class RunningLoss:
         Raises:
             Diverged: when it is not finite.
         """
-        self._check()
-        return float(self._total) / max(self._count, 1)
+        return float(self._checked_total()) / max(self._count, 1)
 
-    def _check(self) -> None:
-        if not torch.isfinite(self._total):
-            raise Diverged(f"{self.name} is {float(self._total)} in epoch {self.epoch}")
+    def _checked_total(self) -> Tensor:
+        total = self.workers.mean(self._total)
+        if not torch.isfinite(total):
+            raise Diverged(f"{self.name} is {float(total)} in epoch {self.epoch}")
+        return total

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from annotated_types import Ge, Interval
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from search_spaces import Architecture, SearchSpace
 from search_spaces.counting import count_params
@@ -22,6 +23,7 @@ from trials.averaging import Average
 from trials.data import Data, Part
 from trials.optimization import RunningLoss, TrainingStep, decay_groups, warmed_cosine
 from trials.pace import Pace, Work
+from trials.synchronized_norm import synchronized
 from trials.trial import (
     VALIDATION_LOGITS,
     WEIGHTS,
@@ -30,6 +32,7 @@ from trials.trial import (
     Trial,
     derived_seed,
 )
+from trials.workers import Workers
 
 _EVALUATION_BATCH = 512
 _LAST_WEIGHTS = "last_network"  # key of the weights that an average is of
@@ -74,6 +77,8 @@ class Train(Evaluator):
             small networks see more images than large ones in the same time. None: one pass over
             the training images.
         pace: see `trials.pace.Pace`; goes with `epoch_seconds`.
+        sync_norm: whether batch normalization is over the whole batch also where several
+            processes share it, each of which else normalizes its own share. None: no.
     """
 
     batch_size: PositiveInt = 64
@@ -93,6 +98,7 @@ class Train(Evaluator):
     precision: Literal["bfloat16", "float32"] | None = None
     epoch_seconds: PositiveFloat | None = None
     pace: str | None = None
+    sync_norm: bool | None = None
 
     def check(self, space: SearchSpace, data: Data) -> None:
         """Refuse a cutout larger than the images, and what the networks or other options lack.
@@ -114,6 +120,20 @@ class Train(Evaluator):
             )
         if self.drop_path is not None:
             self.dropping(_network(space, space.sample(np.random.default_rng(0)), data, seed=0))
+
+    def check_workers(self, workers: int, data: Data) -> None:
+        """Refuse more workers than a batch, or a part of the data, has images.
+
+        Raises:
+            InvalidArgument: saying how many there may be.
+        """
+        parts = (data.train, data.validation, data.test)
+        most = min(self.batch_size, *(len(part) for part in parts))
+        if workers > most:
+            raise InvalidArgument(
+                f"{workers} workers are more than share the {most} images of a batch or of the"
+                " smallest part of the data: use fewer workers or a larger batch_size."
+            )
 
     def dropping(self, network: nn.Module) -> HasDropPath | None:
         """Return the network if its drop path is to be set, else None.
@@ -185,9 +205,12 @@ class TrainingTrial(Trial):
         self.recipe, self.validation = recipe, validation
         self.train = train if recipe.cutout is None else train.with_cutout(recipe.cutout)
         self.epochs, self.seed, self.device = epochs, seed, device
+        self.workers = Workers.present()
         self.num_classes = 1 + int(train.store.labels.max())
         work = Work.of(network, train.input_shape)
         self.counts = {"params": count_params(network), "macs": work.macs}
+        if recipe.sync_norm and self.workers.count > 1:
+            network = synchronized(network, device)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dropping = recipe.dropping(self.network)
         self.batch_size = min(recipe.batch_size, len(train))
@@ -205,6 +228,7 @@ class TrainingTrial(Trial):
         #: the average of the weights, which is judged and kept
         self.average = None if recipe.averaging is None else Average(self.network, recipe.averaging)
         self.seconds = 0.0
+        self.loss = self._shared_loss()
         #: of the last epoch, `images x classes`, in the order of the validation part
         self.validation_logits: Tensor | None = None
 
@@ -213,8 +237,7 @@ class TrainingTrial(Trial):
         start = time.perf_counter()
         train_loss = self.train_epoch()
         self.seconds += time.perf_counter() - start
-        bfloat16 = self.recipe.precision == "bfloat16"
-        logits, labels = predict(self.judged, self.validation, self.device, bfloat16)
+        logits, labels = self._predictions()
         val_loss, val_accuracy = loss_and_accuracy(logits, labels)
         self.validation_logits = logits.cpu()
         self.epoch += 1
@@ -231,9 +254,11 @@ class TrainingTrial(Trial):
     def train_epoch(self) -> float:
         """Train for one epoch; return the mean loss of its steps."""
         seed = derived_seed(self.seed, self.epoch)
-        torch.manual_seed(seed)
+        workers = self.workers
+        torch.manual_seed(seed if workers.rank == 0 else derived_seed(seed, workers.rank))
+        workers.agree(self.network.state_dict().values())
         self.network.train()
-        loss = RunningLoss(self.device, "training loss", self.epoch + 1)
+        loss = RunningLoss(self.device, "training loss", self.epoch + 1, workers)
         for step, (images, labels) in enumerate(self._batches(seed), self.epoch * self.steps):
             progress = step / (self.epochs * self.steps)
             self.update.set_learning_rate(
@@ -249,20 +274,26 @@ class TrainingTrial(Trial):
     def _batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch: of one pass, or of as many passes as its steps take."""
         if self.recipe.epoch_seconds is None:
-            return self.train.batches(self.batch_size, self.device, seed, augment=True)
+            return self._one_pass(seed)
         return itertools.islice(self.endless_batches(seed), self.steps)
 
     def endless_batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of one pass over the training images after another."""
         for number in itertools.count():
-            own = derived_seed(seed, number)
-            yield from self.train.batches(self.batch_size, self.device, own, augment=True)
+            yield from self._one_pass(derived_seed(seed, number))
+
+    def _one_pass(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this worker's share of all batches; whole ones where images are mixed first."""
+        whole = self.recipe.mixup is not None or self.workers.count == 1
+        share = None if whole else self.workers.share
+        return self.train.batches(self.batch_size, self.device, seed, augment=True, share=share)
 
     def _steps_of(self, work: Work) -> int:
         """Return the steps of an epoch of a network with this work."""
         if self.recipe.epoch_seconds is None or self.recipe.pace is None:
             return max(1, len(self.train) // self.batch_size)
-        step = Pace.parse(self.recipe.pace).seconds(work, self.batch_size)
+        images = -(-self.batch_size // self.workers.count)  # of a step, on each worker
+        step = Pace.parse(self.recipe.pace).seconds(work, images)
         return max(1, round(self.recipe.epoch_seconds / step))
 
     @property
@@ -271,21 +302,55 @@ class TrainingTrial(Trial):
         return self.network if self.average is None else self.average.network
 
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Update the weights once by a batch; return its loss."""
+        """Update the weights once by a batch of `_one_pass`; return its loss.
+
+        Of several workers, the mean of what they return is the loss of the batch.
+        """
         if self.recipe.mixup is not None:
             images, labels = self._mixed(images, labels, self.recipe.mixup)
-        return self.update([lambda: self._loss(images, labels)])
+        if self.workers.count == 1:
+            return self.update([lambda: self.loss(images, labels)])
+        weight = len(images) * self.workers.count / self.batch_size  # shares may differ by one
+        return self.update([lambda: weight * self.loss(images, labels)])
 
     def _mixed(self, images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-        """Mix every image with another of the batch; return probabilities of classes with them."""
-        share = float(torch.distributions.Beta(alpha, alpha).sample())
-        order = torch.randperm(len(images)).to(images.device)
+        """Mix every image of this worker's share of a batch with another one of the batch.
+
+        Returns:
+            The images, and probabilities of classes.
+        """
+        same, own = self.workers.same, self.workers.share(len(images))
+        share = float(same(torch.distributions.Beta(alpha, alpha).sample().to(images.device)))
+        other = same(torch.randperm(len(images)).to(images.device))[own]
         targets = functional.one_hot(labels, self.num_classes).to(images.dtype)
-        mixed = torch.lerp(images, images[order], share)
+        mixed = torch.lerp(images[own], images[other], share)
         return (
             mixed.contiguous(memory_format=torch.channels_last),
-            torch.lerp(targets, targets[order], share),
+            torch.lerp(targets[own], targets[other], share),
         )
+
+    def _shared_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the function that computes the loss of a batch.
+
+        Of several workers, its gradients become the means of theirs.
+        """
+        if self.workers.count == 1:
+            return self._loss
+        # Users' networks may leave parameters out, and leave others out in the next step.
+        loss = _Loss(self.network, self._loss)
+        return DistributedDataParallel(loss, find_unused_parameters=True, init_sync=False)
+
+    def _predictions(self) -> tuple[Tensor, Tensor]:
+        """Return logits and labels of the validation part, of which each worker takes a share."""
+        part, workers = self.validation, self.workers
+        workers.agree(self.judged.state_dict().values())
+        own = Part(part.store, part.indices[workers.share(len(part))])
+        bfloat16 = self.recipe.precision == "bfloat16"
+        logits, labels = (
+            workers.gathered(rows, len(part))
+            for rows in predict(self.judged, own, self.device, bfloat16)
+        )
+        return logits, labels
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss of a batch, with that of the auxiliary head where there is one."""
@@ -327,6 +392,20 @@ class TrainingTrial(Trial):
         self.validation_logits = state.get(VALIDATION_LOGITS)
         self.update.load_state_dict(state)
         self.epoch, self.seconds = state["epoch"], state["seconds"]
+
+
+class _Loss(nn.Module):
+    """The loss of a network as a module, which workers share.
+
+    It has the network's parameters but not its buffers, which PyTorch would copy in every step.
+    """
+
+    def __init__(self, network: nn.Module, compute: Callable[[Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.weights, self.compute = nn.ParameterList(network.parameters()), compute
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.compute(images, labels)
 
 
 def evaluate(network: nn.Module, part: Part, device: torch.device) -> tuple[float, float]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from search_spaces import Architecture, SearchSpace
+from search_spaces.errors import InvalidArgument
 from trials.data import Data
 
 _OWN_SEEDS = 2**32 - 1  # the largest that NumPy's older generators take
@@ -89,6 +90,20 @@ class AnyEvaluator(ABC):
         Raises:
             InvalidArgument: saying what and why.
         """
+
+    def check_workers(self, workers: int, data: Data) -> None:
+        """Refuse trials of several processes; overridden where they share the work.
+
+        Such a trial finds the others in `torch.distributed` (`trials.workers`): each makes the
+        trial with the same arguments and steps it; what the first reports and saves counts.
+
+        Raises:
+            InvalidArgument: saying why.
+        """
+        raise InvalidArgument(
+            f"the trials of evaluate={type(self).__name__} do not share their work among"
+            f" {workers} processes: use one worker, or evaluate='train'."
+        )
 
     @property
     def epoch_length(self) -> float | None:

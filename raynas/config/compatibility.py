@@ -6,6 +6,8 @@ from raynas.errors import InvalidArgument
 from raynas.record.events import METRIC
 from raynas.schedulers import Scheduler
 from raynas.searchers import Constraint, Searcher
+from trials.data import Data
+from trials.training import Train
 from trials.trial import AnyEvaluator, Evaluator
 
 
@@ -73,6 +75,51 @@ def check_retraining(evaluator: AnyEvaluator) -> None:
             " the network under 'network' in its state_dict(). Where it returns None, Train() with"
             " its defaults retrains."
         )
+
+
+def check_workers(config: Config, searcher: Searcher, evaluator: AnyEvaluator, data: Data) -> None:
+    """Refuse trials of several processes where the evaluator's do not share their work.
+
+    Raises:
+        InvalidArgument: naming the argument, and saying why.
+    """
+    trial = ("workers_per_trial", config.workers_per_trial)
+    retraining = ("retrain_workers", config.retrain_workers or 1)
+    if config.workers_per_trial > 1:
+        if searcher.driver is not None or not evaluator.trains:
+            culprit = "search" if searcher.driver else "evaluate"
+            raise InvalidArgument(
+                f"workers_per_trial={config.workers_per_trial}:"
+                f" {culprit}={getattr(config, culprit)!r} trains no architecture alone, in several"
+                " processes: leave it at 1; retrain_workers says how many retrain the best."
+            )
+        _check_workers(trial, evaluator, "trial", data)
+        if config.retrain_workers is None:
+            retraining = trial
+    if retraining[1] > 1:
+        own = type(evaluator).retraining is not AnyEvaluator.retraining
+        _check_workers(retraining, evaluator if own else Train(), "retraining", data)
+
+
+def _check_workers(
+    argument: tuple[str, int], evaluator: AnyEvaluator, method: str, data: Data
+) -> None:
+    """Ask an evaluator whether what a method of it makes shares its work among so many.
+
+    What a base says of its own trials does not hold for those of a class that overrides `method`.
+    """
+    name, workers = argument
+    asked, of_method = (
+        next(kind for kind in type(evaluator).__mro__ if each in vars(kind))
+        for each in ("check_workers", method)
+    )
+    try:
+        if issubclass(asked, of_method) or asked is AnyEvaluator:
+            evaluator.check_workers(workers, data)
+        else:
+            AnyEvaluator.check_workers(evaluator, workers, data)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{name}={workers}: {error}") from None
 
 
 def check_snapshots(config: Config, evaluator: AnyEvaluator) -> None:

@@ -29,7 +29,7 @@ from trials import EVALUATORS
 CHANGEABLE = (
     "samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "storage_path", "name",
     "resume", "ensemble", "snapshots", "select", "understand", "tracker", "keep_checkpoints",
-    "gpu_hours", "target",
+    "gpu_hours", "target", "workers_per_trial", "retrain_workers",
 )  # fmt: skip
 
 #: what follows from data, hardware and time, in a run with a time budget
@@ -172,6 +172,12 @@ class Config(BaseModel):
     )
     gpus_per_trial: Annotated[float, Field(ge=0)] | None = Field(
         None, description="GPUs of one trial, fractions too; default: 1 if there are any"
+    )
+    workers_per_trial: Annotated[int, Field(ge=1)] = Field(
+        1, description="processes that train one architecture together, with cores and GPUs each"
+    )
+    retrain_workers: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="processes of the retraining; default: those of a trial"
     )
     ensemble: str | None = Field(
         None, description="prune the trained architectures to an ensemble: saep:rule=greedy,size=8"

@@ -19,6 +19,7 @@ from raynas.config.compatibility import (
     check_searcher,
     check_select,
     check_snapshots,
+    check_workers,
 )
 from raynas.config.config import (
     CHANGEABLE,
@@ -87,6 +88,11 @@ class Plan:
     def retrain_epochs(self) -> int:
         """Return the epochs of a full training."""
         return self.config.retrain_epochs or self.config.epochs
+
+    @property
+    def retrain_workers(self) -> int:
+        """Return the processes of the retraining."""
+        return self.config.retrain_workers or self.config.workers_per_trial
 
     def write(self, recorded: Mapping[str, Any], evaluations: int = 0) -> None:
         """Write the configuration to the run folder.
@@ -190,6 +196,7 @@ def _resolved(arguments: Mapping[str, Any], loaded: Data | None) -> Plan:
     space = evaluator.restricted(space)
     scheduler.check(space)
     evaluator.check(space, data)
+    check_workers(config, searcher, evaluator, data)
     if constraint is not None:
         constraint.measured(space, data.input_shape, data.num_classes)  # or says why it cannot
     config, ensemble = _as_recorded(config, ensemble)

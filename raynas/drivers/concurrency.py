@@ -28,5 +28,7 @@ class Concurrency:
         if time.monotonic() - self._looked > _SECONDS:
             self._looked = time.monotonic()
             with suppress(InvalidArgument):  # while no node holds any, trials wait for one
-                _, self._held = slots(self.resources.cpus, self.resources.gpus)
+                _, self._held = slots(
+                    self.resources.cpus, self.resources.gpus, self.resources.workers
+                )
         return self._held

@@ -12,7 +12,7 @@ import torch
 from ray import tune
 
 from raynas.cluster import prepare_process, reason_of
-from raynas.drivers.trainable import begun
+from raynas.drivers.peers import begun
 from raynas.errors import StorageError
 from raynas.record.checkpoints import Checkpoint
 from raynas.record.events import Status

@@ -82,7 +82,7 @@ class Session:
         plan = self.plan
         return Job(
             plan.space, evaluator or plan.evaluator, self.data, epochs, self.folder,
-            threads or self.resources.threads, plan.config.snapshots,
+            threads or self.resources.threads, plan.config.snapshots, self.resources,
         )  # fmt: skip
 
     @property

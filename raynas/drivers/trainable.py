@@ -3,18 +3,19 @@
 import math
 import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import ray
 import torch
 from ray import tune
 
-from raynas.cluster import prepare_process, reason_of
+from raynas.cluster import Resources, reason_of
+from raynas.drivers.peers import Team
 from raynas.errors import StorageError
 from raynas.record.checkpoints import Checkpoint
 from raynas.record.events import METRIC, Status
@@ -23,8 +24,6 @@ from search_spaces import SearchSpace
 from trials.data import Data
 from trials.places import as_os_errors, is_local
 from trials.trial import AnyEvaluator, Diverged, Evaluator, Trial, seed_for
-
-AnyTrial = TypeVar("AnyTrial", bound=Trial)
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,8 @@ class Job:
     threads: int
     #: epochs after which the weights are kept
     snapshots: tuple[int, ...] = ()
+    #: of a trial
+    resources: Resources = field(default_factory=lambda: Resources(1, 0, 1, 1))
 
 
 class TrialActor(tune.Trainable):
@@ -60,15 +61,12 @@ class TrialActor(tune.Trainable):
     def setup(self, config: dict[str, Any], job: Job) -> None:  # type: ignore[override]
         """Prepare the process, then the first trial."""
         self.job = job
-        self.data: Data = ray.get(job.data)
-        self.device = prepare_process(job.threads)
+        self.team = Team(job.resources, job.threads, job.data)
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Make this actor serve another trial."""
-        self.trial: Trial | None = None
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.team.free()
         self._begin(new_config)
         return True
 
@@ -76,7 +74,6 @@ class TrialActor(tune.Trainable):
         """Run one epoch; return its metrics, or how the trial ended."""
         if self.error is not None:
             return self._failed(self.error)
-        assert self.trial is not None
         try:
             if self.reported == len(self.history):
                 self._train_epoch()
@@ -93,7 +90,6 @@ class TrialActor(tune.Trainable):
         self.architecture: str = config["architecture"]
         self.reported: int = config["reported"]
         self.history: list[dict[str, float]] = []
-        self.trial = None
         self.error: Exception | None = None
         try:
             if is_local(self.path) and not self.path.parent.is_dir():
@@ -101,7 +97,7 @@ class TrialActor(tune.Trainable):
                     f"{self.job.folder.path} is not visible on node {os.uname().nodename}: "
                     "storage_path must be a folder that all nodes share."
                 )
-            self.trial, self.history = begun(lambda: self._new(config), self.path, self.device)
+            self.history = self.team.begin(partial(_made, self.job, config), self.path)
             while (
                 len(self.history) < self.reported
             ):  # of a checkpoint that is gone: again, silently
@@ -109,19 +105,8 @@ class TrialActor(tune.Trainable):
         except Exception as error:
             self.error = error
 
-    def _new(self, config: dict[str, Any]) -> Trial:
-        job = self.job
-        arch = job.space.from_string(config["architecture"])
-        evaluator = cast(Evaluator, job.evaluator)
-        seed = seed_for(evaluator.trial, config["seed"])
-        trial = evaluator.trial(job.space, arch, self.data, job.epochs, seed, self.device)
-        if not isinstance(trial, Trial):
-            raise TypeError(f"the evaluator returned a {type(trial).__name__}, not a Trial")
-        return trial
-
     def _train_epoch(self) -> None:
-        assert self.trial is not None
-        self.history.append(checked(self.trial.step(), len(self.history) + 1))
+        self.history.append(checked(self.team.step(), len(self.history) + 1))
         self._keep_snapshot()
 
     def _keep_snapshot(self) -> None:
@@ -134,10 +119,8 @@ class TrialActor(tune.Trainable):
             state.save(self.job.folder.snapshot(self.evaluation, epoch))
 
     def _state(self) -> Checkpoint:
-        assert self.trial is not None
-        return Checkpoint(
-            self.trial.state_dict(), self.history, self.architecture, self.data.fingerprint
-        )
+        data = self.team.data.fingerprint
+        return Checkpoint(self.team.state_dict(), self.history, self.architecture, data)
 
     def _save(self) -> None:
         state = self._state()
@@ -145,7 +128,7 @@ class TrialActor(tune.Trainable):
             state.save(self.path)
 
     def _failed(self, error: Exception) -> dict[str, Any]:
-        if self.device.type == "cuda":
+        if self.team.device.type == "cuda":
             torch.cuda.empty_cache()
         status = Status.DIVERGED if isinstance(error, Diverged) else Status.FAILED
         with suppress(OSError), as_os_errors(self.path):
@@ -154,32 +137,15 @@ class TrialActor(tune.Trainable):
         return {"status": status.value, "reason": reason_of(error), "done": True}
 
 
-def begun(
-    make: Callable[[], AnyTrial], path: Path, device: torch.device
-) -> tuple[AnyTrial, list[dict[str, float]]]:
-    """Return a trial and the metrics of the epochs that it has done, from the state at `path`.
-
-    Where there is none, or what is there is damaged, it is a new trial.
-
-    Args:
-        make: makes the trial.
-        path: of the file; one that cannot be used is removed.
-        device: where the trial runs.
-    """
-    trial = make()
-    try:
-        with as_os_errors(path):
-            if not path.exists():
-                return trial, []
-            content = path.read_bytes()
-        state = Checkpoint.read(content, device)
-        trial.load_state_dict(state.trial)
-        return trial, list(state.history)
-    except (OSError, MemoryError, torch.cuda.OutOfMemoryError):
-        raise
-    except Exception:  # damaged files raise anything
-        path.unlink()
-    return make(), []
+def _made(job: Job, config: dict[str, Any], data: Data, device: torch.device) -> Trial:
+    """Make the trial of a configuration."""
+    arch = job.space.from_string(config["architecture"])
+    evaluator = cast(Evaluator, job.evaluator)
+    seed = seed_for(evaluator.trial, config["seed"])
+    trial = evaluator.trial(job.space, arch, data, job.epochs, seed, device)
+    if not isinstance(trial, Trial):
+        raise TypeError(f"the evaluator returned a {type(trial).__name__}, not a Trial")
+    return trial
 
 
 def checked(metrics: object, epoch: int) -> dict[str, float]:

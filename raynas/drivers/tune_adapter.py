@@ -21,6 +21,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from raynas.cluster import Resources
 from raynas.drivers.concurrency import Concurrency
 from raynas.drivers.session import Session
 from raynas.errors import StorageError
@@ -107,7 +108,7 @@ def _tuner(session: Session, trainable: Any, trials: Trials, folder: Path) -> tu
     """Return Tune, told to run the trials and to keep its own files in a folder."""
     resources, key = session.resources, trials.key  # Tune pickles what names the folders
     return tune.Tuner(
-        tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
+        tune.with_resources(trainable, _bundles(resources)),
         tune_config=tune.TuneConfig(
             search_alg=_Searcher(
                 trials, Concurrency(resources, session.plan.config.max_concurrent)
@@ -137,6 +138,15 @@ def _tunes_folder(folder: RunFolder) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="raynas-tune-", ignore_cleanup_errors=True) as path:
         yield Path(path)
+
+
+def _bundles(resources: Resources) -> dict[str, float] | tune.PlacementGroupFactory:
+    """Return what Tune reserves for a trial: a bundle for each process, on several nodes too."""
+    one = {"cpu": resources.cpus, "gpu": resources.gpus}
+    if resources.workers == 1:
+        return one
+    bundle = {key.upper(): amount for key, amount in one.items()}
+    return tune.PlacementGroupFactory([bundle] * resources.workers, strategy="PACK")
 
 
 @contextmanager
@@ -260,7 +270,7 @@ class _Callback(tune.Callback):
         """Record where a trial runs, also one that goes on after its actor died."""
         resources, key = self.session.resources, self.trials.key
         node = self._node(trial.temporary_state.ray_actor)
-        self.session.record(Placed(key, trial.config[key], node, resources.cpus, resources.gpus))
+        self.session.record(Placed(key, trial.config[key], node, *resources.of_trial))
 
     def _node(self, actor: Any) -> str:
         """Return the node of an actor, which is asked once for all trials that it serves."""

@@ -49,6 +49,8 @@ def _cores(session: Session, planned: Planned) -> int:
 
     No node may have so many any more as were planned, and Ray would wait for one without end.
     """
+    if session.plan.retrain_workers > 1:  # which share the nodes
+        return session.resources.threads
     cores = min(planned.cpus, largest_node(session.resources.gpus))
     return max(cores, session.resources.threads)
 

@@ -58,8 +58,9 @@ def in_time(plan: Plan, said: Mapping[str, Any]) -> tuple[Plan, Planned | None]:
     parts = plan.data
     dataset = Dataset(len(parts.train), len(parts.validation), parts.input_shape)
     share = resources(
-        plan.config.cpus_per_trial, plan.config.gpus_per_trial, plan.config.max_concurrent
-    )
+        plan.config.cpus_per_trial, plan.config.gpus_per_trial, plan.config.max_concurrent,
+        plan.config.workers_per_trial,
+    )  # fmt: skip
     hardware = Hardware(share.concurrent, largest_node(share.gpus))
     made = _outline(plan, unsaid, seconds, dataset, hardware, share)
     if plan.evaluator.epoch_length is None:

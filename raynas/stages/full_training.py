@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
-from raynas.cluster import Resources, prepare_process, reason_of
-from raynas.drivers.trainable import Job, begun
+from raynas.cluster import Resources, reason_of
+from raynas.drivers.peers import Team
+from raynas.drivers.trainable import Job
 from raynas.errors import StorageError
 from raynas.record.checkpoints import Checkpoint
 from raynas.record.events import Metrics
@@ -50,11 +52,11 @@ class FullTraining:
             num_cpus=resources.cpus, num_gpus=resources.gpus, num_returns="streaming",
             max_retries=_WORKER_DEATHS,
         )  # fmt: skip
-        return task.remote(self)
+        return task.remote(replace(self, job=replace(self.job, resources=resources)))
 
-    def trial(self, device: Any) -> Trial:
+    def trial(self, data: Data, device: torch.device) -> Trial:
         """Return the trial, untrained."""
-        job, data = self.job, ray.get(self.job.data)
+        job = self.job
         parts = data if self.final else _without_test(data)
         own = job.evaluator.retraining
         seed = seed_for(own, self.seed)
@@ -107,20 +109,24 @@ def _train(training: FullTraining) -> Iterator[Metrics]:
 
     So Ray may start it anew where a worker died, and gets what it had again.
     """
-    device = prepare_process(training.job.threads)
-    with _own_faults():
-        trial, history = begun(lambda: training.trial(device), training.path, device)
-    for metrics in history:
-        yield metrics
-    while trial.epoch < trial.epochs:
+    job = training.job
+    team = Team(job.resources, job.threads, job.data)
+    try:
         with _own_faults():
-            metrics = trial.step()
-            history.append(_of_test(metrics) if training.final else metrics)
-        state = trial.state_dict()
-        if training.final and VALIDATION_LOGITS in state:  # of the part that it was judged on
-            state[TEST_LOGITS] = state.pop(VALIDATION_LOGITS)
-        Checkpoint(state, history).save(training.path)
-        yield history[-1]
+            history = team.begin(training.trial, training.path)
+        for metrics in history:
+            yield metrics
+        while (trial := team.trial) is not None and trial.epoch < trial.epochs:
+            with _own_faults():
+                metrics = team.step()
+                history.append(_of_test(metrics) if training.final else metrics)
+            state = team.state_dict()
+            if training.final and VALIDATION_LOGITS in state:  # of the part that it was judged on
+                state[TEST_LOGITS] = state.pop(VALIDATION_LOGITS)
+            Checkpoint(state, history).save(training.path)
+            yield history[-1]
+    finally:
+        team.dismiss()
 
 
 def _without_test(data: Data) -> Data:

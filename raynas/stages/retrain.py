@@ -58,10 +58,13 @@ def _retrained(session: Session, evaluation: Evaluation) -> Metrics:
         job, search.architectures[index], derived_seed(search.seed, index, 1),
         session.folder.retraining(index), final=True,
     )  # fmt: skip
-    resources = replace(session.resources, cpus=max(session.resources.cpus, job.threads))
+    resources = replace(
+        session.resources, cpus=max(session.resources.cpus, job.threads),
+        workers=session.plan.retrain_workers,
+    )  # fmt: skip
     told = len(session.history.retraining.get(index, []))
     metrics: Metrics = {}
-    session.record(Placed(RetrainStage.name, index, "", resources.cpus, resources.gpus))
+    session.record(Placed(RetrainStage.name, index, "", *resources.of_trial))
     with closing(epochs(training.start(resources))) as curve:
         for epoch, metrics in enumerate(curve, start=1):
             if epoch > told:

@@ -95,7 +95,7 @@ def _started(session: Session, job: Job, evaluation: Evaluation) -> _Running:
         session.folder.selection(index), final=False,
     )  # fmt: skip
     resources = session.resources
-    session.record(Placed(SelectStage.name, index, "", resources.cpus, resources.gpus))
+    session.record(Placed(SelectStage.name, index, "", *resources.of_trial))
     return _Running(evaluation, training.start(resources))
 
 

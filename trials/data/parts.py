@@ -1,6 +1,6 @@
 """The parts of a data set, and the images that they share: from stored pixels to batches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -129,6 +129,7 @@ class Part:
         device: torch.device | str = "cpu",
         seed: int | None = None,
         augment: bool = False,
+        share: Callable[[int], slice] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over one epoch of (normalized images, labels).
 
@@ -139,6 +140,8 @@ class Part:
                 are shuffled, the epoch is a function of this seed alone, and an incomplete
                 last batch is left out unless it is the only one.
             augment: change the images at random; needs a seed.
+            share: tells which rows of a batch of so many images are wanted; the others are not
+                read. Those that are come out as without it. Needs a seed. None: all.
 
         Returns:
             An iterator of float32 `batch x channels x height x width` in channels-last memory,
@@ -158,6 +161,11 @@ class Part:
                 draws = self.store.augmentation.draw(len(order), height, width, generator)
             if len(order) > batch_size:
                 order = order[: len(order) // max(batch_size, 1) * batch_size]
+            if share is not None:
+                size = min(batch_size, len(order))
+                rows = np.arange(len(order)).reshape(-1, size)[:, share(size)]
+                order, batch_size = order[rows.ravel()], rows.shape[1]
+                draws = None if draws is None else draws[torch.from_numpy(rows.ravel())]
         return self._batches(order, batch_size, device, self.store.mean, self.store.std, draws)
 
     def raw(
