@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import raynas
 from raynas.cli import app, main
 from raynas.cli.flags import read_flags
-from raynas.config.config import Config
+from raynas.config.config import Config, validated
 
 
 @pytest.fixture
@@ -241,6 +241,14 @@ def test_flags_reach_what_is_called(monkeypatch, tmp_path):
         ((), {"architectures": 7, "path": tmp_path / "scores.parquet"}),
         ((), {"architectures": ["a", "b"]}),
     ]
+
+
+def test_limits_of_a_search_are_flags(monkeypatch):
+    given = []
+    monkeypatch.setattr(raynas, "run", lambda **arguments: given.append(arguments))
+    CliRunner().invoke(app, ["run", "--gpu-hours", "2.5", "--target", "val_accuracy=0.95"])
+    assert given == [{"gpu_hours": 2.5, "target": "val_accuracy=0.95"}]
+    assert validated(given[0]).target == {"val_accuracy": 0.95}
 
 
 def test_the_command_line_goes_before_the_file(monkeypatch, tmp_path):

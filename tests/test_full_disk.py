@@ -11,7 +11,7 @@ import pytest
 
 import raynas
 from raynas.record.events import Suggested
-from raynas.record.full_disks import one_sentence
+from raynas.record.full_disks import full_disk, one_sentence
 from raynas.record.journal import Journal, read_events
 from raynas.reports.tensorboard import EventFile
 from raynas.reports.views import View
@@ -94,6 +94,9 @@ def test_what_libraries_say_of_a_full_disk_becomes_one_sentence(tmp_path):
     message = f"{tmp_path} cannot be written: .*No space left on device.*same command goes on"
     with pytest.raises(raynas.StorageError, match=message), one_sentence(tmp_path):
         library()
+    assert full_disk("a\nStorageError: x.pt: No space left on device.\nb") == (
+        "x.pt: No space left on device"
+    )
     with pytest.raises(KeyError), one_sentence(tmp_path):
         raise KeyError("something else")
 

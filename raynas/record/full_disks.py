@@ -8,13 +8,14 @@ from pathlib import Path
 from raynas.errors import StorageError
 
 _FULL = re.compile("No space left on device|Disk quota exceeded|Read-only file system")
+_KIND = re.compile(r"^(?:[\w.]*Error: )+")  # which says nothing to a user
 _LONGEST = 300  # characters of an error that are shown
 
 
 def full_disk(text: str) -> str | None:
     """Return the line of an error's text that says that a disk takes nothing more, if one does."""
     line = next(filter(_FULL.search, text.splitlines()), None)
-    return None if line is None else line.strip().rstrip(".")[:_LONGEST]
+    return None if line is None else _KIND.sub("", line.strip()).rstrip(".")[:_LONGEST]
 
 
 @contextmanager
