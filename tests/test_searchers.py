@@ -12,10 +12,11 @@ from raynas import Area, Auto, Evolution, LocalSearch, Naswot, NeighborhoodAware
 from raynas.errors import InvalidArgument, UnknownName
 from raynas.searchers import SEARCHERS
 from raynas.searchers.prior import LinearPrior
-from raynas.searchers.surrogate import _distance_of_counts
+from raynas.searchers.surrogate import _distance_of_counts, description_of
 from raynas.testing import SearcherSuite
 from search_spaces import Architecture
 from search_spaces.naming import construct
+from search_spaces.nasbench201 import NASBench201
 
 #: with which options they run, where the defaults would only draw at random for long
 SMALL = {
@@ -24,6 +25,7 @@ SMALL = {
     "naswot": "naswot:candidates=30",
     "auto": "auto:initial=3,candidates=10",
     "auto with a prior": "auto:initial=3,candidates=10,prior=counts",
+    "auto with another": "auto:initial=3,candidates=10,prior=structure",
 }
 
 
@@ -223,11 +225,37 @@ class TestAuto:
             Auto(prior="counts").check(space)
         with pytest.raises(InvalidArgument, match="prior='counts'"):
             Auto(prior="counts").start(space, 0)  # on a table nobody has checked
+        with pytest.raises(InvalidArgument, match="in closed form and has no cells; leave"):
+            Auto(prior="structure").check(space)
         Auto().check(space)
 
+    def test_cells_are_enough_for_a_prior_of_their_structure(self):
+        class Uncounted(NASBench201):
+            @property
+            def counts_fast(self):
+                return False
+
+        Auto(prior="structure").check(Uncounted())
+        with pytest.raises(InvalidArgument, match="prior='counts'"):
+            Auto(prior="counts").check(Uncounted())
+
     def test_another_prior_is_unknown(self):
-        with pytest.raises(InvalidArgument, match="prior='naswot': Input should be 'counts'"):
+        with pytest.raises(InvalidArgument, match="prior='naswot': Input should be 'counts' or"):
             construct("search", "auto:prior=naswot", SEARCHERS)
+
+    @pytest.mark.parametrize(
+        ("cell", "structure"),
+        [
+            # 0-3, 0-1-3, 0-2-3 and 0-1-2-3, of which the first is a skip connection
+            ([3, 3, 3, 1, 3, 3], [math.log(5), 0, 3, (0 + 2 + 2 + 3) / 4, 1]),
+            ([3, 0, 0, 4, 2, 0], [math.log(3), 1, 2, 1.5, 0]),
+            ([3, 3, 3, 0, 0, 0], [0, 0, 0, 0, 0]),  # nothing arrives
+        ],
+    )
+    def test_structure_of_a_cell(self, cell, structure):
+        space = search_spaces.get("nasbench201")
+        rows = description_of(space).rows([space.architecture(cell)])
+        assert rows["structure"][0] == pytest.approx(structure)
 
     def test_distances_of_counts_are_exact(self):
         rng = np.random.default_rng(0)
@@ -242,7 +270,7 @@ class TestLinearPrior:
         """Fit one to the values of 40 architectures that differ in their costs only."""
         rng = np.random.default_rng(seed)
         costs = rng.normal((12, 16), (1, 2), (40, 2))
-        prior = LinearPrior(["costs"], rng, costs)
+        prior = LinearPrior(["costs"], rng, ["costs"], {"costs": costs})
         values = value(costs, rng)
         for _ in range(5):
             prior.fit({"costs": costs}, values, search=True)

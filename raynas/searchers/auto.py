@@ -2,16 +2,16 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from pydantic import PositiveInt
 
-from raynas.searchers.prior import LinearPrior, check_prior
+from raynas.searchers.prior import PRIORS, LinearPrior, check_prior
 from raynas.searchers.searcher import Scoring, Searcher
-from raynas.searchers.surrogate import Surrogate, description_of
+from raynas.searchers.surrogate import Features, Surrogate, description_of
 from search_spaces import Architecture, SearchSpace
 from trials.proxies import Score, check_proxy
 
@@ -46,14 +46,15 @@ class Auto(Searcher):
             and with ";" between them; they count among the initial ones. None: none.
         prior: `counts`: parameters and MACs incline what the surrogate expects, before results and
             where there are none, as strongly as the results so far support it (`LinearPrior`).
-            None: they only tell what is similar.
+            `structure`: and of cells how many paths they have and how long these are. None: such
+            things only tell what is similar.
     """
 
     initial: PositiveInt = 4
     candidates: PositiveInt = 60
     proxy: str | Score = "macs"
     first: str | None = None
-    prior: Literal["counts"] | None = None
+    prior: Literal["counts", "structure"] | None = None
     #: {canonical form: (budget, value)}, in order of arrival
     results: dict[Architecture, tuple[int, float]] = field(
         default_factory=dict, init=False, repr=False
@@ -70,7 +71,7 @@ class Auto(Searcher):
         """Refuse `first` where the space cannot read it, and `prior` where it cannot count."""
         self._known(space)
         if self.prior is not None:
-            check_prior(space)
+            check_prior(self.prior, space)
 
     def _known(self, space: SearchSpace) -> list[Architecture]:
         """Return what is to be first."""
@@ -80,7 +81,7 @@ class Auto(Searcher):
     def start(self, space: SearchSpace, seed: int) -> None:
         """Draw the candidates of the first architectures."""
         if self.prior is not None:
-            check_prior(space)
+            check_prior(self.prior, space)
         super().start(space, seed)
         self.results, self._first, self._pending, self._asked = {}, [], [], 0
         drawn = (space.canonical(space.sample(self.rng)) for _ in range(self.candidates))
@@ -170,7 +171,7 @@ class Auto(Searcher):
         archs = self._learned()
         features = self._description.rows(archs)
         if self._surrogate is None:
-            self._surrogate = self._new_surrogate(list(features))
+            self._surrogate = self._new_surrogate(features)
         surrogate = self._surrogate
         # By rank: more epochs first, then the value. Failed ones share the lowest rank.
         order = {rank: i for i, rank in enumerate(sorted({self._rank(a) for a in archs}))}
@@ -180,11 +181,13 @@ class Auto(Searcher):
             surrogate.believe(self._description.rows(self._pending))
         return surrogate
 
-    def _new_surrogate(self, components: Sequence[str]) -> Surrogate:
+    def _new_surrogate(self, features: Features) -> Surrogate:
+        components = [name for name in features if name != "structure"]
         if self.prior is None:
             return Surrogate(components, self.rng)
         drawn = [self.space.canonical(self.space.sample(self.rng)) for _ in range(_MEASURED)]
-        return LinearPrior(components, self.rng, self._description.rows(drawn)["costs"])
+        signals = [name for name in PRIORS[self.prior] if name in features]
+        return LinearPrior(components, self.rng, signals, self._description.rows(drawn))
 
     def _learned(self) -> list[Architecture]:
         archs = list(self.results)

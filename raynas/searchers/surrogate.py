@@ -47,6 +47,10 @@ class Description:
     on a logarithmic scale. `paths`: how many paths through its cells carry which operations
     (White et al.: BANANAS, AAAI 2021). `costs`: logarithms of parameters and MACs, where a space
     has them in closed form.
+
+    `structure`, no component but for a prior mean: of each cell the logarithm of the number of
+    paths, how many operations are on the shortest, on the longest and in the mean, and whether one
+    has none, a residual connection.
     """
 
     def __init__(self, space: SearchSpace):
@@ -71,6 +75,7 @@ class Description:
                 )[self._numeric]
             if graphs:
                 row["paths"] = np.concatenate([_paths(graph) for graph in graphs.values()])
+                row["structure"] = np.concatenate([_structure(graph) for graph in graphs.values()])
             if self.space.counts_fast:
                 counts = self.space.counts(arch)
                 row["costs"] = np.log1p([counts.params, counts.macs])
@@ -115,22 +120,43 @@ def _kept_description(space: SearchSpace) -> Description:
 @lru_cache(maxsize=4096)  # neighbors have one of their cells in common
 def _paths(graph: CellGraph) -> Floats:
     """Count the paths from an input to the output by their operations, hashed."""
+    places = [path % _PATHS for path, _ in _found(graph)]
+    return np.bincount(np.array(places, dtype=np.intp), minlength=_PATHS).astype(np.float64)
+
+
+def _structure(graph: CellGraph) -> Floats:
+    """Return ln(1 + paths), their shortest, longest and mean length, and whether one has none."""
+    lengths = [length for _, length in _found(graph)]
+    if not lengths:
+        return np.zeros(5)
+    mean = sum(lengths) / len(lengths)
+    return np.array(
+        [math.log1p(len(lengths)), min(lengths), max(lengths), mean, float(0 in lengths)]
+    )
+
+
+@lru_cache(maxsize=4096)
+def _found(graph: CellGraph) -> list[tuple[int, int]]:
+    """Return checksum and number of the operations on each path from an input to the output."""
     outgoing: dict[str, list[tuple[str, bytes]]] = {}
     for edge in graph.edges:
         inside = _kind(edge.target) if edge.target != graph.output else ""
         step = ("" if "skip" in edge.operation else edge.operation) + inside
         outgoing.setdefault(edge.source, []).append((edge.target, f">{step}".encode() * bool(step)))
     found = []
-    stack = [(node, 0) for node in graph.inputs]  # and the checksum of the path up to it
+    stack = [(node, 0, 0) for node in graph.inputs]  # and what is on the path up to it
     for _ in range(_MAX_PATHS):
         if not stack:
             break
-        node, path = stack.pop()
+        node, path, length = stack.pop()
         if node == graph.output:
-            found.append(path % _PATHS)
+            found.append((path, length))
             continue
-        stack += [(target, zlib.crc32(step, path)) for target, step in outgoing.get(node, ())]
-    return np.bincount(np.array(found, dtype=np.intp), minlength=_PATHS).astype(np.float64)
+        stack += [
+            (target, zlib.crc32(step, path), length + bool(step))
+            for target, step in outgoing.get(node, ())
+        ]
+    return found
 
 
 @lru_cache(maxsize=1024)
@@ -171,9 +197,9 @@ class Surrogate:
     def believe(self, features: Features) -> None:
         """Take what is predicted of some architectures for their values (Ginsbourger et al.)."""
         mean, _ = self.predict(features)
-        for name in self.components:
-            both = (self.features[name], features[name])
-            self.features = {**self.features, name: np.concatenate(both)}
+        self.features = {
+            name: np.concatenate((rows, features[name])) for name, rows in self.features.items()
+        }
         self.targets = np.concatenate((self.targets, mean))
         variance = self._variance
         self._condition(self._among_learned())
