@@ -49,6 +49,7 @@ class LinearPrior(Surrogate):
         rng: for the search for parameters.
         signals: names of the vectors that have the signals.
         drawn: those of random architectures, by which they are centered and scaled.
+        drift: see `Surrogate`.
     """
 
     def __init__(
@@ -57,8 +58,9 @@ class LinearPrior(Surrogate):
         rng: np.random.Generator,
         signals: Sequence[str],
         drawn: Features,
+        drift: bool = False,
     ):
-        super().__init__(components, rng)
+        super().__init__(components, rng, drift)
         self._names = list(signals)
         values = self._joined(drawn)
         self._center = values.mean(axis=0)
