@@ -52,7 +52,7 @@ class Auto(Searcher):
             where there are none, as strongly as the results so far support it (`LinearPrior`).
             `structure`: and of cells how many paths they have and how long these are. None: such
             things only tell what is similar.
-        fidelities: whether the values after fewer epochs, of trials that were stopped or still run,
+        fidelities: true: the values after fewer epochs, of trials that were stopped or still run,
             are observations of lower fidelity: they place an architecture among all that got as
             far, and are the less certain the more epochs they lack (`places`, `Surrogate`).
     """
@@ -62,7 +62,7 @@ class Auto(Searcher):
     proxy: str | Score = "macs"
     first: str | None = None
     prior: Literal["counts", "structure"] | None = None
-    fidelities: bool = False
+    fidelities: bool | None = None
     #: {canonical form: (budget, value)}, in order of arrival
     results: dict[Architecture, tuple[int, float]] = field(
         default_factory=dict, init=False, repr=False
@@ -226,12 +226,13 @@ class Auto(Searcher):
 
     def _new_surrogate(self, features: Features) -> Surrogate:
         components = [name for name in features if name != "structure"]
+        drift = bool(self.fidelities)
         if self.prior is None:
-            return Surrogate(components, self.rng, self.fidelities)
+            return Surrogate(components, self.rng, drift)
         drawn = [self.space.canonical(self.space.sample(self.rng)) for _ in range(_MEASURED)]
         signals = [name for name in PRIORS[self.prior] if name in features]
         rows = self._description.rows(drawn)
-        return LinearPrior(components, self.rng, signals, rows, self.fidelities)
+        return LinearPrior(components, self.rng, signals, rows, drift)
 
 
 def _learned(ranks: Ranks) -> list[Architecture]:
