@@ -41,6 +41,8 @@ science: $(BIN)/raynas       ## the tables of the docs, measured again; hours
 	$(BIN)/python -m benchmarks.area $(NB201) --scores $(RESULTS)/naswot.parquet
 	$(BIN)/python -m benchmarks.auto $(NB201)
 	$(BIN)/python -m benchmarks.auto $(NB201) --cells
+	$(BIN)/python -m benchmarks.auto $(NB201) --search auto:prior=structure --queries 50
+	$(BIN)/python -m benchmarks.fidelities --tables $(TABLES)
 	$(BIN)/python -m benchmarks.surrogate $(NB201)
 	$(BIN)/python -m benchmarks.constraints $(NB201) --search random evolution
 	$(BIN)/python -m benchmarks.constraints $(NB201) --search auto --runs 50 --queries 40

@@ -1,7 +1,7 @@
 """How long `auto` takes to answer: CPU milliseconds of an `ask`, up to 300 known results.
 
     python -m benchmarks.ask [--spaces darts nasbench201] [--results 300] [--seeds 3]
-        [--prior counts] [--quick] [--json]
+        [--prior counts|structure] [--quick] [--json]
 
 No network is trained: the value of an architecture is drawn from its choices, and its result is
 told at once, or after that of `awaited` others (as many workers are busy). Printed are median,
@@ -35,7 +35,11 @@ def value(arch: Architecture) -> float:
 
 
 def milliseconds(
-    name: str, results: int, awaited: int, seed: int, prior: Literal["counts"] | None = None
+    name: str,
+    results: int,
+    awaited: int,
+    seed: int,
+    prior: Literal["counts", "structure"] | None = None,
 ) -> list[float]:
     """Return the CPU milliseconds of every ask until so many results are known."""
     searcher, space = Auto(prior=prior), search_spaces.get(name)
@@ -76,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--spaces", nargs="+", default=["darts", "nasbench201"])
     parser.add_argument("--results", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--prior", choices=["counts"])
+    parser.add_argument("--prior", choices=["counts", "structure"])
     parser.add_argument("--quick", action="store_true", help="one seed")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args(arguments)

@@ -8,14 +8,20 @@ import pytest
 from scipy.spatial.distance import cdist
 
 import search_spaces
-from raynas import Area, Auto, Evolution, LocalSearch, Naswot, NeighborhoodAware, RandomSearch
+from raynas import Area, Auto, Evolution, Fifo, LocalSearch, Naswot, NeighborhoodAware, RandomSearch
 from raynas.errors import InvalidArgument, UnknownName
+from raynas.record.events import METRIC, Status
+from raynas.search.search import Search
 from raynas.searchers import SEARCHERS
+from raynas.searchers.fidelities import places
 from raynas.searchers.prior import LinearPrior
-from raynas.searchers.surrogate import _distance_of_counts
+from raynas.searchers.surrogate import Surrogate, _distance_of_counts, description_of
 from raynas.testing import SearcherSuite
 from search_spaces import Architecture
 from search_spaces.naming import construct
+from search_spaces.nasbench201 import NASBench201
+
+SPACE = search_spaces.get("nasbench201")
 
 #: with which options they run, where the defaults would only draw at random for long
 SMALL = {
@@ -24,6 +30,8 @@ SMALL = {
     "naswot": "naswot:candidates=30",
     "auto": "auto:initial=3,candidates=10",
     "auto with a prior": "auto:initial=3,candidates=10,prior=counts",
+    "auto with another": "auto:initial=3,candidates=10,prior=structure",
+    "auto with fidelities": "auto:initial=3,candidates=10,fidelities=true",
 }
 
 
@@ -223,11 +231,37 @@ class TestAuto:
             Auto(prior="counts").check(space)
         with pytest.raises(InvalidArgument, match="prior='counts'"):
             Auto(prior="counts").start(space, 0)  # on a table nobody has checked
+        with pytest.raises(InvalidArgument, match="in closed form and has no cells; leave"):
+            Auto(prior="structure").check(space)
         Auto().check(space)
 
+    def test_cells_are_enough_for_a_prior_of_their_structure(self):
+        class Uncounted(NASBench201):
+            @property
+            def counts_fast(self):
+                return False
+
+        Auto(prior="structure").check(Uncounted())
+        with pytest.raises(InvalidArgument, match="prior='counts'"):
+            Auto(prior="counts").check(Uncounted())
+
     def test_another_prior_is_unknown(self):
-        with pytest.raises(InvalidArgument, match="prior='naswot': Input should be 'counts'"):
+        with pytest.raises(InvalidArgument, match="prior='naswot': Input should be 'counts' or"):
             construct("search", "auto:prior=naswot", SEARCHERS)
+
+    @pytest.mark.parametrize(
+        ("cell", "structure"),
+        [
+            # 0-3, 0-1-3, 0-2-3 and 0-1-2-3, of which the first is a skip connection
+            ([3, 3, 3, 1, 3, 3], [math.log(5), 0, 3, (0 + 2 + 2 + 3) / 4, 1]),
+            ([3, 0, 0, 4, 2, 0], [math.log(3), 1, 2, 1.5, 0]),
+            ([3, 3, 3, 0, 0, 0], [0, 0, 0, 0, 0]),  # nothing arrives
+        ],
+    )
+    def test_structure_of_a_cell(self, cell, structure):
+        space = search_spaces.get("nasbench201")
+        rows = description_of(space).rows([space.architecture(cell)])
+        assert rows["structure"][0] == pytest.approx(structure)
 
     def test_distances_of_counts_are_exact(self):
         rng = np.random.default_rng(0)
@@ -237,12 +271,64 @@ class TestAuto:
         assert np.array_equal(_distance_of_counts(a, b), cdist(a, b, "cityblock"))
 
 
+class TestFidelities:
+    """Values after fewer epochs as observations of lower fidelity."""
+
+    def test_who_gets_further_shares_out_the_places_held_until_then(self):
+        archs = [SPACE.architecture((i, 0, 0, 0, 0, 0)) for i in range(4)]
+        a, b, c, d = archs
+        curves = {a: {1: 0.4, 4: 0.5}, b: {1: 0.3, 4: 0.9}, c: {1: 0.35}, d: {1: 0.1}}
+        # after one epoch d b c a; after four b is ahead of a, and a has the place that b had
+        assert places(curves) == {b: 3, c: 2, a: 1, d: 0}
+        # of one that is known from its fourth epoch on nothing earlier is known
+        late = SPACE.architecture((4, 4, 4, 4, 4, 4))
+        assert places({**curves, late: {4: 0.95}}) == {late: 4, b: 3, c: 2, a: 1, d: 0}
+        assert places({}) == {}
+
+    def test_an_early_value_is_the_less_certain_the_more_epochs_it_lacks(self):
+        """All that is different between two fits is how many epochs the values lack."""
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(20, 2))
+        missing = np.where(np.arange(20) < 10, math.log(16), 0.0)
+        surrogate = Surrogate(["costs"], rng, drift=True)
+        surrogate.fit({"costs": x}, x.sum(axis=1), search=False, missing=missing)
+        deviation = surrogate.predict({"costs": x})[1]
+        assert deviation[:10].min() > deviation[10:].max()
+
+    def test_the_drift_is_learned(self):
+        """Where early values are the final ones it vanishes, where they are noise it grows."""
+        drifts = []
+        for noise in (0.0, 3.0):
+            rng = np.random.default_rng(1)
+            x = rng.normal(size=(60, 2))
+            missing = np.where(np.arange(60) < 40, math.log(16), 0.0)
+            values = x.sum(axis=1) + noise * rng.normal(size=60) * (missing > 0)
+            surrogate = Surrogate(["costs"], rng, drift=True)
+            for _ in range(5):
+                surrogate.fit({"costs": x}, values, search=True, missing=missing)
+            drifts.append(surrogate.parameters[-1])
+        assert drifts[1] > drifts[0] + 2
+
+    def test_a_search_hears_of_trials_that_still_run(self):
+        search = Search(SPACE, Auto(fidelities=True), Fifo(), samples=3, epochs=4, seed=0)
+        for arch in list(search.unscored):
+            search.score(arch, 0.0)
+        first, second = search.suggest(), search.suggest()
+        search.report(first.index, {METRIC: 0.5})
+        search.report(first.index, {METRIC: 0.6})
+        search.report(second.index, {METRIC: 0.7})
+        heard = [search.searcher.curves[a] for a in map(SPACE.canonical, search.architectures)]
+        assert heard == [{1: 0.5, 2: 0.6}, {1: 0.7}]
+        search.finish(second.index, Status.FAILED, "out of memory")
+        assert SPACE.canonical(search.architectures[1]) not in search.searcher.curves
+
+
 class TestLinearPrior:
     def fitted(self, value, seed=0):
         """Fit one to the values of 40 architectures that differ in their costs only."""
         rng = np.random.default_rng(seed)
         costs = rng.normal((12, 16), (1, 2), (40, 2))
-        prior = LinearPrior(["costs"], rng, costs)
+        prior = LinearPrior(["costs"], rng, ["costs"], {"costs": costs})
         values = value(costs, rng)
         for _ in range(5):
             prior.fit({"costs": costs}, values, search=True)

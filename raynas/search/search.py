@@ -352,6 +352,8 @@ class Search:
             case Reported():
                 evaluation = self.evaluations[event.evaluation]
                 worth = self.worth(evaluation)
+                arch = self.architectures[evaluation.index]
+                self.searcher.hear(arch, worth, evaluation.epochs)
                 if not self.scheduler.report(evaluation.index, evaluation.epochs, worth):
                     self._stopping.add(evaluation.index)
             case Finished():

@@ -2,16 +2,17 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from pydantic import PositiveInt
 
-from raynas.searchers.prior import LinearPrior, check_prior
+from raynas.searchers.fidelities import places
+from raynas.searchers.prior import PRIORS, LinearPrior, check_prior
 from raynas.searchers.searcher import Scoring, Searcher
-from raynas.searchers.surrogate import Surrogate, description_of
+from raynas.searchers.surrogate import Features, Floats, Surrogate, description_of
 from search_spaces import Architecture, SearchSpace
 from trials.proxies import Score, check_proxy
 
@@ -22,7 +23,10 @@ _NEAR = 30  # neighbors of an architecture that are looked at, where it has more
 _CENTERS = 3  # best architectures whose neighbors are candidates
 _CLIMB = 6  # steps from neighbor to neighbor after higher expected improvement
 _LEARNED = 150  # best architectures that the surrogate learns, and as many of the latest
-_MEASURED = 60  # random architectures that say how parameters and MACs are spread
+_MEASURED = 60  # random architectures that say how the signals of a prior are spread
+
+#: {canonical form: what it is compared by}, in order of arrival
+Ranks = dict[Architecture, tuple[int, float]]
 
 
 @dataclass
@@ -36,7 +40,7 @@ class Auto(Searcher):
     value predicted for it. What computes the same function is asked for once only.
 
     Results are ordered by the epochs behind them first and by their value second, so that trials
-    which a scheduler has stopped teach the surrogate too.
+    which a scheduler has stopped teach the surrogate too; see `fidelities`.
 
     Args:
         initial: architectures that are evaluated before the surrogate takes over.
@@ -46,16 +50,25 @@ class Auto(Searcher):
             and with ";" between them; they count among the initial ones. None: none.
         prior: `counts`: parameters and MACs incline what the surrogate expects, before results and
             where there are none, as strongly as the results so far support it (`LinearPrior`).
-            None: they only tell what is similar.
+            `structure`: and of cells how many paths they have and how long these are. None: such
+            things only tell what is similar.
+        fidelities: true: the values after fewer epochs, of trials that were stopped or still run,
+            are observations of lower fidelity: they place an architecture among all that got as
+            far, and are the less certain the more epochs they lack (`places`, `Surrogate`).
     """
 
     initial: PositiveInt = 4
     candidates: PositiveInt = 60
     proxy: str | Score = "macs"
     first: str | None = None
-    prior: Literal["counts"] | None = None
+    prior: Literal["counts", "structure"] | None = None
+    fidelities: bool | None = None
     #: {canonical form: (budget, value)}, in order of arrival
     results: dict[Architecture, tuple[int, float]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    #: {canonical form: {epochs: value}}, with `fidelities`
+    curves: dict[Architecture, dict[int, float]] = field(
         default_factory=dict, init=False, repr=False
     )
     _first: list[Architecture] = field(default_factory=list, init=False, repr=False)
@@ -70,7 +83,7 @@ class Auto(Searcher):
         """Refuse `first` where the space cannot read it, and `prior` where it cannot count."""
         self._known(space)
         if self.prior is not None:
-            check_prior(space)
+            check_prior(self.prior, space)
 
     def _known(self, space: SearchSpace) -> list[Architecture]:
         """Return what is to be first."""
@@ -80,9 +93,10 @@ class Auto(Searcher):
     def start(self, space: SearchSpace, seed: int) -> None:
         """Draw the candidates of the first architectures."""
         if self.prior is not None:
-            check_prior(space)
+            check_prior(self.prior, space)
         super().start(space, seed)
-        self.results, self._first, self._pending, self._asked = {}, [], [], 0
+        self.results, self.curves = {}, {}
+        self._first, self._pending, self._asked = [], [], 0
         drawn = (space.canonical(space.sample(self.rng)) for _ in range(self.candidates))
         self._drawn = list(dict.fromkeys(drawn))
         self.scoring = Scoring(self.proxy, list(self._drawn))
@@ -100,7 +114,7 @@ class Auto(Searcher):
         """Return one of the first, or what the surrogate expects most of."""
         if self._first:
             arch = self._first.pop(0)
-        elif sum(math.isfinite(value) for _, value in self.results.values()) < 2:
+        elif self._known_values < 2:
             arch = self.space.canonical(self.space.sample(self.rng))
         else:
             arch = self._most_promising()
@@ -108,12 +122,26 @@ class Auto(Searcher):
         self._asked += 1
         return arch
 
+    @property
+    def _known_values(self) -> int:
+        if self.fidelities:
+            return len(self.curves)
+        return sum(math.isfinite(value) for _, value in self.results.values())
+
+    def hear(self, architecture: Architecture, value: float, epochs: int) -> None:
+        """Remember what is known of an architecture before its evaluation is over."""
+        if self.fidelities and math.isfinite(value):
+            self.curves.setdefault(self.space.canonical(architecture), {})[epochs] = value
+
     def tell(self, architecture: Architecture, value: float, budget: int) -> None:
         """Remember a result; a later one with more epochs replaces an earlier one."""
         form = self.space.canonical(architecture)
         if form in self._pending:
             self._pending.remove(form)
         self.results[form] = max(self.results.get(form, (0, -math.inf)), (budget, value))
+        self.hear(form, value, budget)
+        if not math.isfinite(self.results[form][1]):
+            self.curves.pop(form, None)  # it failed
 
     def decline(self, architecture: Architecture) -> None:
         """Await no result."""
@@ -121,11 +149,12 @@ class Auto(Searcher):
         self._asked -= 1
 
     def _most_promising(self) -> Architecture:
-        seen = {*self.results, *self._pending}
-        pool = self._pool(seen)
+        ranks = self._ranks()
+        seen = {*ranks, *self._pending}
+        pool = self._pool(ranks, seen)
         if not pool:
             return self.space.canonical(self.space.sample(self.rng))
-        surrogate = self._fitted()
+        surrogate = self._fitted(ranks)
         best, promise = self._best_of(surrogate, pool)
         for _ in range(_CLIMB):
             near = self._new_neighbors(best, seen)
@@ -144,13 +173,13 @@ class Auto(Searcher):
         best = int(promises.argmax())
         return pool[best], float(promises[best])
 
-    def _pool(self, seen: set[Architecture]) -> list[Architecture]:
+    def _pool(self, ranks: Ranks, seen: set[Architecture]) -> list[Architecture]:
         """Return the candidates: random ones, and the neighbors of the best that are known."""
         drawn = [self.space.canonical(self.space.sample(self.rng)) for _ in range(_DRAWN)]
         kept = (arch for arch in dict.fromkeys([*drawn, *self._drawn]) if arch not in seen)
         self._drawn = list(itertools.islice(kept, _POOL))
         pool = self._admitted(self._drawn)
-        for center in sorted(self.results, key=self._rank, reverse=True)[:_CENTERS]:
+        for center in sorted(ranks, key=ranks.__getitem__, reverse=True)[:_CENTERS]:
             pool += self._new_neighbors(center, seen)
         return list(dict.fromkeys(pool))
 
@@ -165,34 +194,51 @@ class Auto(Searcher):
         """Return those that would be evaluated now."""
         return list(forms if self.admits is None else filter(self.admits, forms))
 
-    def _fitted(self) -> Surrogate:
+    def _fitted(self, ranks: Ranks) -> Surrogate:
         """Fit the surrogate to what is known and, as predicted, to what is awaited."""
-        archs = self._learned()
+        archs = _learned(ranks)
         features = self._description.rows(archs)
         if self._surrogate is None:
-            self._surrogate = self._new_surrogate(list(features))
+            self._surrogate = self._new_surrogate(features)
         surrogate = self._surrogate
-        # By rank: more epochs first, then the value. Failed ones share the lowest rank.
-        order = {rank: i for i, rank in enumerate(sorted({self._rank(a) for a in archs}))}
-        values = np.array([float(order[self._rank(arch)]) for arch in archs])
-        surrogate.fit(features, values, search=self._asked % _FIT_EVERY == 0)
+        order = {rank: i for i, rank in enumerate(sorted({ranks[arch] for arch in archs}))}
+        values = np.array([float(order[ranks[arch]]) for arch in archs])
+        search = self._asked % _FIT_EVERY == 0
+        surrogate.fit(features, values, search, self._missing(archs))
         if self._pending:
             surrogate.believe(self._description.rows(self._pending))
         return surrogate
 
-    def _new_surrogate(self, components: Sequence[str]) -> Surrogate:
+    def _ranks(self) -> Ranks:
+        """Return what is known in order: more epochs first, or by `places`; failed ones last."""
+        ranks = {
+            arch: (budget, value) if math.isfinite(value) else (0, -math.inf)
+            for arch, (budget, value) in self.results.items()
+        }
+        return ranks | {arch: (1, float(place)) for arch, place in places(self.curves).items()}
+
+    def _missing(self, archs: list[Architecture]) -> Floats | None:
+        """Return the logarithm of by how much the most epochs are more than those of each."""
+        if not self.fidelities:
+            return None
+        epochs = np.array([max(self.curves.get(arch, {0: 0.0})) for arch in archs])
+        return np.where(epochs > 0, np.log(epochs.max() / np.maximum(epochs, 1)), 0.0)
+
+    def _new_surrogate(self, features: Features) -> Surrogate:
+        components = [name for name in features if name != "structure"]
+        drift = bool(self.fidelities)
         if self.prior is None:
-            return Surrogate(components, self.rng)
+            return Surrogate(components, self.rng, drift)
         drawn = [self.space.canonical(self.space.sample(self.rng)) for _ in range(_MEASURED)]
-        return LinearPrior(components, self.rng, self._description.rows(drawn)["costs"])
+        signals = [name for name in PRIORS[self.prior] if name in features]
+        rows = self._description.rows(drawn)
+        return LinearPrior(components, self.rng, signals, rows, drift)
 
-    def _learned(self) -> list[Architecture]:
-        archs = list(self.results)
-        if len(archs) <= 2 * _LEARNED:
-            return archs
-        best = sorted(archs, key=self._rank, reverse=True)[:_LEARNED]
-        return list(dict.fromkeys([*best, *archs[-_LEARNED:]]))
 
-    def _rank(self, arch: Architecture) -> tuple[int, float]:
-        budget, value = self.results[arch]
-        return (budget, value) if math.isfinite(value) else (0, -math.inf)
+def _learned(ranks: Ranks) -> list[Architecture]:
+    """Return what the surrogate learns: the best, and the latest."""
+    archs = list(ranks)
+    if len(archs) <= 2 * _LEARNED:
+        return archs
+    best = sorted(archs, key=ranks.__getitem__, reverse=True)[:_LEARNED]
+    return list(dict.fromkeys([*best, *archs[-_LEARNED:]]))

@@ -1,4 +1,4 @@
-"""A prior mean for the surrogate: what parameters and MACs alone tell of an architecture.
+"""A prior mean for the surrogate: what cheap signals alone tell of an architecture.
 
 Rasmussen, Williams: Gaussian Processes for Machine Learning (2006), section 2.7: a mean that is
 linear in some functions of the input, with normal weights, is a term of the kernel.
@@ -12,47 +12,70 @@ from raynas.searchers.surrogate import Features, Floats, Surrogate
 from search_spaces import SearchSpace
 from search_spaces.errors import InvalidArgument
 
-_START = -1.0  # logarithm of the weight's variance, before anything is known
+_START = -1.0  # logarithm of the weights' variance, before anything is known
+#: {prior: the vectors of a description that have its signals, where a space has them}
+PRIORS = {"counts": ("costs",), "structure": ("costs", "structure")}
 
 
-def check_prior(space: SearchSpace) -> None:
-    """Refuse a space whose architectures cannot be counted without building them.
+def check_prior(prior: str, space: SearchSpace) -> None:
+    """Refuse a space of which nothing that the prior goes by is known without building networks.
 
     Raises:
         InvalidArgument: for such a space.
     """
-    if not space.counts_fast:
-        raise InvalidArgument(
-            f"prior='counts': {space.name} does not count parameters and MACs in closed form; leave"
-            " the prior out, or define `counts` in your space."
-        )
+    if space.counts_fast:
+        return
+    lacks = "does not count parameters and MACs in closed form"
+    if prior == "structure":
+        if space.cell_graphs(space.sample(np.random.default_rng(0))):
+            return
+        lacks += " and has no cells"
+    raise InvalidArgument(
+        f"prior={prior!r}: {space.name} {lacks}; leave the prior out, or define `counts` in your"
+        " space."
+    )
 
 
 class LinearPrior(Surrogate):
-    """The surrogate, with a mean that is linear in the logarithms of parameters and MACs.
+    """The surrogate, with a mean that is linear in some signals.
 
-    k'(a, b) = k(a, b) + v (z_a . z_b) / 2, where z are the two logarithms in units of their
-    deviation among random architectures, and their weights have mean 0, so that the results alone
-    say which way and how strongly they point. v is learned with the other parameters, and small
-    where the counts tell nothing.
+    k'(a, b) = k(a, b) + v (z_a . z_b) / n, where z are the n signals in units of their deviation
+    among random architectures, and their weights have mean 0, so that the results alone say which
+    way and how strongly they point. v is learned with the other parameters, and small where the
+    signals tell nothing.
 
     Args:
-        components: those of the surrogate; `costs` must be among them.
+        components: those of the surrogate.
         rng: for the search for parameters.
-        costs: those of random architectures, by which they are centered and scaled.
+        signals: names of the vectors that have the signals.
+        drawn: those of random architectures, by which they are centered and scaled.
+        drift: see `Surrogate`.
     """
 
-    def __init__(self, components: Sequence[str], rng: np.random.Generator, costs: Floats):
-        super().__init__(components, rng)
-        self._center = costs.mean(axis=0)
-        spread = costs.std(axis=0)
-        self._unit = np.sqrt(2) * np.where(spread > 1e-9, spread, np.inf)  # infinite: no signal
+    def __init__(
+        self,
+        components: Sequence[str],
+        rng: np.random.Generator,
+        signals: Sequence[str],
+        drawn: Features,
+        drift: bool = False,
+    ):
+        super().__init__(components, rng, drift)
+        self._names = list(signals)
+        values = self._joined(drawn)
+        self._center = values.mean(axis=0)
+        spread = values.std(axis=0)
+        scale = np.sqrt(values.shape[1])
+        self._unit = scale * np.where(spread > 1e-9, spread, np.inf)  # infinite: no signal
         #: the logarithm of v, then those of `Surrogate`
         self.parameters = np.concatenate(([_START], self.parameters))
         self._prior = self.parameters.copy()
 
+    def _joined(self, features: Features) -> Floats:
+        return np.concatenate([features[name] for name in self._names], axis=1)
+
     def _signals(self, features: Features) -> Floats:
-        signals: Floats = (features["costs"] - self._center) / self._unit
+        signals: Floats = (self._joined(features) - self._center) / self._unit
         return signals
 
     def _distances(self, features: Features) -> list[Floats]:

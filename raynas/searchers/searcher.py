@@ -43,6 +43,7 @@ class Searcher(ABC):
         searcher.start(space, seed)          once
         searcher.tell_scores({arch: 1650.2}) once, if it asks for scores by `scoring`
         arch = searcher.ask()                an architecture to evaluate, or None: none just now
+        searcher.hear(arch, 0.52, 1)         its validation accuracy after its first epoch
         searcher.tell(arch, 0.91, 4)         its validation accuracy after 4 epochs
         searcher.tell(arch, -inf, 1)         it failed
         searcher.decline(arch)               right after `ask`: it is not evaluated
@@ -114,6 +115,13 @@ class Searcher(ABC):
             value: larger is better; minus infinity for a failed evaluation.
             budget: epochs behind the value. A trial that a scheduler stopped early comes with
                 fewer than the others, and its value is not comparable with theirs.
+        """
+
+    def hear(self, architecture: Architecture, value: float, epochs: int) -> None:  # noqa: B027
+        """Learn the value after an epoch of an evaluation, whether it goes on or not.
+
+        When it does not, `tell` follows. A scheduler may have it go on after that. Nothing needs to
+        come of it, and where results are known at once nothing is heard before them.
         """
 
     def decline(self, architecture: Architecture) -> None:

@@ -47,6 +47,10 @@ class Description:
     on a logarithmic scale. `paths`: how many paths through its cells carry which operations
     (White et al.: BANANAS, AAAI 2021). `costs`: logarithms of parameters and MACs, where a space
     has them in closed form.
+
+    `structure`, no component but for a prior mean: of each cell the logarithm of the number of
+    paths, how many operations are on the shortest, on the longest and in the mean, and whether one
+    has none, a residual connection.
     """
 
     def __init__(self, space: SearchSpace):
@@ -71,6 +75,7 @@ class Description:
                 )[self._numeric]
             if graphs:
                 row["paths"] = np.concatenate([_paths(graph) for graph in graphs.values()])
+                row["structure"] = np.concatenate([_structure(graph) for graph in graphs.values()])
             if self.space.counts_fast:
                 counts = self.space.counts(arch)
                 row["costs"] = np.log1p([counts.params, counts.macs])
@@ -115,22 +120,43 @@ def _kept_description(space: SearchSpace) -> Description:
 @lru_cache(maxsize=4096)  # neighbors have one of their cells in common
 def _paths(graph: CellGraph) -> Floats:
     """Count the paths from an input to the output by their operations, hashed."""
+    places = [path % _PATHS for path, _ in _found(graph)]
+    return np.bincount(np.array(places, dtype=np.intp), minlength=_PATHS).astype(np.float64)
+
+
+def _structure(graph: CellGraph) -> Floats:
+    """Return ln(1 + paths), their shortest, longest and mean length, and whether one has none."""
+    lengths = [length for _, length in _found(graph)]
+    if not lengths:
+        return np.zeros(5)
+    mean = sum(lengths) / len(lengths)
+    return np.array(
+        [math.log1p(len(lengths)), min(lengths), max(lengths), mean, float(0 in lengths)]
+    )
+
+
+@lru_cache(maxsize=4096)
+def _found(graph: CellGraph) -> list[tuple[int, int]]:
+    """Return checksum and number of the operations on each path from an input to the output."""
     outgoing: dict[str, list[tuple[str, bytes]]] = {}
     for edge in graph.edges:
         inside = _kind(edge.target) if edge.target != graph.output else ""
         step = ("" if "skip" in edge.operation else edge.operation) + inside
         outgoing.setdefault(edge.source, []).append((edge.target, f">{step}".encode() * bool(step)))
     found = []
-    stack = [(node, 0) for node in graph.inputs]  # and the checksum of the path up to it
+    stack = [(node, 0, 0) for node in graph.inputs]  # and what is on the path up to it
     for _ in range(_MAX_PATHS):
         if not stack:
             break
-        node, path = stack.pop()
+        node, path, length = stack.pop()
         if node == graph.output:
-            found.append(path % _PATHS)
+            found.append((path, length))
             continue
-        stack += [(target, zlib.crc32(step, path)) for target, step in outgoing.get(node, ())]
-    return np.bincount(np.array(found, dtype=np.intp), minlength=_PATHS).astype(np.float64)
+        stack += [
+            (target, zlib.crc32(step, path), length + bool(step))
+            for target, step in outgoing.get(node, ())
+        ]
+    return found
 
 
 @lru_cache(maxsize=1024)
@@ -145,19 +171,36 @@ class Surrogate:
     k_i(a, b) = exp(-d_i(a, b) / l_i), k = sum_i w_i k_i + w_0 prod_i k_i, plus noise on the
     diagonal. Lengths l, weights w (of sum 1) and noise maximize the marginal likelihood times a
     broad prior, by random steps from those of the last fit.
+
+    With `drift` values may be of lower fidelity: as the epochs go on, a network's place among the
+    others makes a random walk in the logarithm of the epochs, so that what is known after e of E
+    has further noise, of variance d ln(E / e), and d is learned like the rest. (The autoregressive
+    model of Kennedy and O'Hagan, Biometrika 2000, of which the steps are independent between
+    architectures, and the scale is 1 since values are ranks.)
     """
 
-    def __init__(self, components: Sequence[str], rng: np.random.Generator):
+    def __init__(self, components: Sequence[str], rng: np.random.Generator, drift: bool = False):
         self.components, self.rng = list(components), rng
         n = len(self.components)
-        #: logarithms of n lengths, n + 1 weights and the noise
-        self.parameters: Floats = np.array([0.5] * n + [0.0] * (n + 1) + [-4.0])
+        #: logarithms of n lengths, n + 1 weights, the noise and, if there is one, the drift
+        self.parameters: Floats = np.array([0.5] * n + [0.0] * (n + 1) + [-4.0] + [-1.0] * drift)
         self._prior = self.parameters.copy()
+        self._drift = drift
 
-    def fit(self, features: Features, values: Floats, search: bool) -> None:
-        """Learn from values of which minus infinity is the worst; `search` for parameters too."""
+    def fit(
+        self, features: Features, values: Floats, search: bool, missing: Floats | None = None
+    ) -> None:
+        """Learn from values of which minus infinity is the worst; `search` for parameters too.
+
+        Args:
+            features: one row for each of n architectures.
+            values: n numbers, of which only the order counts.
+            search: whether to look for better parameters.
+            missing: ln(E / e) of each, with drift; None: all have the most epochs.
+        """
         self.targets = normal_scores(values)
         self.features = features
+        self._missing = np.zeros(len(values)) if missing is None else missing
         distances = self._among_learned()
         if search:
             self._search(distances)
@@ -171,10 +214,11 @@ class Surrogate:
     def believe(self, features: Features) -> None:
         """Take what is predicted of some architectures for their values (Ginsbourger et al.)."""
         mean, _ = self.predict(features)
-        for name in self.components:
-            both = (self.features[name], features[name])
-            self.features = {**self.features, name: np.concatenate(both)}
+        self.features = {
+            name: np.concatenate((rows, features[name])) for name, rows in self.features.items()
+        }
         self.targets = np.concatenate((self.targets, mean))
+        self._missing = np.concatenate((self._missing, np.zeros(len(mean))))
         variance = self._variance
         self._condition(self._among_learned())
         self._variance = variance
@@ -189,9 +233,9 @@ class Surrogate:
         return mean, np.sqrt(np.maximum(variance, 1e-12))
 
     def expected_improvement(self, features: Features) -> Floats:
-        """Return the expected improvement over the best value learned."""
+        """Return the expected improvement over the best value of the highest fidelity learned."""
         mean, deviation = self.predict(features)
-        z = (mean - self.targets.max()) / deviation
+        z = (mean - self.targets[self._missing == self._missing.min()].max()) / deviation
         improvement: Floats = deviation * (z * norm.cdf(z) + norm.pdf(z))
         return improvement
 
@@ -224,8 +268,16 @@ class Surrogate:
         """Return the covariance of all learned; Cholesky reads its lower triangle only."""
         kernel = np.zeros((len(self.targets), len(self.targets)))
         kernel[np.tri(len(kernel), dtype=np.bool_)] = self._kernel(distances, parameters)
-        kernel[np.diag_indices_from(kernel)] += np.exp(parameters[-1]) + 1e-8
+        kernel[np.diag_indices_from(kernel)] += self._noise(parameters) + 1e-8
         return kernel
+
+    def _noise(self, parameters: Floats) -> Floats | float:
+        """Return the variance of the noise, of each of all learned where there is a drift."""
+        if not self._drift:
+            return float(np.exp(parameters[-1]))
+        noise, drift = np.exp(parameters[-2:])
+        variances: Floats = noise + drift * self._missing
+        return variances
 
     def _search(self, distances: list[Floats]) -> None:
         best = self._loss(distances, self.parameters)
@@ -243,7 +295,7 @@ class Surrogate:
         n = len(weights)
         likelihood = 0.5 * n * np.log(weights @ weights / n + 1e-9) + np.log(np.diag(factor)).sum()
         spread = np.ones(len(parameters))
-        spread[-1] = 2.0
+        spread[-1 - self._drift :] = 2.0
         return float(likelihood + 0.5 * (((parameters - self._prior) / spread) ** 2).sum())
 
 
