@@ -24,7 +24,7 @@ from raynas.record.history import Evaluation
 from raynas.reports.ensemble import recorded, warning
 from raynas.reports.figures import curves_figure, diversity_figure
 from raynas.stages.stage import Stage
-from trials.deployed import Committee, ImageClassifier
+from trials.deployed import Committee
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,7 @@ def make_ensemble(session: Session, request: Request) -> None:
         "delivered": delivered,
         "warning": warning(metrics, delivered),
         "excluded": {str(index): reason for index, reason in excluded.items()},
+        "images": models.description(data),
     }
     _write(session, candidates, chosen, together, ensemble)
 
@@ -232,6 +233,7 @@ def _export(
         state = read_state(session.folder.checkpoint(index), plan.data)
         networks.append(load_network(plan.space, search.architectures[index], plan.data, state))
     committee = Committee(networks, together.kind, together.weights, together.temperature)
-    model = ImageClassifier(committee, plan.data.mean, plan.data.std)
-    models.export(model, plan.data.input_shape, session.folder.ensemble, ["pt2"])
+    content = models.description(plan.data)
+    model = models.classifier(committee, content)
+    models.export(model, content, session.folder.ensemble, ["torch"])
     return latency_ms(model, plan.data.input_shape, session.resources.threads)
