@@ -27,7 +27,9 @@ if TYPE_CHECKING:
         UnknownName,
     )
     from raynas.orchestration import resume, run
+    from raynas.record.predictions import Prediction
     from raynas.record.results import Best, Ensemble, Result, load
+    from raynas.retraining import retrain
     from raynas.schedulers import Asha, AshaStratified, Fifo, Scheduler
     from raynas.searchers import (
         AdaNet,
@@ -79,6 +81,7 @@ __all__ = [
     "Naswot",
     "NeighborhoodAware",
     "Penalty",
+    "Prediction",
     "Proxy",
     "ProxyTrust",
     "Quota",
@@ -103,6 +106,7 @@ __all__ = [
     "proxy_trust",
     "rank_stability",
     "resume",
+    "retrain",
     "run",
     "score",
     "study",
@@ -135,6 +139,7 @@ _MODULES = {
     "Naswot": "raynas.searchers",
     "NeighborhoodAware": "raynas.searchers",
     "Penalty": "raynas.searchers",
+    "Prediction": "raynas.record.predictions",
     "Proxy": "trials",
     "ProxyTrust": "raynas.understanding.proxy_trust",
     "Quota": "raynas.searchers",
@@ -159,6 +164,7 @@ _MODULES = {
     "proxy_trust": "raynas.understanding.proxy_trust",
     "rank_stability": "raynas.understanding.rank_stability",
     "resume": "raynas.orchestration",
+    "retrain": "raynas.retraining",
     "run": "raynas.orchestration",
     "score": "raynas.drivers.scoring",
     "study": "raynas.studies",

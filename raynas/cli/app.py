@@ -13,13 +13,20 @@ from raynas.cli.bench import bench
 from raynas.cli.ensemble import ensemble
 from raynas.cli.export import export
 from raynas.cli.predict import predict
+from raynas.cli.retrain import retrain
 from raynas.cli.run import resume, run, status
 from raynas.cli.score import score
 from raynas.cli.spaces import spaces
 from raynas.cli.understand import understand
 from raynas.errors import RaynasError
 
-_CONTINUED = ("run", "resume", "ensemble", "understand")  # verbs that go on where they were
+_CONTINUED = (
+    "run",
+    "resume",
+    "retrain",
+    "ensemble",
+    "understand",
+)  # verbs that go on where they were
 
 
 class Verbs(TyperGroup):
@@ -46,6 +53,7 @@ app.command("resume")(resume)
 app.command("status")(status)
 app.command("predict")(predict)
 app.command("export")(export)
+app.command("retrain")(retrain)
 app.command("ensemble")(ensemble)
 app.command("understand")(understand)
 app.command("spaces")(spaces)

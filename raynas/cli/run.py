@@ -33,7 +33,7 @@ def run(
     asked = {**(read_yaml(config) if config else {}), **arguments}
     validated({key: value for key, value in asked.items() if value is not None})
     check_names(asked)  # and what is wrong without torch is said before it is imported
-    _print_result(raynas.run(**asked), as_json)
+    print_result(raynas.run(**asked), as_json)
 
 
 def resume(
@@ -49,7 +49,7 @@ def resume(
     raynas.load(path)  # complains at once
     asked = {"samples": samples, "select": select}
     changes = {key: value for key, value in asked.items() if value is not None}
-    _print_result(raynas.resume(path, **changes), as_json)
+    print_result(raynas.resume(path, **changes), as_json)
 
 
 def status(
@@ -88,7 +88,8 @@ def status(
         print(f"best: {best['architecture']}, {shown(result.metric, best[result.metric])}")
 
 
-def _print_result(result: "Result", as_json: bool) -> None:
+def print_result(result: "Result", as_json: bool) -> None:
+    """Print what a finished run has found."""
     best, metric = result.best, result.metric
     if as_json:
         content = {"path": str(result.path), "architecture": best.architecture, **best.metrics}
