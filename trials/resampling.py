@@ -22,14 +22,14 @@ def resized(images: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
         fit: `crop`: the largest centered rectangle of the right shape is cut out and scaled;
             `pad`: the whole image is scaled, and what is left of the rectangle becomes 0.
     """
-    rows = torch.arange(images.shape[2], dtype=images.dtype, device=images.device)
-    columns = torch.arange(images.shape[3], dtype=images.dtype, device=images.device)
+    rows = torch.arange(images.shape[2], dtype=torch.float32, device=images.device)
+    columns = torch.arange(images.shape[3], dtype=torch.float32, device=images.device)
     height, width = rows[-1] + 1, columns[-1] + 1
     down = _weights(rows, size[0], width * (size[0] / size[1]), height * (size[1] / width), fit)
     across = _weights(
         columns, size[1], height * (size[1] / size[0]), width * (size[0] / height), fit
     )
-    return down @ images @ across.T
+    return down.to(images.dtype) @ images @ across.T.to(images.dtype)
 
 
 def _weights(positions: Tensor, side: int, fitting: Tensor, scaled: Tensor, fit: Fit) -> Tensor:

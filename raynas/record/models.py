@@ -209,7 +209,7 @@ def _source(model: nn.Module, content: Mapping[str, Any], folder: Path) -> Path:
 
 def _pt2(model: nn.Module, content: Mapping[str, Any], folder: Path) -> Path:
     path = folder / _FILES["torch"]
-    images, dynamic = _example(content)
+    images, dynamic = _example(model, content)
     torch.export.save(torch.export.export(model, (images,), dynamic_shapes=dynamic), path)
     return path
 
@@ -218,7 +218,7 @@ def _onnx(model: nn.Module, content: Mapping[str, Any], folder: Path) -> Path:
     if not has_onnx():
         raise InvalidArgument("format='onnx' needs more packages: pip install 'raynas[onnx]'.")
     path = folder / _FILES["onnx"]
-    images, dynamic = _example(content)
+    images, dynamic = _example(model, content)
     torch.onnx.export(
         model,
         (images,),
@@ -234,16 +234,17 @@ def _onnx(model: nn.Module, content: Mapping[str, Any], folder: Path) -> Path:
     return path
 
 
-def _example(content: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+def _example(model: nn.Module, content: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
     """Return images to export with, and which of their axes may have any length.
 
     Lengths of 1, or of the network's own, would be baked into the program.
     """
     channels, height, width = content["input_shape"]
-    dynamic = dict.fromkeys((0, 2, 3) if is_bounded(content) else (0,), torch.export.Dim.DYNAMIC)
-    if is_bounded(content):
-        height, width = height + 3, width + 5
-    return torch.zeros(2, channels, height, width), {"images": dynamic}
+    older = isinstance(model, ExportedModel) and "input_range" not in content  # of one size
+    if not is_bounded(content) or older:
+        return torch.zeros(2, channels, height, width), {"images": {0: torch.export.Dim.DYNAMIC}}
+    dynamic = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    return torch.zeros(2, channels, height + 3, width + 5), {"images": dynamic}
 
 
 def _check_onnx(path: Path, model: nn.Module, content: Mapping[str, Any]) -> None:
