@@ -28,7 +28,9 @@ if TYPE_CHECKING:
         UnknownName,
     )
     from raynas.orchestration import resume, run
+    from raynas.record.predictions import Prediction
     from raynas.record.results import Best, Ensemble, Result, load
+    from raynas.retraining import retrain
     from raynas.schedulers import Asha, AshaStratified, Fifo, Scheduler
     from raynas.searchers import (
         AdaNet,
@@ -80,6 +82,7 @@ __all__ = [
     "Naswot",
     "NeighborhoodAware",
     "Penalty",
+    "Prediction",
     "Proxy",
     "ProxyTrust",
     "Quota",
@@ -105,6 +108,7 @@ __all__ = [
     "proxy_trust",
     "rank_stability",
     "resume",
+    "retrain",
     "run",
     "score",
     "study",
@@ -137,6 +141,7 @@ _MODULES = {
     "Naswot": "raynas.searchers",
     "NeighborhoodAware": "raynas.searchers",
     "Penalty": "raynas.searchers",
+    "Prediction": "raynas.record.predictions",
     "Proxy": "trials",
     "ProxyTrust": "raynas.understanding.proxy_trust",
     "Quota": "raynas.searchers",
@@ -162,6 +167,7 @@ _MODULES = {
     "proxy_trust": "raynas.understanding.proxy_trust",
     "rank_stability": "raynas.understanding.rank_stability",
     "resume": "raynas.orchestration",
+    "retrain": "raynas.retraining",
     "run": "raynas.orchestration",
     "score": "raynas.drivers.scoring",
     "study": "raynas.studies",

@@ -28,7 +28,8 @@ DRIVER = frozenset(
 EVALUATORS = frozenset({"trials.proxies", "trials.tables", "trials.weight_sharing"})
 
 VERBS = (
-    "run", "resume", "status", "export", "ensemble", "understand", "spaces", "score", "bench",
+    "run", "resume", "status", "predict", "export", "retrain", "ensemble", "understand", "spaces",
+    "score", "bench",
 )  # fmt: skip
 
 
@@ -97,8 +98,9 @@ def test_a_mistake_is_answered_without_slow_packages():
 
 
 def test_a_missing_run_is_answered_without_torch(tmp_path):
-    verbs = ("status", "resume", "export", "ensemble", "understand")
+    verbs = ("status", "resume", "export", "retrain", "ensemble", "understand")
     commands = [[verb, str(tmp_path)] for verb in verbs]
+    commands.append(["predict", str(tmp_path), "image.png"])
     assert after(commands, 2, SLOW - {"pandas", "pyarrow"}) == "[]"
 
 

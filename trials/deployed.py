@@ -7,34 +7,104 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from search_spaces.errors import InvalidArgument
+from trials.data.scaling import Fit
+from trials.resampling import resized
+
 #: how members become one prediction; see `combine`
 Kind = Literal["average", "vote", "weighted-vote", "mixture", "average-logits"]
 
 _TIE = 1e-5  # shares of votes that differ by less are equal
+_BEYOND = 0.01  # by how much images may leave 0..1: interpolation overshoots
 
 
 class ImageClassifier(nn.Module):
     """Takes images as they are and gives logits.
 
+    With `size`, images are in 0..1, or uint8, and of any height and width. In Python others are
+    refused; an exported program, which cannot, gives NaN for them.
+
     Args:
         network: maps normalized images to logits.
-        mean: per channel, in the units of the images (0..1 for ordinary images).
+        mean: per channel, in the units of the images.
         std: per channel.
+        size: height and width to which images are brought; None: images have the network's, and
+            are in the user's own units.
+        fit: how, see `resized`.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]):
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: tuple[int, int] | None = None,
+        fit: Fit = "crop",
+    ):
         super().__init__()
-        self.network = network
+        self.network, self.size, self.fit = network, size, fit
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images `batch x channels x height x width`, float32, 0..1, to `batch x classes`."""
+        """Map images `batch x channels x height x width` to `batch x classes`.
+
+        Raises:
+            InvalidArgument: for images that are not such.
+        """
+        if torch.compiler.is_compiling():
+            return self._exported(images)
+        images = checked(images, self.mean.shape[1], self.size is not None)
+        if self.size not in (None, tuple(images.shape[2:])):
+            images = resized(images, self.size, self.fit)
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
+
+    def _exported(self, images: Tensor) -> Tensor:
+        """Do the same without a decision that depends on the images or their size."""
+        fitting = images if self.size is None else resized(images, self.size, self.fit)
+        logits: Tensor = self.network((fitting - self.mean) / self.std)
+        if self.size is None:
+            return logits
+        low, high = images.amin((1, 2, 3)), images.amax((1, 2, 3))
+        right = (low >= -_BEYOND) & (high <= 1 + _BEYOND)
+        return torch.where(right[:, None], logits, torch.nan)
+
+
+def checked(images: Tensor, channels: int, bounded: bool) -> Tensor:
+    """Return images as floats, or refuse them.
+
+    Args:
+        images: `batch x channels x height x width`.
+        channels: that they must have.
+        bounded: whether they must be in 0..1, or uint8, which becomes that; else any floats are.
+
+    Raises:
+        InvalidArgument: saying what is wrong with them, and the remedy.
+    """
+    if images.ndim != 4 or images.shape[1] != channels:
+        raise InvalidArgument(
+            f"images have shape {tuple(images.shape)}; give batch x {channels} x height x width."
+        )
+    if bounded and images.dtype == torch.uint8:
+        return images / 255
+    if not images.is_floating_point():
+        also = "uint8 or " if bounded else ""
+        raise InvalidArgument(f"images are {images.dtype}; give {also}floats.")
+    if bounded and images.numel():
+        low, high = float(images.min()), float(images.max())
+        if not (low >= -_BEYOND and high <= 1 + _BEYOND):
+            remedy = (
+                "divide them by 255, or give uint8" if low >= 0 else
+                "give them without normalization, which the network does itself"
+            )  # fmt: skip
+            raise InvalidArgument(
+                f"images go from {low:.3g} to {high:.3g}; this network takes 0..1: {remedy}."
+            )
+    return images
 
 
 class Committee(nn.Module):

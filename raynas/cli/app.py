@@ -12,6 +12,8 @@ from typer.core import TyperGroup
 from raynas.cli.bench import bench
 from raynas.cli.ensemble import ensemble
 from raynas.cli.export import export
+from raynas.cli.predict import predict
+from raynas.cli.retrain import retrain
 from raynas.cli.run import resume, run
 from raynas.cli.score import score
 from raynas.cli.spaces import spaces
@@ -19,7 +21,13 @@ from raynas.cli.status import status
 from raynas.cli.understand import understand
 from raynas.errors import RaynasError, Terminated
 
-_CONTINUED = ("run", "resume", "ensemble", "understand")  # verbs that go on where they were
+_CONTINUED = (
+    "run",
+    "resume",
+    "retrain",
+    "ensemble",
+    "understand",
+)  # verbs that go on where they were
 
 
 class Verbs(TyperGroup):
@@ -46,7 +54,9 @@ app = typer.Typer(
 app.command("run")(run)
 app.command("resume")(resume)
 app.command("status")(status)
+app.command("predict")(predict)
 app.command("export")(export)
+app.command("retrain")(retrain)
 app.command("ensemble")(ensemble)
 app.command("understand")(understand)
 app.command("spaces")(spaces)

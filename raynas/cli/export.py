@@ -12,8 +12,8 @@ def export(
     path: Annotated[Path, typer.Argument(help="run folder")],
     to: Annotated[Path, typer.Option(help="folder to write to")] = Path(),
     format: Annotated[
-        str, typer.Option(help="pt2, onnx or safetensors, or several: pt2,onnx")
-    ] = "pt2",
+        str, typer.Option(help="torch, onnx, weights or source, or several: weights,source")
+    ] = "torch",
 ) -> None:
     """Write the trained best architecture in a form that loads without raynas."""
     best = raynas.load(path).best

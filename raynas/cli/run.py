@@ -40,7 +40,7 @@ def run(
     validated({key: value for key, value in asked.items() if value is not None})
     check_names(asked)  # and what is wrong without torch is said before it is imported
     _use(address)
-    _print_result(raynas.run(**asked), as_json)
+    print_result(raynas.run(**asked), as_json)
 
 
 def resume(
@@ -58,7 +58,7 @@ def resume(
     asked = {"samples": samples, "select": select}
     changes = {key: value for key, value in asked.items() if value is not None}
     _use(address)
-    _print_result(raynas.resume(path, **changes), as_json)
+    print_result(raynas.resume(path, **changes), as_json)
 
 
 def _use(address: str | None) -> None:
@@ -67,7 +67,8 @@ def _use(address: str | None) -> None:
         os.environ["RAY_ADDRESS"] = address
 
 
-def _print_result(result: "Result", as_json: bool) -> None:
+def print_result(result: "Result", as_json: bool) -> None:
+    """Print what a finished run has found."""
     best, metric = result.best, result.metric
     if as_json:
         content = {"path": str(result.path), "architecture": best.architecture, **best.metrics}

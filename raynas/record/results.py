@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # it takes long to import, and only a model needs it
     from torch import nn
 
     from raynas.record.checkpoints import Checkpoint
+    from raynas.record.predictions import Prediction
     from search_spaces import SearchSpace
 
 
@@ -45,9 +46,10 @@ class Best:
     def model(self, space: "SearchSpace | None" = None) -> "nn.Module":
         """Return the trained network, in evaluation mode, on the CPU.
 
-        It takes images, `batch x channels x height x width`, float32, and gives logits, `batch x
-        classes`. The images are in 0..1, or, where the run's data were floats beyond that, in
-        their units; the network normalizes them itself. It can be trained further: `model.train()`.
+        It takes images, `batch x channels x height x width`, and gives logits, `batch x classes`.
+        They are float32 in 0..1, or uint8, of any height and width; or, where the run's data were
+        floats beyond 0..1, floats in their units, and of their size. The network scales and
+        normalizes them itself, and refuses others. It can be trained further: `model.train()`.
         Where only the user's own code could build the network, this is the exported one, which
         cannot be, unless `space` is given.
 
@@ -57,8 +59,7 @@ class Best:
         Raises:
             StorageError: when it has not been retrained yet.
         """
-        from raynas.record.models import ExportedModel, load_weights  # with torch
-        from trials.deployed import ImageClassifier
+        from raynas.record.models import ExportedModel, classifier, load_weights  # with torch
 
         if not (self.folder / "metrics.json").exists():  # it is written last
             raise StorageError(
@@ -73,12 +74,30 @@ class Best:
         try:
             space = space or search_spaces.get(content["space"])
         except UnknownName:  # a user's own space, which only the user could build
-            return ExportedModel(self.folder)
+            return ExportedModel(self.folder, content)
         arch = space.from_string(content["architecture"])
         network = space.build(arch, content["input_shape"], content["num_classes"])
-        model = ImageClassifier(network, content["mean"], content["std"])
+        model = classifier(network, content)
         load_weights(model, self.folder)
         return model.eval()
+
+    def predict(self, images: Any) -> "list[Prediction]":
+        """Return label and probabilities of each image.
+
+        Args:
+            images: a path of an image or of a folder of them, or several: of any size and kind,
+                brought to what the network was trained with in the same way. Or an array or tensor
+                of a batch: uint8, or floats as `model` takes them.
+
+        Raises:
+            DataError: for files that cannot be read as images, naming the first.
+            InvalidArgument: for arrays that the network does not take.
+            StorageError: when the network has not been retrained yet.
+        """
+        from raynas.record.predictions import predictions  # with torch
+
+        model = self.model()
+        return predictions(model, read_json(self.folder / "architecture.json"), images)
 
 
 @dataclass(frozen=True)
@@ -143,7 +162,7 @@ class Ensemble:
         """
         from raynas.record.models import ExportedModel  # with torch
 
-        return ExportedModel(self.folder)
+        return ExportedModel(self.folder, self.summary.get("images"))
 
 
 @dataclass(frozen=True)

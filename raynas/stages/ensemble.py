@@ -23,7 +23,7 @@ from raynas.record.table import read_parquet
 from raynas.reports.ensemble import recorded, warning
 from raynas.reports.figures import curves_figure, diversity_figure
 from raynas.stages.stage import Stage
-from trials.deployed import Committee, ImageClassifier
+from trials.deployed import Committee
 from trials.places import make_folder
 
 
@@ -201,6 +201,7 @@ def make_ensemble(session: Session, request: Request) -> None:
         "delivered": delivered,
         "warning": warning(metrics, delivered),
         "excluded": {str(index): reason for index, reason in excluded.items()},
+        "images": models.description(data),
     }
     _write(session, candidates, chosen, together, ensemble)
 
@@ -233,6 +234,7 @@ def _export(
         state = read_state(session.folder.checkpoint(index), plan.data)
         networks.append(load_network(plan.space, search.architectures[index], plan.data, state))
     committee = Committee(networks, together.kind, together.weights, together.temperature)
-    model = ImageClassifier(committee, plan.data.mean, plan.data.std)
-    models.export(model, plan.data.input_shape, session.folder.ensemble, ["pt2"])
+    content = models.description(plan.data)
+    model = models.classifier(committee, content)
+    models.export(model, content, session.folder.ensemble, ["torch"])
     return latency_ms(model, plan.data.input_shape, session.resources.threads)

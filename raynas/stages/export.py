@@ -7,7 +7,6 @@ from raynas.record import models
 from raynas.record.checkpoints import Checkpoint
 from raynas.record.folder import read_json, write_json
 from raynas.stages.stage import Stage
-from trials.deployed import ImageClassifier
 
 
 class ExportStage(Stage):
@@ -34,21 +33,13 @@ class ExportStage(Stage):
         state = Checkpoint.load(session.folder.retraining(winner.index))
         assert state.weights is not None
         network.load_state_dict(state.weights)
-        model = ImageClassifier(network, data.mean, data.std)
-        formats = [f for f in models.FORMATS if f != "onnx" or models.has_onnx()]
-        models.export(model, data.input_shape, folder, formats)
-        write_json(
-            folder / "architecture.json",
-            {
-                "space": plan.config.space,
-                "architecture": winner.notation,
-                "choices": list(arch.choices),
-                "input_shape": list(data.input_shape),
-                "num_classes": data.num_classes,
-                "class_names": list(data.class_names),
-                "mean": list(data.mean),
-                "std": list(data.std),
-                "input": f"float32, batch x channels x height x width, {data.unit}, not normalized",
-            },
-        )
+        content = {
+            "space": plan.config.space,
+            "architecture": winner.notation,
+            "choices": list(arch.choices),
+            **models.description(data),
+        }
+        formats = ["weights", "torch", *(["onnx"] if models.has_onnx() else [])]
+        models.export(models.classifier(network, content), content, folder, formats)
+        write_json(folder / "architecture.json", content)
         write_json(folder / "metrics.json", session.history.retrained[winner.index])

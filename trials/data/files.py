@@ -107,17 +107,22 @@ def _labeled_files(folder: Path, classes: list[str]) -> Iterator[tuple[str, int]
             raise DataError(
                 f"class {name!r} of {folder} is none of the training classes {classes}."
             )
-        files = sorted(
-            path.as_posix()
-            for path in (folder / name).rglob("*")
-            if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
-        )
+        files = image_files(folder / name)
         if not files:
             raise DataError(
                 f"{folder / name} holds no images ({', '.join(_IMAGE_SUFFIXES)}); "
                 "add some or remove the folder."
             )
         yield from ((file, classes.index(name)) for file in files)
+
+
+def image_files(folder: Path) -> list[str]:
+    """Return the sorted paths of the images in a folder and its subfolders, hidden ones apart."""
+    return sorted(
+        path.as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from trials.data.augmentation import Augmentation
 from trials.data.images import Unreadable, survey
 from trials.data.objects import Arrays, TorchDataset
 from trials.data.parts import Indices, Part, Store
+from trials.data.scaling import Fit
 from trials.data.sources import Collection, Source
 from trials.errors import DataError
 from trials.places import as_os_errors, is_url, place
@@ -79,6 +80,7 @@ class Data:
             the classes, on the division into parts and on the augmentation.
         notes: what was decided about the images that nobody had said: how they were scaled,
             which were left out.
+        fit: how an image of another size is brought to the size of these; see `Scaling`.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Data:
     test: Part
     fingerprint: str
     notes: tuple[str, ...] = ()
+    fit: Fit = "crop"
 
     @property
     def train_and_validation(self) -> Part:
@@ -246,6 +249,7 @@ def _measured(collection: Collection, source: Source, seed: int) -> Data:
         test=Part(store, test),
         fingerprint=digest.hexdigest(),
         notes=collection.all_notes,
+        fit=getattr(source, "fit", "crop"),
     )
 
 
