@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from raynas.orchestration import resume, run
     from raynas.record.results import Best, Ensemble, Result, load
+    from raynas.reports.report import report
     from raynas.schedulers import Asha, AshaStratified, Fifo, Scheduler
     from raynas.searchers import (
         AdaNet,
@@ -102,6 +103,7 @@ __all__ = [
     "load",
     "proxy_trust",
     "rank_stability",
+    "report",
     "resume",
     "run",
     "score",
@@ -158,6 +160,7 @@ _MODULES = {
     "load": "raynas.record.results",
     "proxy_trust": "raynas.understanding.proxy_trust",
     "rank_stability": "raynas.understanding.rank_stability",
+    "report": "raynas.reports.report",
     "resume": "raynas.orchestration",
     "run": "raynas.orchestration",
     "score": "raynas.drivers.scoring",

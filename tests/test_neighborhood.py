@@ -412,7 +412,7 @@ class TestFlatness:
         search.report(one.index, {METRIC: 0.5})
         search.finish(one.index, Status.COMPLETED)
         assert spelled_twice(SPACE, lonely)
-        assert flatness_figure(search.history, SPACE, search.best) == b""
+        assert flatness_figure(search.history, SPACE, search.best) is None
         table = with_flatness(trials_table(search.history), SPACE)
         assert table["neighbors"].isna().all()
 

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from raynas.cli.bench import bench
 from raynas.cli.ensemble import ensemble
 from raynas.cli.export import export
+from raynas.cli.report import report
 from raynas.cli.run import resume, run, status
 from raynas.cli.score import score
 from raynas.cli.spaces import spaces
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command("run")(run)
 app.command("resume")(resume)
 app.command("status")(status)
+app.command("report")(report)
 app.command("export")(export)
 app.command("ensemble")(ensemble)
 app.command("understand")(understand)

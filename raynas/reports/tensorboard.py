@@ -37,6 +37,7 @@ from raynas.record.events import (
 from raynas.record.folder import RunFolder
 from raynas.record.history import History
 from raynas.reports.figures import mixed_slots, mixtures_figure
+from raynas.reports.rendering import png
 from raynas.understanding.flatness import Neighborhoods
 from search_spaces import SearchSpace
 from trials.data import Data
@@ -130,7 +131,7 @@ class TensorBoard:
         if not epochs:
             return
         figure = mixtures_figure(epochs, mixed_slots(self.space, self.data))
-        summaries = [_image("mixtures", figure)]
+        summaries = [_image("mixtures", png(figure))]
         warning = collapse([epoch.metrics for epoch in epochs])
         if warning:
             summaries.append(text("collapse", warning))  # type: ignore[no-untyped-call]

@@ -23,6 +23,7 @@ from raynas.record.folder import read_json, write_json
 from raynas.record.history import Evaluation
 from raynas.reports.ensemble import recorded, warning
 from raynas.reports.figures import curves_figure, diversity_figure
+from raynas.reports.rendering import png
 from raynas.stages.stage import Stage
 from trials.deployed import Committee, ImageClassifier
 
@@ -216,8 +217,8 @@ def _write(
     table.to_parquet(folder / "members.parquet")
     curves.to_parquet(folder / "curves.parquet")
     diversity.to_parquet(folder / "diversity.parquet")
-    (folder / "curves.png").write_bytes(curves_figure(curves, ensemble))
-    (folder / "diversity.png").write_bytes(diversity_figure(diversity, table["evaluation"]))
+    (folder / "curves.png").write_bytes(png(curves_figure(curves, ensemble)))
+    (folder / "diversity.png").write_bytes(png(diversity_figure(diversity, table["evaluation"])))
     write_json(folder / "ensemble.json", ensemble)
 
 

@@ -22,8 +22,5 @@ class ReportStage(Stage):
         plan, search, history = session.plan, session.search, session.history
         winner = search.winner
         assert winner is not None
-        write_report(
-            session.folder, plan.config, plan.space, history, search.ranked, winner,
-            plan.data,
-        )  # fmt: skip
+        write_report(session.folder, plan.config, plan.space, history, winner, plan.data)
         session.record(Complete(len(search.evaluations)))
