@@ -8,6 +8,7 @@ A space's file therefore holds its decisions, its notation, its network, and not
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -344,6 +345,10 @@ class SearchSpace(ABC):
         return lookup(f"{self.name}: cell", name, self.cell_graphs(arch))
 
     def _chain(self, arch: Architecture) -> CellGraph:
-        nodes = ["input", *self.parts(arch), "output"]
+        counts: Counter[str] = Counter()
+        nodes = []
+        for part in ("input", *self.parts(arch), "output"):
+            counts[part] += 1  # two equal parts are two nodes
+            nodes.append(part if counts[part] == 1 else f"{part} ({counts[part]})")
         edges = (Edge(a, b) for a, b in itertools.pairwise(nodes))
         return CellGraph((nodes[0],), nodes[-1], tuple(edges))
