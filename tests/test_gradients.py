@@ -268,7 +268,7 @@ class TestRun:
             folder = searched.path / "tensorboard" / "searches" / f"{number:03d}"
             board = EventAccumulator(str(folder)).Reload()
             for tag, name in (
-                ("search/accuracy", "architecture_accuracy"), ("entropy", "entropy"),
+                ("search/accuracy", "architecture_accuracy"), ("state/entropy", "entropy"),
             ):  # fmt: skip
                 shown = [(s.step, s.value) for s in board.Scalars(tag)]
                 assert shown == [(e.epoch, pytest.approx(e.metrics[name])) for e in epochs]

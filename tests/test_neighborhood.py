@@ -464,7 +464,7 @@ class TestRun:
         index, neighbors = flat["evaluation"][0], flat["neighbors"][0]
         events = EventAccumulator(str(made.path / "tensorboard" / "trials" / f"{index:05d}"))
         events.Reload()
-        last = events.Scalars("neighborhood/mean")[-1]
+        last = events.Scalars("val/neighborhood_mean")[-1]
         assert last.step == neighbors
         assert last.value == pytest.approx(flat["neighborhood_mean"][0])
         assert (made.path / "flatness.png").stat().st_size > 1000

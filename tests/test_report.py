@@ -26,7 +26,7 @@ from raynas.errors import InvalidArgument, StorageError
 from raynas.record import models
 from raynas.record.events import Finished, Session, Status, Suggested
 from raynas.record.history import History
-from raynas.reports import cost, progress, tried, winner
+from raynas.reports import cost, search_figures, tried, winner
 from raynas.reports.drawing import _lanes, drawing
 from raynas.reports.figures import PANEL, empty_figure
 from raynas.reports.rendering import svg
@@ -211,14 +211,14 @@ class TestPictures:
 
     def test_the_front_by_hand(self):
         points = [(3, 0.5), (1, 0.2), (2, 0.6), (2, 0.1), (4, 0.7)]
-        assert progress.pareto(points) == [(1, 0.2), (2, 0.6), (4, 0.7)]
+        assert search_figures.pareto(points) == [(1, 0.2), (2, 0.6), (4, 0.7)]
 
     def test_time_between_two_drivers_does_not_count(self):
         events = [
             Session(time=100.0), Finished(0, Status.COMPLETED, time=103.0),
             Session(time=900.0), Finished(1, Status.COMPLETED, time=905.0),
         ]  # fmt: skip
-        assert progress.ended_after(events) == {0: 3.0, 1: 8.0}
+        assert search_figures.ended_after(events) == {0: 3.0, 1: 8.0}
 
 
 class TestTried:

@@ -28,7 +28,8 @@ DRIVER = frozenset(
 EVALUATORS = frozenset({"trials.proxies", "trials.tables", "trials.weight_sharing"})
 
 VERBS = (
-    "run", "resume", "status", "export", "ensemble", "understand", "spaces", "score", "bench",
+    "run", "resume", "status", "report", "export", "ensemble", "understand", "spaces", "score",
+    "bench",
 )  # fmt: skip
 
 

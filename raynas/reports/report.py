@@ -35,6 +35,7 @@ from raynas.reports import (
     winner,
 )
 from raynas.reports.rendering import png, render
+from raynas.reports.search_figures import search_figure
 from search_spaces import SearchSpace
 from trials.data import Data
 
@@ -184,5 +185,5 @@ def _words(metric: str) -> str:
 
 
 def _search_png(history: History) -> Any:
-    image = png(progress.search_figure(history))
+    image = png(search_figure(history))
     return lambda partial: partial.write_bytes(image)
