@@ -203,6 +203,13 @@ class TestPictures:
         assert all(axes.get_visible() for axes in figure.axes)
         assert svg(empty_figure(*PANEL), "nothing") != ""
 
+    def test_thousands_of_dots_are_one_image(self):
+        figure = empty_figure(*PANEL)
+        figure.subplots().scatter(range(3000), range(3000))
+        picture = svg(figure, "many")
+        assert "<image" in picture
+        assert len(picture) < 100_000
+
     def test_confusions_by_hand(self):
         table = pd.DataFrame({"label": [0, 0, 0, 1, 2, 2], "predicted": [0, 1, 1, 1, 0, 2]})
         counts = winner.confusion(table, 3)

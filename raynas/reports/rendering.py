@@ -12,8 +12,10 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+_DPI = 130
 _MARGIN = 0.04  # inches around a panel
 _WIDE = 500  # points; wider pictures keep a size in which they can be read, and scroll
+_MANY = 2000  # dots that are drawn one by one
 _SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "raynas"}  # text as text; the same each time
 #: black becomes the color of the page's text; ids that nothing refers to are the same in all
 _PLAIN = (
@@ -34,7 +36,7 @@ def render(template: str, **values: Any) -> Markup:
 def png(figure: Figure) -> bytes:
     """Return a figure as a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
+    figure.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()
 
 
@@ -45,6 +47,9 @@ def svg(figure: Figure, title: str) -> Markup:
         figure: without a background; what is black in it gets the color of the page's text.
         title: what is to be seen, for those who do not see it.
     """
+    for axes in figure.axes:
+        for points in axes.collections:  # thousands of dots would make a page of megabytes
+            points.set_rasterized(len(points.get_offsets()) > _MANY)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # panels stay where they are when the others go
     pictures = [_picture(figure, panel, title) for panel in _shown_alone(figure)]
@@ -83,7 +88,12 @@ def _picture(figure: Figure, part: Sequence[Artist], title: str) -> Markup:
     buffer = io.StringIO()
     with matplotlib.rc_context(_SVG):
         figure.savefig(
-            buffer, format="svg", transparent=True, bbox_inches=box, metadata={"Date": None}
+            buffer,
+            format="svg",
+            transparent=True,
+            bbox_inches=box,
+            dpi=_DPI,
+            metadata={"Date": None},
         )
     text = buffer.getvalue()
     for pattern, replacement in _PLAIN:
