@@ -56,7 +56,7 @@ _PARTS = (
 
 
 _GROUPS = ("search", "test", "train", "val")
-_CONSTANT = ("params", "macs")  # of a trial: columns of the HParams table, no curves
+_CONSTANT = ("params", "macs")  # of a network: columns of the HParams table, no curves
 
 
 class EventFile:
@@ -120,16 +120,15 @@ class TensorBoard:
                 self._understood(event)
 
     def _epoch(
-        self, epoch: int, event: SupernetTrained | Selecting | Retraining, *parts: str
+        self, epoch: int, event: SupernetTrained | Selecting | Retraining | Reported, *parts: str
     ) -> None:
-        """Write the metrics of an epoch."""
-        self._file(*parts).append(_scalars(epoch, event.time, _tagged(event.metrics)))
+        """Write the metrics of an epoch, without those that are the same after each."""
+        varying = {key: v for key, v in event.metrics.items() if key not in _CONSTANT}
+        self._file(*parts).append(_scalars(epoch, event.time, _tagged(varying)))
 
     def _reported(self, event: Reported) -> None:
         epochs = self.history.evaluations[event.evaluation].epochs
-        varying = {k: v for k, v in event.metrics.items() if k not in _CONSTANT}
-        scalars = _scalars(epochs, event.time, _tagged(varying))
-        self._file("trials", f"{event.evaluation:05d}").append(scalars)
+        self._epoch(epochs, event, "trials", f"{event.evaluation:05d}")
 
     def _searched(self, event: Searched) -> None:
         """Write the metrics of an epoch; what is of the architecture parameters is `search`."""
