@@ -151,13 +151,27 @@ class TestUse:
         name, probability = printed.getvalue().split()
         expected = model(images[:1]).softmax(1)[0]
         assert name == data.class_names[int(expected.argmax())]
-        assert float(probability) == pytest.approx(float(expected.max()), abs=1e-3)
+        assert float(probability) == pytest.approx(expected.max().item(), abs=1e-3)
 
     def test_the_predictions_are_those_of_the_recorded_accuracy(self, reported):
         kept = pd.read_parquet(reported / "best" / "predictions.parquet")
         accuracy = (kept["label"] == kept["predicted"]).mean()
         recorded = raynas.load(reported).best.metrics["test_accuracy"]
         assert accuracy == pytest.approx(recorded, abs=1.5 / len(kept))  # another machine's sums
+
+    def test_of_a_large_test_part_some_images_are_looked_at(self, reported, tmp_path, monkeypatch):
+        run = shutil.copytree(reported, tmp_path / reported.name)
+        (run / "best" / "predictions.parquet").unlink()
+        result = raynas.load(run)
+        kept = pd.read_parquet(reported / "best" / "predictions.parquet")
+        monkeypatch.setattr(
+            "raynas.record.predictions._MOST_MACS",
+            result.best.metrics["macs"] * len(kept) / 3,
+        )
+        raynas.report(run)
+        some = pd.read_parquet(run / "best" / "predictions.parquet")
+        assert some.equals(kept[::3].reset_index(drop=True))
+        assert f"of {len(some)} of the {len(kept)} test images" in text_of(run)
 
     def test_they_are_computed_once(self, reported, tmp_path, monkeypatch):
         run = shutil.copytree(reported, tmp_path / reported.name)

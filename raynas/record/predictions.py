@@ -1,21 +1,26 @@
 """What the winner predicts on the test part, kept in `best/predictions.parquet`."""
 
+import math
+
 import pandas as pd
 import torch
 from safetensors.torch import load_file
 
 from raynas.record.folder import RunFolder, read_json, write
 from search_spaces import SearchSpace
-from trials.data import Data
+from trials.data import Data, Part
 from trials.deployed import ImageClassifier
 from trials.training import predict
 
+_MOST_MACS = 5e11  # of all images together: about half a minute of one core
 
-def test_predictions(folder: RunFolder, space: SearchSpace, data: Data) -> pd.DataFrame:
-    """Return `label` and `predicted`, class numbers, of every test image in the order of the part.
+
+def predictions_on_test(folder: RunFolder, space: SearchSpace, data: Data) -> pd.DataFrame:
+    """Return `label` and `predicted`, class numbers, of test images in the order of the part.
 
     They are computed on the CPU from the weights in `best/` where they are not known yet, and
-    kept there; exporting another winner removes them.
+    kept there; exporting another winner removes them. Of a large test part, for a large network,
+    only every so many-th image is looked at, so that a report takes no minutes.
 
     Args:
         folder: of a run whose winner is exported.
@@ -33,7 +38,10 @@ def test_predictions(folder: RunFolder, space: SearchSpace, data: Data) -> pd.Da
     network = space.build(arch, content["input_shape"], content["num_classes"])
     model = ImageClassifier(network, content["mean"], content["std"])
     model.load_state_dict(load_file(folder.best / "weights.safetensors"))
-    logits, labels = predict(network, data.test, torch.device("cpu"))
+    macs = read_json(folder.best / "metrics.json").get("macs", 0)
+    step = max(1, math.ceil(len(data.test) * macs / _MOST_MACS))
+    part = Part(data.test.store, data.test.indices[::step])
+    logits, labels = predict(network, part, torch.device("cpu"))
     predicted = pd.DataFrame({"label": labels.numpy(), "predicted": logits.argmax(1).numpy()})
     write(path, predicted.to_parquet)
     return predicted

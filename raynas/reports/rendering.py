@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 import matplotlib
+import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
@@ -49,7 +50,7 @@ def svg(figure: Figure, title: str) -> Markup:
     """
     for axes in figure.axes:
         for points in axes.collections:  # thousands of dots would make a page of megabytes
-            points.set_rasterized(len(points.get_offsets()) > _MANY)
+            points.set_rasterized(np.size(points.get_offsets()) > 2 * _MANY)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # panels stay where they are when the others go
     pictures = [_picture(figure, panel, title) for panel in _shown_alone(figure)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from raynas.record.folder import RunFolder
 from raynas.record.history import Evaluation, History
-from raynas.record.predictions import test_predictions
+from raynas.record.predictions import predictions_on_test
 from raynas.reports.drawing import drawing
 from raynas.reports.figures import PANEL, empty_figure, finish, percent, shade
 from raynas.reports.rendering import render, svg
@@ -46,7 +46,7 @@ def section(
     predicted = None
     if best.index in history.retrained:
         predicted = attempted(
-            "predictions", problems, partial(test_predictions, folder, space, data)
+            "predictions", problems, partial(predictions_on_test, folder, space, data)
         )
     counts = None if predicted is None else confusion(predicted, data.num_classes)
     return render(
@@ -56,6 +56,7 @@ def section(
         curves=[svg(figure, title) for title, figure in _curves(history, best)],
         matrix=None if counts is None else _matrix(counts, data.class_names),
         confused=[] if counts is None else confused(counts, data.class_names),
+        looked_at=0 if predicted is None else len(predicted),
         images=len(data.test),
         problems=problems,
     )
