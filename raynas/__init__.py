@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from raynas.orchestration import resume, run
     from raynas.record.predictions import Prediction
     from raynas.record.results import Best, Ensemble, Result, load
+    from raynas.reports.report import report
     from raynas.retraining import retrain
     from raynas.schedulers import Asha, AshaStratified, Fifo, Scheduler
     from raynas.searchers import (
@@ -107,6 +108,7 @@ __all__ = [
     "load",
     "proxy_trust",
     "rank_stability",
+    "report",
     "resume",
     "retrain",
     "run",
@@ -166,6 +168,7 @@ _MODULES = {
     "load": "raynas.record.results",
     "proxy_trust": "raynas.understanding.proxy_trust",
     "rank_stability": "raynas.understanding.rank_stability",
+    "report": "raynas.reports.report",
     "resume": "raynas.orchestration",
     "retrain": "raynas.retraining",
     "run": "raynas.orchestration",

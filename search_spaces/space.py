@@ -8,6 +8,7 @@ A space's file therefore holds its decisions, its notation, its network, and not
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -312,15 +313,19 @@ class SearchSpace(ABC):
         """
         return self._cell(arch, cell).depth()
 
+    def graphs(self, arch: Architecture) -> dict[str, CellGraph]:
+        """Return {panel: what `draw` shows there}: its cells, or its parts as a chain."""
+        return self.cell_graphs(arch) or {self.name: self._chain(arch)}
+
     def draw(self, arch: Architecture) -> "Figure":
         """Draw a matplotlib figure, one panel for each cell, or one without cells."""
         from search_spaces.drawing import figure  # matplotlib takes long to import
 
-        return figure(self._graphs(arch), self.name)
+        return figure(self.graphs(arch), self.name)
 
     def to_graphviz(self, arch: Architecture) -> str:
         """Write what `draw` shows in the dot language of Graphviz: one graph for each panel."""
-        graphs = self._graphs(arch)
+        graphs = self.graphs(arch)
         return "\n".join(graph.to_graphviz(name) for name, graph in graphs.items())
 
     @cached_property
@@ -339,10 +344,11 @@ class SearchSpace(ABC):
         name = "reduction" if cell == "reduce" else cell
         return lookup(f"{self.name}: cell", name, self.cell_graphs(arch))
 
-    def _graphs(self, arch: Architecture) -> dict[str, CellGraph]:
-        return self.cell_graphs(arch) or {self.name: self._chain(arch)}
-
     def _chain(self, arch: Architecture) -> CellGraph:
-        nodes = ["input", *self.parts(arch), "output"]
+        counts: Counter[str] = Counter()
+        nodes = []
+        for part in ("input", *self.parts(arch), "output"):
+            counts[part] += 1  # two equal parts are two nodes
+            nodes.append(part if counts[part] == 1 else f"{part} ({counts[part]})")
         edges = (Edge(a, b) for a, b in itertools.pairwise(nodes))
         return CellGraph((nodes[0],), nodes[-1], tuple(edges))

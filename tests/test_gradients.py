@@ -35,6 +35,7 @@ from raynas.record.journal import Journal
 from raynas.reports import gradients
 from raynas.reports.figures import mixtures_figure
 from raynas.reports.monitor import Monitor
+from raynas.reports.rendering import png
 from raynas.reports.tensorboard import TensorBoard
 from raynas.search.search import Search
 from raynas.searchers import SEARCHERS
@@ -267,7 +268,7 @@ class TestRun:
             folder = searched.path / "tensorboard" / "searches" / f"{number:03d}"
             board = EventAccumulator(str(folder)).Reload()
             for tag, name in (
-                ("search/accuracy", "architecture_accuracy"), ("entropy", "entropy"),
+                ("search/accuracy", "architecture_accuracy"), ("state/entropy", "entropy"),
             ):  # fmt: skip
                 shown = [(s.step, s.value) for s in board.Scalars(tag)]
                 assert shown == [(e.epoch, pytest.approx(e.metrics[name])) for e in epochs]
@@ -571,7 +572,7 @@ class TestViews:
         decisions = [Decision(f"slot{i}", ("conv", "skip", "none")) for i in range(slots)]
         mixture = [[0.5, 0.3, 0.2]] * slots
         events = [Searched(0, epoch + 1, "", {}, mixture) for epoch in range(epochs)]
-        assert mixtures_figure(events, decisions).startswith(b"\x89PNG")
+        assert png(mixtures_figure(events, decisions)).startswith(b"\x89PNG")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from raynas.drivers.landscapes import Network, _landscape
 from raynas.drivers.surfaces import Measure, Trained, surface
 from raynas.errors import InvalidArgument, RaynasError
 from raynas.reports.landscape_figure import landscape_figure
+from raynas.reports.rendering import png
 from trials.data import load
 from trials.data.parts import Part
 from trials.landscape import Plane, Point, gradient_variance, grid, loss_surface, sample
@@ -467,7 +468,7 @@ def test_landscapes_of_a_test_part_of_a_few_images(data, network, monkeypatch, i
     assert table["loss"].notna().sum() == 21**2
     assert table["variance"].notna().sum() == spread
     assert ("Loss surface: widest, 21 of 441 points", False) in said
-    assert landscape_figure(table)[:4] == b"\x89PNG"
+    assert png(landscape_figure(table))[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize(

@@ -412,7 +412,7 @@ class TestFlatness:
         search.report(one.index, {METRIC: 0.5})
         search.finish(one.index, Status.COMPLETED)
         assert spelled_twice(SPACE, lonely)
-        assert flatness_figure(search.history, SPACE, search.best) == b""
+        assert flatness_figure(search.history, SPACE, search.best) is None
         table = with_flatness(trials_table(search.history), SPACE)
         assert table["neighbors"].isna().all()
 
@@ -464,7 +464,7 @@ class TestRun:
         index, neighbors = flat["evaluation"][0], flat["neighbors"][0]
         events = EventAccumulator(str(made.path / "tensorboard" / "trials" / f"{index:05d}"))
         events.Reload()
-        last = events.Scalars("neighborhood/mean")[-1]
+        last = events.Scalars("val/neighborhood_mean")[-1]
         assert last.step == neighbors
         assert last.value == pytest.approx(flat["neighborhood_mean"][0])
         assert (made.path / "flatness.png").stat().st_size > 1000

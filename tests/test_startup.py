@@ -28,8 +28,8 @@ DRIVER = frozenset(
 EVALUATORS = frozenset({"trials.proxies", "trials.tables", "trials.weight_sharing"})
 
 VERBS = (
-    "run", "resume", "status", "predict", "export", "retrain", "ensemble", "understand", "spaces",
-    "score", "bench",
+    "run", "resume", "status", "report", "predict", "export", "retrain", "ensemble", "understand",
+    "spaces", "score", "bench",
 )  # fmt: skip
 
 

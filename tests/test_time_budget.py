@@ -30,7 +30,7 @@ from raynas.record.events import (
     Session,
     Suggested,
 )
-from raynas.reports.time_budget import stage_seconds
+from raynas.reports.cost import stage_seconds
 from search_spaces import UserSpace
 from search_spaces.convnet import ConvNet
 from search_spaces.naming import construct

@@ -440,8 +440,7 @@ class TestProxyTrust:
         assert "with the final accuracy of 4 architectures" in row["advice"]
         assert "Only the 4 that were retrained" in found.caveat
 
-    def test_what_is_final_without_training_is_drawn_as_an_accuracy(self, monkeypatch):
-        monkeypatch.setattr("raynas.reports.understanding_figures.to_png", lambda figure: figure)
+    def test_what_is_final_without_training_is_drawn_as_an_accuracy(self):
         archs = drawn(NB201, 5, 0)
         retrained = {i: {"test_accuracy": 0.5 + i / 10} for i in range(5)}
         curves_ = [[float(i)] for i in range(5)]

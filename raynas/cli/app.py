@@ -13,6 +13,7 @@ from raynas.cli.bench import bench
 from raynas.cli.ensemble import ensemble
 from raynas.cli.export import export
 from raynas.cli.predict import predict
+from raynas.cli.report import report
 from raynas.cli.retrain import retrain
 from raynas.cli.run import resume, run
 from raynas.cli.score import score
@@ -54,6 +55,7 @@ app = typer.Typer(
 app.command("run")(run)
 app.command("resume")(resume)
 app.command("status")(status)
+app.command("report")(report)
 app.command("predict")(predict)
 app.command("export")(export)
 app.command("retrain")(retrain)

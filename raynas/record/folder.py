@@ -61,7 +61,7 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """Return where the report lies; its figures are beside it."""
+        """Return where the report lies, one file with all its figures."""
         return self.path / "report.html"
 
     @property

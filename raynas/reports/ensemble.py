@@ -10,7 +10,8 @@ from raynas.errors import StorageError
 from raynas.record.folder import RunFolder, read_json
 from raynas.record.history import History
 from raynas.record.table import read_parquet
-from raynas.reports.rendering import render
+from raynas.reports.figures import curves_figure, diversity_figure
+from raynas.reports.rendering import render, svg
 
 _FILES = (
     "model.pt2", "members.parquet", "curves.parquet", "diversity.parquet", "curves.png",
@@ -41,6 +42,9 @@ def section(run: Path, history: History, test_images: int) -> str:
     if ensemble is None:
         return ""
     accuracy = ensemble["metrics"]["test_accuracy"]
+    members, curves, diversity = (
+        read_parquet(folder / f"{name}.parquet") for name in ("members", "curves", "diversity")
+    )
     return render(
         "ensemble",
         ensemble=ensemble,
@@ -49,9 +53,9 @@ def section(run: Path, history: History, test_images: int) -> str:
         growth=history.growth,
         notations=[e.notation for e in history.evaluations],
         resolution=200 * float(np.sqrt(accuracy * (1 - accuracy) / test_images)),
-        members=read_parquet(folder / "members.parquet").to_dict("records"),
-        curves=(folder / "curves.png").read_bytes(),
-        diversity=(folder / "diversity.png").read_bytes(),
+        members=members.to_dict("records"),
+        curves=svg(curves_figure(curves, ensemble), "ensembles of every rule, by their size"),
+        diversity=svg(diversity_figure(diversity, members["evaluation"]), "diversity of pairs"),
     )
 
 

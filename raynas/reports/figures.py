@@ -1,15 +1,15 @@
-"""The figures of a report, as PNG files."""
+"""The figures of a report; `rendering.svg` and `rendering.png` make pages and files of them."""
 
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgba
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -21,6 +21,10 @@ from search_spaces import Decision, SearchSpace
 from search_spaces.weight_sharing.space import sharing
 from trials.data import Data
 
+_BLUE = (0.12, 0.47, 0.71)
+#: width and height of a figure that a phone shows whole, in inches
+PANEL = (4.6, 3.1)
+_SHADES = LinearSegmentedColormap.from_list("shades", [(*_BLUE, 0.03), (*_BLUE, 0.75)])
 _MAX_SHOWN = 40  # members in a heat map
 _MAX_PANELS = 30  # slots with a panel of their own
 _PANELS = (
@@ -31,53 +35,26 @@ _PANELS = (
 )
 
 
-def search_figure(history: History) -> bytes:
-    """Draw every evaluation's accuracy in the order of asking, and the best so far."""
-    figure = empty_figure(8, 3.6)
-    axes = figure.subplots()
-    scale = 100 if history.metric.endswith("accuracy") else 1
-    for status, color in ((Status.COMPLETED, "tab:blue"), (Status.STOPPED, "tab:gray")):
-        evaluations = [e for e in history.evaluations if e.status is status and e.epochs]
-        axes.scatter(
-            [e.index + 1 for e in evaluations],
-            [scale * e.value for e in evaluations],
-            s=18,
-            color=color,
-            label=status.value,
-        )
-    running, best = [], (0, -math.inf)
-    for evaluation in history.evaluations:
-        if math.isfinite(evaluation.value):
-            best = max(best, evaluation.rank)
-        running.append(scale * best[1])
-    axes.step(
-        range(1, len(running) + 1), running, where="post", color="tab:orange", label="best so far"
-    )
-    axes.set_xlabel("evaluation")
-    _finish(axes, history.metric)
-    return to_png(figure)
-
-
-def flatness_figure(history: History, space: SearchSpace, best: Evaluation) -> bytes:
-    """Draw every evaluation's accuracy against its neighborhood's; empty if none has any."""
+def flatness_figure(history: History, space: SearchSpace, best: Evaluation) -> Figure | None:
+    """Draw every evaluation's accuracy against its neighborhood's; None if none has any."""
     statuses = (Status.COMPLETED, Status.STOPPED)
     ended = [e for e in history.evaluations if e.status in statuses and e.epochs]
     values = ((e.index, space.from_string(e.notation), e.value) for e in ended)
     neighborhoods = collected(space, values)
     flat = {e.index: f for e in ended if (f := neighborhoods[e.index]) is not None}
     if not flat:
-        return b""
-    figure = empty_figure(8, 3.6)
+        return None
+    figure = empty_figure(*PANEL)
     axes = figure.subplots()
     _scatter(axes, list(flat.values()), "tab:blue", "evaluated")
     if best.index in flat:
         _scatter(axes, [flat[best.index]], "tab:orange", "chosen")
     axes.set_xlabel("mean of the neighbors below it, in percentage points")
-    _finish(axes, history.metric)
-    return to_png(figure)
+    finish(axes, history.metric)
+    return figure
 
 
-def curves_figure(curves: pd.DataFrame, ensemble: Mapping[str, Any]) -> bytes:
+def curves_figure(curves: pd.DataFrame, ensemble: Mapping[str, Any]) -> Figure:
     """Draw what ensembles are worth and cost against the number of members, for every rule.
 
     Args:
@@ -97,13 +74,14 @@ def curves_figure(curves: pd.DataFrame, ensemble: Mapping[str, Any]) -> bytes:
             zorder=3, label="the ensemble",
         )  # fmt: skip
         axes.set_xlabel("members")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize="small")
-    return to_png(figure)
+    return figure
 
 
-def diversity_figure(diversity: pd.DataFrame, kept: Iterable[int]) -> bytes:
+def diversity_figure(diversity: pd.DataFrame, kept: Iterable[int]) -> Figure:
     """Draw disagreement and VI of every pair as heat maps, the kept members first.
 
     Args:
@@ -128,7 +106,7 @@ def diversity_figure(diversity: pd.DataFrame, kept: Iterable[int]) -> bytes:
         axes.set_xticks(ticks, [f"#{name}" for name in names], rotation=90, fontsize="x-small")
         axes.set_yticks(ticks, [f"#{name}" for name in names], fontsize="x-small")
         axes.set_title(title, fontsize="medium")
-    return to_png(figure)
+    return figure
 
 
 def mixed_slots(space: SearchSpace, data: Data) -> Sequence[Decision]:
@@ -137,7 +115,7 @@ def mixed_slots(space: SearchSpace, data: Data) -> Sequence[Decision]:
     return supernet.slots
 
 
-def mixtures_figure(epochs: Sequence[Searched], slots: Sequence[Decision]) -> bytes:
+def mixtures_figure(epochs: Sequence[Searched], slots: Sequence[Decision]) -> Figure:
     """Draw the weights of the choices of every slot over the epochs of a differentiable search.
 
     Each slot has a panel; where they are too many, a row whose color is its strongest choice,
@@ -158,7 +136,7 @@ def mixtures_figure(epochs: Sequence[Searched], slots: Sequence[Decision]) -> by
         handles=[Patch(color=color, label=name) for name, color in colors.items()],
         loc="outside upper center", ncols=5, frameon=False, fontsize="small",
     )  # fmt: skip
-    return to_png(figure)
+    return figure
 
 
 def _panels(
@@ -233,16 +211,32 @@ def _scatter(axes: Axes, flat: list[Flatness], color: str, label: str) -> None:
     )
 
 
-def _finish(axes: Axes, metric: str) -> None:
-    """Name the axis of values, and add the legend."""
-    name = metric.replace("_", " ")
+def finish(axes: Axes, metric: str) -> None:
+    """Name the axis of values, and add the legend where something has a name."""
+    name = metric.replace("val_", "validation ").replace("_", " ")
     axes.set_ylabel(f"{name} in %" if name.endswith("accuracy") else name)
-    axes.legend(loc="lower right", frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def to_png(figure: Figure) -> bytes:
-    """Return a figure as a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=130)
-    return buffer.getvalue()
+def percent(metric: str) -> int:
+    """Return what values of a metric are multiplied by where they are drawn."""
+    return 100 if metric.endswith("accuracy") else 1
+
+
+def shade(axes: Axes, grid: Sequence[Sequence[float]], highest: float) -> None:
+    """Draw a grid as cells, the fuller the more; what is behind shows, so that text can be read.
+
+    Args:
+        axes: where column and row i have their middle at i.
+        grid: rows of values from 0, or NaN for none.
+        highest: the value of the fullest.
+    """
+    image = axes.pcolormesh(
+        range(len(grid[0])), range(len(grid)), np.ma.masked_invalid(grid), shading="nearest",
+        vmin=0, vmax=highest or 1, cmap=_SHADES,
+    )  # fmt: skip
+    image.set_edgecolor("none")
+    axes.set_xlim(-0.5, len(grid[0]) - 0.5)
+    axes.set_ylim(-0.5, len(grid) - 0.5)

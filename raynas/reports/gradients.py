@@ -8,7 +8,7 @@ from raynas.record.events import Searched
 from raynas.record.folder import RunFolder
 from raynas.record.history import Evaluation, History
 from raynas.reports.figures import mixed_slots, mixtures_figure
-from raynas.reports.rendering import render
+from raynas.reports.rendering import png, render, svg
 from raynas.searchers.gradients import best_of_each_size
 from search_spaces import SearchSpace
 from search_spaces.naming import parse
@@ -67,12 +67,15 @@ def section(
     slots = mixed_slots(space, data)
     figures = {n: mixtures_figure(epochs, slots) for n, epochs in sorted(history.searches.items())}
     for number, figure in figures.items():
-        (folder.path / f"mixtures-{number:03d}.png").write_bytes(figure)
+        (folder.path / f"mixtures-{number:03d}.png").write_bytes(png(figure))
     derived = best_derived(space, history)
     return render(
         "gradients",
         rows=list(_rows(config, space, history)),
-        figures=figures,
+        figures={
+            number: svg(figure, f"weights of the operations of search {number} over its epochs")
+            for number, figure in figures.items()
+        },
         warnings={
             number: warning
             for number, epochs in sorted(history.searches.items())

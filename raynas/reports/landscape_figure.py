@@ -3,16 +3,17 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
-from raynas.reports.figures import empty_figure, to_png
+from raynas.reports.figures import empty_figure
 
 _LEVELS = 20  # of a surface
 _WORST = 1e6  # losses beyond it, and those that are no numbers, are drawn like it
 
 
-def landscape_figure(table: pd.DataFrame) -> bytes:
+def landscape_figure(table: pd.DataFrame) -> Figure:
     """Draw the loss around every network, one row for each, and their gradient variances.
 
     Surfaces of early epochs stand left of that of the last; all have one scale of colors. In the
@@ -51,7 +52,7 @@ def landscape_figure(table: pd.DataFrame) -> bytes:
     shared.yaxis.set_major_locator(LogLocator(numticks=6))
     if filled is not None:
         figure.colorbar(filled, ax=panels[:, :-1], label="log10 of the test loss", format="%.1f")
-    return to_png(figure)
+    return figure
 
 
 def _variance(axes: Axes, mine: pd.DataFrame, label: str) -> None:

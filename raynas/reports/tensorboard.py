@@ -1,6 +1,7 @@
 """TensorBoard files: a view of the journal, written anew whenever a run is continued.
 
-`tensorboard/search` has the progress of the search, `tensorboard/searches/<number>` the epochs of
+`tensorboard/search` has the progress of the search, and when there is a winner its drawing and
+figures of the report, `tensorboard/searches/<number>` the epochs of
 a differentiable search and, at its end, its mixtures as a figure and what looks wrong as a text,
 `tensorboard/trials/<evaluation>` the curves of each trial and its row in the HParams table,
 `tensorboard/supernet/<group>` the training of the shared weights,
@@ -15,9 +16,11 @@ shows no more than that in a time in which one would look at it, and each takes 
 
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from tensorboard.compat.proto.event_pb2 import Event as Record
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -29,6 +32,7 @@ from raynas.record.events import (
     Finished,
     Grown,
     Reported,
+    Retrained,
     Retraining,
     Searched,
     SearchEnded,
@@ -40,6 +44,9 @@ from raynas.record.events import (
 from raynas.record.folder import RunFolder
 from raynas.record.history import Evaluation, History
 from raynas.reports.figures import mixed_slots, mixtures_figure
+from raynas.reports.rendering import png
+from raynas.reports.search_figures import SIZES, search_figure, size_figure
+from raynas.understanding.findings import attempted
 from raynas.understanding.flatness import Neighborhoods
 from search_spaces import Architecture, SearchSpace
 from trials.data import Data
@@ -51,6 +58,8 @@ _PARTS = (
 )  # fmt: skip
 
 
+_GROUPS = ("search", "test", "train", "val")
+_CONSTANT = ("params", "macs")  # of a network: columns of the HParams table, no curves
 _TRIALS = 1000  # with curves and a row of the HParams table
 _WAITING = 10_000  # records of a file that are written at once
 
@@ -130,6 +139,8 @@ class TensorBoard:
                 self._epoch(event.epoch, event, "selecting", f"{event.evaluation:05d}")
             case Retraining():
                 self._epoch(event.epoch, event, "retraining")
+            case Retrained():
+                self._retrained(event)
             case Grown():
                 self._grown(event)
             case EnsembleMade():
@@ -140,8 +151,9 @@ class TensorBoard:
     def _epoch(
         self, epoch: int, event: SupernetTrained | Selecting | Retraining | Reported, *parts: str
     ) -> None:
-        """Write the metrics of an epoch."""
-        self._file(*parts).append(_scalars(epoch, event.time, _tagged(event.metrics)))
+        """Write the metrics of an epoch, without those that are the same after each."""
+        varying = {key: v for key, v in event.metrics.items() if key not in _CONSTANT}
+        self._file(*parts).append(_scalars(epoch, event.time, _tagged(varying)))
 
     def _reported(self, event: Reported) -> None:
         if event.evaluation >= _TRIALS:
@@ -163,7 +175,7 @@ class TensorBoard:
         if not epochs:
             return
         figure = mixtures_figure(epochs, mixed_slots(self.space, self.data))
-        summaries = [_image("mixtures", figure)]
+        summaries = [_image("mixtures", png(figure))]
         warning = collapse([epoch.metrics for epoch in epochs])
         if warning:
             summaries.append(text("collapse", warning))  # type: ignore[no-untyped-call]
@@ -198,10 +210,14 @@ class TensorBoard:
     def _hparams(self, event: Finished, evaluation: Evaluation) -> Architecture:
         """Write a trial's row of the HParams table; return its architecture."""
         arch, curve = self.space.from_string(evaluation.notation), evaluation.history
+        metric = self.history.metric
         decided = {} if arch.name else self.space.to_config(arch)
         chosen = {key: str(value) for key, value in decided.items()}
+        last = dict(curve[-1]) if curve else {}
+        counts = {key: float(last.pop(key)) for key in _CONSTANT if key in last}
+        ordered = {metric: last.pop(metric), **last} if metric in last else last  # the first column
         row = hparams(  # type: ignore[no-untyped-call]
-            {"architecture": evaluation.notation, **chosen}, _tagged(curve[-1]) if curve else {}
+            {**counts, "architecture": evaluation.notation, **chosen}, _tagged(ordered)
         )
         self._file("trials", f"{evaluation.index:05d}").append(
             *(Record(wall_time=event.time, summary=summary) for summary in row)
@@ -212,13 +228,36 @@ class TensorBoard:
         """Write how flat an evaluation's surroundings are, over the number of neighbors known."""
         flat = self._neighborhoods[index]
         if flat is not None:
-            values = {f"neighborhood/{name}": float(v) for name, v in flat._asdict().items()}
+            values = {f"val/neighborhood_{name}": float(v) for name, v in flat._asdict().items()}
             self._file("trials", f"{index:05d}").append(_scalars(flat.neighbors, time, values))
 
+    def _retrained(self, event: Retrained) -> None:
+        """Draw the winner, and how the search has gone; what cannot be drawn is left out."""
+        best = self.history.evaluations[event.evaluation]
+        arch = self.space.from_string(best.notation)
+        pictures: dict[str, Callable[[], Figure | None]] = {
+            "winner": lambda: self.space.draw(arch),
+            "best_so_far": lambda: search_figure(self.history),
+            **{
+                f"accuracy_against_{name}": partial(size_figure, self.history, best, name)
+                for name in SIZES
+            },
+        }
+        problems: dict[str, str] = {}
+        for name, draw in pictures.items():
+            figure = attempted(name, problems, draw)
+            image = None if figure is None else attempted(name, problems, partial(png, figure))
+            if image is not None:
+                summary = _image(f"search/{name}", image)
+                record = Record(
+                    wall_time=event.time, step=len(self.history.finished), summary=summary
+                )
+                self._file("search").append(record)
+
     def _grown(self, event: Grown) -> None:
-        values = {"growth/members": float(len(event.members))}
+        values = {"search/members": float(len(event.members))}
         if event.objective is not None:
-            values["growth/objective"] = event.objective
+            values["search/objective"] = event.objective
         self._file("search").append(_scalars(event.iteration + 1, event.time, values))
 
     def _ensemble(self, event: EnsembleMade) -> None:
@@ -247,12 +286,17 @@ class TensorBoard:
 
 
 def _tagged(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return metrics with `val_accuracy` as `val/accuracy`, so that TensorBoard groups them."""
-    return {
-        f"{group}/{name}" if name else group: float(value)
-        for key, value in metrics.items()
-        for group, _, name in [key.partition("_")]
-    }
+    """Return metrics by the tags that TensorBoard groups them by: `val_accuracy`: `val/accuracy`.
+
+    What belongs to no part of the data is `state/...`: TensorBoard shows groups in the order of
+    their names, and nothing shall come before `search/`.
+    """
+    tagged = {}
+    for key, value in metrics.items():
+        group, _, name = key.partition("_")
+        tag = f"{group}/{name}" if name and group in _GROUPS else f"state/{key}"
+        tagged[tag] = float(value)
+    return tagged
 
 
 def _image(tag: str, png: bytes) -> Summary:

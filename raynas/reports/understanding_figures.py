@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from raynas.reports.figures import empty_figure, to_png
+from raynas.reports.figures import empty_figure, shade
 from raynas.understanding.convergence import TRAINING_LOSS
 from raynas.understanding.findings import Findings
 from raynas.understanding.proxy_trust import ProxyTrust
@@ -25,8 +26,8 @@ _AXES = {
 }
 
 
-def figures(found: Findings, metric: str) -> dict[str, bytes]:
-    """Return {name: PNG file} of what there is to draw: `topology`, `convergence`, `signals`.
+def figures(found: Findings, metric: str) -> dict[str, Figure]:
+    """Return {name: figure} of what there is to draw: `topology`, `convergence`, `signals`.
 
     Args:
         found: what the run tells.
@@ -42,7 +43,7 @@ def figures(found: Findings, metric: str) -> dict[str, bytes]:
     return drawn
 
 
-def topology_figure(steps: pd.DataFrame, given: bool = False) -> bytes:
+def topology_figure(steps: pd.DataFrame, given: bool = False) -> Figure:
     """Draw shares of the space, of what was proposed, and of what survived, side by side.
 
     Where the cells have width and depth, as heat maps over both, the chosen one framed; else as
@@ -72,22 +73,21 @@ def topology_figure(steps: pd.DataFrame, given: bool = False) -> bytes:
             width, depth = labels[str(stratum)]
             row, column = depths.index(int(depth)), widths.index(float(width))
             grid[row][column] = share
-            dark = share > highest / 2
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center",
-                      fontsize="x-small", color="white" if dark else "black")  # fmt: skip
+                      fontsize="x-small")  # fmt: skip
             if stratum in won:
                 axes.plot(column, row, "s", ms=17, mfc="none", mec="tab:orange", mew=2)
-        axes.imshow(grid, cmap="Blues", vmin=0, vmax=highest, origin="lower", aspect="auto")
+        shade(axes, grid, highest)
         axes.set_xticks(range(len(widths)), [f"{w:.3g}c" for w in widths], fontsize="small")
         axes.set_yticks(range(len(depths)), list(map(str, depths)), fontsize="small")
         axes.set_xlabel("width (c: channels of a node)", fontsize="small")
         axes.set_ylabel("depth (edges)", fontsize="small")
         axes.set_title(title, fontsize="small")
     figure.suptitle("normal cells: share in %; framed: the chosen one", fontsize="small")
-    return to_png(figure)
+    return figure
 
 
-def convergence_figure(table: pd.DataFrame) -> bytes:
+def convergence_figure(table: pd.DataFrame) -> Figure:
     """Draw the mean learning curves of strata with their 95 % intervals.
 
     Args:
@@ -106,10 +106,10 @@ def convergence_figure(table: pd.DataFrame) -> bytes:
         " the first epoch of a curve, at its last",
         fontsize="small",
     )
-    return to_png(figure)
+    return figure
 
 
-def signals_figure(trusted: ProxyTrust, metric: str) -> bytes:
+def signals_figure(trusted: ProxyTrust, metric: str) -> Figure:
     """Draw the final accuracy against every signal, with its tau.
 
     Args:
@@ -146,7 +146,7 @@ def signals_figure(trusted: ProxyTrust, metric: str) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[len(rows) :]:
         axes.set_axis_off()
-    return to_png(figure)
+    return figure
 
 
 def _distributions(mine: pd.DataFrame, given: bool) -> Sequence[tuple[str, "pd.Series[float]"]]:
@@ -176,7 +176,7 @@ def _spread(table: pd.DataFrame, most: int) -> pd.DataFrame:
     return table.iloc[[round(i * (len(table) - 1) / (most - 1)) for i in range(most)]]
 
 
-def _bars(of: str, panels: Sequence[tuple[str, "pd.Series[float]"]], won: Sequence[str]) -> bytes:
+def _bars(of: str, panels: Sequence[tuple[str, "pd.Series[float]"]], won: Sequence[str]) -> Figure:
     """Draw shares as bars, one group for each stratum."""
     figure = empty_figure(8, 3.4)
     axes = figure.subplots()
@@ -191,7 +191,7 @@ def _bars(of: str, panels: Sequence[tuple[str, "pd.Series[float]"]], won: Sequen
     axes.set_ylabel("share in %")
     axes.legend(frameon=False, fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
-    return to_png(figure)
+    return figure
 
 
 def _curves(axes: Axes, table: pd.DataFrame, metric: str) -> None:
@@ -201,7 +201,7 @@ def _curves(axes: Axes, table: pd.DataFrame, metric: str) -> None:
     colors = colormaps["viridis"]
     for number, stratum in enumerate(strata):
         mine = table[table["stratum"] == stratum]
-        color = colors(0.9 * number / max(1, len(strata) - 1))
+        color = colors(0.25 + 0.6 * number / max(1, len(strata) - 1))
         counts = mine["architectures"]
         axes.plot(
             mine["epoch"], scale * mine["mean"], marker=".", color=color,

@@ -22,6 +22,7 @@ from raynas.record.history import Evaluation
 from raynas.record.table import read_parquet
 from raynas.reports.ensemble import recorded, warning
 from raynas.reports.figures import curves_figure, diversity_figure
+from raynas.reports.rendering import png
 from raynas.stages.stage import Stage
 from trials.deployed import Committee
 from trials.places import make_folder
@@ -218,8 +219,8 @@ def _write(
     write(folder / "members.parquet", table.to_parquet)
     write(folder / "curves.parquet", curves.to_parquet)
     write(folder / "diversity.parquet", diversity.to_parquet)
-    (folder / "curves.png").write_bytes(curves_figure(curves, ensemble))
-    (folder / "diversity.png").write_bytes(diversity_figure(diversity, table["evaluation"]))
+    (folder / "curves.png").write_bytes(png(curves_figure(curves, ensemble)))
+    (folder / "diversity.png").write_bytes(png(diversity_figure(diversity, table["evaluation"])))
     write_json(folder / "ensemble.json", ensemble)
 
 

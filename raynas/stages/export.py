@@ -26,7 +26,10 @@ class ExportStage(Stage):
         plan, search, folder = session.plan, session.search, session.folder.best
         winner, data = search.winner, plan.data
         assert winner is not None
-        for name in ("metrics.json", "architecture.json"):  # they say that the folder is whole
+        for name in (
+            "metrics.json", "architecture.json",  # they say that the folder is whole
+            "predictions.parquet",  # of an earlier winner
+        ):  # fmt: skip
             (folder / name).unlink(missing_ok=True)
         arch = search.architectures[winner.index]
         network = plan.space.build(arch, data.input_shape, data.num_classes)

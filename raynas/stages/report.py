@@ -24,10 +24,7 @@ class ReportStage(Stage):
         winner = search.winner
         assert winner is not None
         try:
-            write_report(
-                session.folder, plan.config, plan.space, history, search.ranked, winner,
-                plan.data,
-            )  # fmt: skip
+            write_report(session.folder, plan.config, plan.space, history, winner, plan.data)
         except (OSError, StorageError) as error:  # all that it tells of is there
             session.problems.append(StorageError(f"The report cannot be written: {error}"))
             return

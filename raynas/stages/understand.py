@@ -5,16 +5,18 @@
 figures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from raynas.drivers.landscapes import landscapes
 from raynas.drivers.session import Session
 from raynas.record.events import Understood
 from raynas.reports.landscape_figure import landscape_figure
+from raynas.reports.rendering import png
 from raynas.reports.understanding_figures import figures
 from raynas.stages.stage import Stage
 from raynas.understanding.bias import FEWEST, at_rung, rungs_of
@@ -69,14 +71,20 @@ class UnderstandStage(Stage):
         if surfaces is not None:
             image = attempted("landscapes", problems, partial(landscape_figure, surfaces))
             drawn |= {} if image is None else {"landscapes": image}
-        for name, image in drawn.items():
-            (folder / f"{name}.png").write_bytes(image)
+        pictures = attempted("figures", problems, partial(_pictures, drawn)) or {}
+        for name, picture in pictures.items():
+            (folder / f"{name}.png").write_bytes(picture)
         attempted("tables", problems, partial(found.write, folder))
         for part, problem in problems.items():
             session.say(f"Understanding, {part}: {problem}")
         session.record(
-            Understood(len(history.finished), winner.index, tuple(drawn), problems)
+            Understood(len(history.finished), winner.index, tuple(pictures), problems)
         )  # fmt: skip
+
+
+def _pictures(drawn: Mapping[str, Figure]) -> dict[str, bytes]:
+    """Return {name: PNG file} of figures."""
+    return {name: png(figure) for name, figure in drawn.items()}
 
 
 def _scores(session: Session) -> dict[str, dict[str, float]]:
