@@ -166,12 +166,8 @@ class TensorBoard:
             **{f"cost/{key}": float(last.pop(key)) for key in _CONSTANT if key in last},
             **{f"decision/{key}": str(value) for key, value in decided.items()},
         }
-        ordered = (
-            {metric: last.pop(metric), **last} if metric in last else last
-        )  # the first of the metrics
-        row = hparams(  # type: ignore[no-untyped-call]
-            columns, _tagged(ordered)
-        )
+        first = {metric: last[metric]} if metric in last else {}
+        row = hparams(columns, _tagged({**first, **last}))  # type: ignore[no-untyped-call]
         self._file("trials", f"{evaluation.index:05d}").append(
             *(Record(wall_time=event.time, summary=summary) for summary in row)
         )
