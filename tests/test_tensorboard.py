@@ -40,6 +40,8 @@ def test_the_search_comes_first_and_its_accuracy_on_top(written):
     tags = sorted({tag for run in runs(folder) for tag in board_of(run).Tags()["scalars"]})
     assert tags[:2] == ["search/best_val_accuracy", "search/evaluations"]
     assert all("/" in tag for tag in tags)
+    images = set(board_of(folder / "search").Tags()["images"])
+    assert min({*tags, *images}) == "search/best_val_accuracy"
     assert not any("params" in tag or "macs" in tag for tag in tags)  # they are no curves
 
 
@@ -49,9 +51,11 @@ def test_constants_are_columns(written):
         board = board_of(folder / "trials" / f"{evaluation.index:05d}")
         content = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
         columns = HParamsPluginData.FromString(content).session_start_info.hparams
-        assert columns["params"].number_value == evaluation.history[-1]["params"]
-        assert columns["macs"].number_value == evaluation.history[-1]["macs"]
+        assert columns["cost/params"].number_value == evaluation.history[-1]["params"]
+        assert columns["cost/macs"].number_value == evaluation.history[-1]["macs"]
         assert columns["architecture"].string_value == evaluation.notation
+        assert min(columns) == "achieved/val_accuracy"  # so TensorBoard orders them
+        assert columns[min(columns)].number_value == evaluation.value
 
 
 def test_the_accuracy_is_the_first_metric_of_the_table(written):
@@ -68,7 +72,7 @@ def test_the_winner_is_drawn_when_there_is_one(written):
     history, folder = written
     board = board_of(folder / "search")
     images = set(board.Tags()["images"])
-    assert {"search/winner", "search/best_so_far"} <= images
+    assert {"search/winner", "search/figure_best_so_far"} <= images
     for tag in images:
         (image,) = board.Images(tag)
         assert image.step == len(history.finished)
@@ -88,4 +92,4 @@ def test_what_cannot_be_drawn_costs_nothing(tmp_path, monkeypatch):
         board(event)
     images = board_of(tmp_path / "board" / "search").Tags()["images"]
     assert "search/winner" not in images
-    assert "search/best_so_far" in images
+    assert "search/figure_best_so_far" in images

@@ -212,13 +212,16 @@ class TensorBoard:
         arch, curve = self.space.from_string(evaluation.notation), evaluation.history
         metric = self.history.metric
         decided = {} if arch.name else self.space.to_config(arch)
-        chosen = {key: str(value) for key, value in decided.items()}
         last = dict(curve[-1]) if curve else {}
-        counts = {key: float(last.pop(key)) for key in _CONSTANT if key in last}
-        ordered = {metric: last.pop(metric), **last} if metric in last else last  # the first column
-        row = hparams(  # type: ignore[no-untyped-call]
-            {**counts, "architecture": evaluation.notation, **chosen}, _tagged(ordered)
-        )
+        # Columns come in the order of their names, those of metrics last and often out of sight.
+        columns = {
+            **({f"achieved/{metric}": float(last[metric])} if metric in last else {}),
+            "architecture": evaluation.notation,
+            **{f"cost/{key}": float(last.pop(key)) for key in _CONSTANT if key in last},
+            **{f"decision/{key}": str(value) for key, value in decided.items()},
+        }
+        first = {metric: last[metric]} if metric in last else {}
+        row = hparams(columns, _tagged({**first, **last}))  # type: ignore[no-untyped-call]
         self._file("trials", f"{evaluation.index:05d}").append(
             *(Record(wall_time=event.time, summary=summary) for summary in row)
         )
@@ -237,9 +240,9 @@ class TensorBoard:
         arch = self.space.from_string(best.notation)
         pictures: dict[str, Callable[[], Figure | None]] = {
             "winner": lambda: self.space.draw(arch),
-            "best_so_far": lambda: search_figure(self.history),
+            "figure_best_so_far": lambda: search_figure(self.history),
             **{
-                f"accuracy_against_{name}": partial(size_figure, self.history, best, name)
+                f"figure_accuracy_against_{name}": partial(size_figure, self.history, best, name)
                 for name in SIZES
             },
         }
