@@ -8,7 +8,7 @@ import raynas
 import search_spaces
 from raynas import Asha, AshaStratified, Fifo, InvalidArgument, RandomSearch
 from raynas.config.resolve import resolve
-from raynas.record.events import Audited, Discarded, Finished, Promoted, Status
+from raynas.record.events import Audited, Discarded, Finished, Promoted, Retried, Status
 from raynas.record.folder import RunFolder
 from raynas.record.journal import Journal, read_events
 from raynas.search.search import Search
@@ -221,3 +221,35 @@ def test_default_names_do_not_depend_on_it():
     unnamed = {k: v for k, v in RUN.items() if k != "name"} | {"evaluate": "train"}
     names = {resolve({**unnamed, "keep_checkpoints": k}).config.name for k in (None, 3, "all")}
     assert len(names) == 1
+
+
+@pytest.mark.parametrize("scheduler", [Fifo, Asha])
+def test_what_ran_when_the_search_was_over_goes_on_with_its_weights(tmp_path, scheduler):
+    """GPU hours or a target end a search, and the same call with more goes on."""
+    why = []
+    with Journal(tmp_path) as journal:
+        search = Search(SPACE, RandomSearch(), scheduler(), 8, EPOCHS, 0, journal, keep=0)
+        search.over = lambda: why[0] if why else None
+        search.begin()
+        cut = [search.suggest().index for _ in range(3)]
+        search.finish(search.suggest().index, Status.STOPPED)
+        for index in cut:
+            search.report(index, {"val_accuracy": 0.5})
+        why.append("enough")
+        search.cut_short()
+        assert search.history.discarded == {3}
+
+
+def test_what_goes_on_although_its_weights_were_removed_keeps_the_new_ones(tmp_path):
+    """The next driver removes what a kill has left of those discarded, and no others."""
+    with Journal(tmp_path) as journal:
+        search = Search(SPACE, RandomSearch(), Fifo(), 8, EPOCHS, 0, journal, keep=0)
+        search.begin()
+        index = search.suggest().index
+        search.finish(index, Status.STOPPED)
+        search.commit(Discarded([index]))
+        search.commit(Retried(index))
+    with Journal(tmp_path) as journal:
+        again = Search(SPACE, RandomSearch(), Fifo(), 8, EPOCHS, 0, journal, keep=0)
+        assert [e.index for e in again.history.running] == [index]
+        assert not again.history.discarded

@@ -97,7 +97,7 @@ class History:
         self.earlier_seconds = 0.0
         #: {index: evaluation} of those that have ended, in the order in which they did
         self.finished: dict[int, Evaluation] = {}
-        #: the evaluations whose checkpoints were needed no more
+        #: the evaluations whose checkpoints were needed no more, and have not gone on since
         self.discarded: set[int] = set()
         #: what of the cluster has been used
         self.costs = Costs()
@@ -276,6 +276,7 @@ class History:
         evaluation = self.evaluations[event.evaluation]
         evaluation.status = Status.RUNNING
         self.finished.pop(event.evaluation, None)
+        self.discarded.discard(event.evaluation)
         self._running[evaluation.index] = evaluation
 
     def _audited(self, event: Audited) -> None:
@@ -301,6 +302,7 @@ class History:
         evaluation = self.evaluations[event.evaluation]
         evaluation.status, evaluation.reason = Status.RUNNING, None
         self.finished.pop(event.evaluation)
+        self.discarded.discard(event.evaluation)
         self._running[evaluation.index] = evaluation
 
     def _discarded(self, event: Discarded) -> None:

@@ -1,6 +1,9 @@
-"""Whose fault a failure is: the machine's, or the network's and its training's."""
+"""Why an evaluation ended: by a fault of the machine or of its own, or with the search."""
 
 import re
+
+#: how the reason begins of what ran when the search was over
+CUT_SHORT = "the search had ended: "
 
 # What says so in a reason of the journal; torch and Ray have no types for most of it.
 _OF_THE_MACHINE = re.compile(
@@ -21,3 +24,12 @@ def of_the_machine(reason: str | None) -> bool:
     """
     text = reason or ""
     return bool(_OF_THE_MACHINE.search(text)) and not _OF_THE_NETWORK.search(text)
+
+
+def was_cut_short(reason: str | None) -> bool:
+    """Return whether an evaluation goes on once the search does.
+
+    Args:
+        reason: as the journal has it.
+    """
+    return (reason or "").startswith(CUT_SHORT)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from raynas.record.history import Evaluation, History
 from raynas.schedulers import Scheduler
-from raynas.search.faults import of_the_machine
+from raynas.search.faults import of_the_machine, was_cut_short
 
 _SLACK = 16  # what is not needed is found out only now and then: after so many have ended
 
@@ -14,9 +14,9 @@ _SLACK = 16  # what is not needed is found out only now and then: after so many 
 class Retention:
     """Knows whose checkpoints there may be, and finds those that nothing needs any more.
 
-    Needed are those of what is running, of what the scheduler may still let go on, of what a
-    fault of the machine ended where nothing has succeeded yet, and of the best: the ones with the
-    most epochs, among them those with the highest value.
+    Needed are those of what is running, of what the scheduler may still let go on, of what ran when
+    the search was over, of what a fault of the machine ended where nothing has succeeded yet, and
+    of the best: the ones with the most epochs, among them those with the highest value.
 
     Args:
         most: how many of the best; None: everything is needed.
@@ -55,6 +55,7 @@ class Retention:
             return []
         ended = [history.evaluations[index] for index in self._ended]
         needed = self._best(ended) | _may_go_on(ended, scheduler, samples)
+        needed |= {e.index for e in ended if was_cut_short(e.reason)}
         if history.best is None:
             needed |= {e.index for e in ended if of_the_machine(e.reason)}
         self._limit = len(needed) * 5 // 4 + _SLACK

@@ -33,7 +33,7 @@ from raynas.record.journal import Journal, collecting_paused
 from raynas.schedulers import Fifo, Scheduler
 from raynas.search.admission import Admission
 from raynas.search.deduplication import Deduplication
-from raynas.search.faults import of_the_machine
+from raynas.search.faults import CUT_SHORT, of_the_machine, was_cut_short
 from raynas.search.judgment import Judgment, judgments
 from raynas.search.proposals import Proposals
 from raynas.search.retention import Retention
@@ -43,7 +43,6 @@ from trials.trial import derived_seed
 
 _FIRST_FAILURES = 10  # as many failures for one reason, and nothing else, end the search
 _FINALISTS = 3  # retrained in turn when one diverges
-_CUT_SHORT = "the search had ended: "
 _NOT_CHOSEN = "not chosen: the best of each size are evaluated, at most as many as samples"
 
 
@@ -157,7 +156,7 @@ class Search:
         why = self.over()
         if why is not None:
             for evaluation in self.history.running:
-                self.finish(evaluation.index, Status.STOPPED, _CUT_SHORT + why)
+                self.finish(evaluation.index, Status.STOPPED, CUT_SHORT + why)
         return why
 
     @property
@@ -395,11 +394,11 @@ class Search:
         came_to_nothing = self.failure is not None or (self.exhausted and self.best is None)
         if self.searcher.driver or self.searcher.needs_predictions or self.over() is not None:
             return []
-        ended = [(i, e.reason or "") for i, e in sorted(self.history.finished.items())]
+        ended = [(i, e.reason) for i, e in sorted(self.history.finished.items())]
         return [
             index
             for index, reason in ended
-            if reason.startswith(_CUT_SHORT) or (came_to_nothing and of_the_machine(reason))
+            if was_cut_short(reason) or (came_to_nothing and of_the_machine(reason))
         ]
 
     def _promotable(self) -> int | None:
