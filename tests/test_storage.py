@@ -17,9 +17,12 @@ import pytest
 import torch
 from object_store import s3_server
 from PIL import Image
+from recorded_runs import unpack
+from typer.testing import CliRunner
 
 import raynas
 from raynas import InvalidArgument, JournalError, StorageError
+from raynas.cli.app import app
 from raynas.config.resolve import resolve
 from raynas.drivers.visibility import _problem
 from raynas.record import lease, object_log
@@ -476,3 +479,16 @@ def test_data_in_a_store_are_those_of_this_machine(images, source):
 def test_data_that_cannot_be_read_are_refused(images, source, said):
     with pytest.raises(InvalidArgument, match=re.escape(said.format(images[1]))):
         trial_data.load(source.format(images[1]))
+
+
+def test_report_and_status_of_a_run_in_a_store(tmp_path):
+    run = unpack("ensemble", tmp_path)
+    there = place(f"memory://raynas/{uuid.uuid4().hex}/run")
+    for file in run.rglob("*"):
+        if file.is_file():
+            name = file.relative_to(run).as_posix()
+            name = name.replace("events.jsonl", "events-00000000-00000000.jsonl")
+            (there / name).write_bytes(file.read_bytes())
+    assert str(raynas.report(str(there))) == str(there / "report.html")
+    status = CliRunner().invoke(app, ["status", str(there), "--json"])
+    assert json.loads(status.stdout)["state"] == "finished"

@@ -13,6 +13,7 @@ from raynas.record.folder import RunFolder, read_json
 from raynas.record.formatting import describe, duration, shown
 from raynas.record.journal import collecting_paused, is_locked, read_events
 from raynas.reports.progress import Progress
+from trials.places import place
 
 _SHOWN = 16  # running trials, and failures
 
@@ -21,7 +22,7 @@ def status(
     path: Annotated[Path, typer.Argument(help="run folder")], as_json: AsJson = False
 ) -> None:
     """Show how far a run is, what runs and where, what failed, what it cost; it may be running."""
-    folder = RunFolder(path.expanduser().absolute())
+    folder = RunFolder(place(path))
     if not folder.configuration.is_file():
         raise StorageError(f"path={str(path)!r} is not a run folder: it has no run.yaml.")
     running = is_locked(folder.path)  # before its journal is read: what ends then has ended

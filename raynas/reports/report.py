@@ -19,6 +19,7 @@ from raynas.record.formatting import shown
 from raynas.record.history import Evaluation, History
 from raynas.record.journal import read_events
 from raynas.record.results import Result, load
+from raynas.record.table import read_parquet
 from raynas.reports import (
     audit,
     cost,
@@ -173,7 +174,7 @@ def _merits(folder: RunFolder) -> dict[int, float]:
     """Return {evaluation: merit} as the table of the run has them; empty without any."""
     if not folder.trials.exists():
         return {}
-    table = pd.read_parquet(folder.trials)
+    table = read_parquet(folder.trials)
     if "merit" not in table:
         return {}
     known: pd.Series[float] = table["merit"].dropna()

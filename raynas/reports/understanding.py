@@ -3,12 +3,12 @@
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 from markupsafe import Markup
 
 from raynas.config.config import Config
 from raynas.record.folder import RunFolder
 from raynas.record.history import Evaluation, History
+from raynas.record.table import read_parquet
 from raynas.reports.landscape_figure import landscape_figure
 from raynas.reports.rendering import render, svg
 from raynas.reports.understanding_figures import figures
@@ -70,7 +70,7 @@ def _pictures(found: Findings, metric: str) -> dict[str, Markup]:
 
 def _surfaces(path: Path) -> Markup:
     """Return the loss surfaces that the stage `understand` has computed."""
-    return svg(landscape_figure(pd.read_parquet(path)), "test loss and gradient variance")
+    return svg(landscape_figure(read_parquet(path)), "test loss and gradient variance")
 
 
 def _said(part: str, problem: str) -> str:
