@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from journal_lines import read_events
@@ -14,7 +15,9 @@ from journal_lines import read_events
 import raynas
 import search_spaces
 from raynas import Evaluator, Evolution, Fifo, Trial
-from raynas.record.events import Placed, Status
+from raynas.planning.limits import limit_reached
+from raynas.record.events import Finished, Placed, Retrained, Status, Suggested
+from raynas.record.history import History
 from raynas.record.journal import Journal
 from raynas.search.search import Search
 
@@ -72,6 +75,20 @@ def test_hours_do_not_run_while_no_driver_does(tmp_path):
     again = begun(tmp_path)
     assert again.history.costs.gpu_seconds(time.time() + 3600) < 60
     again.journal.close()
+
+
+def test_the_retraining_does_not_use_up_the_hours_of_trials(tmp_path):
+    history = History([
+        Suggested(0, "a", time=1.0), Placed("evaluation", 0, "here", 1, 2, time=1.0),
+        Finished(0, Status.COMPLETED, time=1801.0),
+        Placed("retrain", 0, "here", 1, 1, time=1801.0), Retrained(0, {}, time=9001.0),
+    ])  # fmt: skip
+    assert history.costs.gpu_seconds(9001.0) == 3600 + 7200
+    plan = SimpleNamespace(config=SimpleNamespace(gpu_hours=1.5, target=None))
+    session = SimpleNamespace(plan=plan, history=history, search=SimpleNamespace(best=None))
+    assert limit_reached(session) is None
+    plan.config.gpu_hours = 1.0
+    assert limit_reached(session) == "gpu_hours=1 are used"
 
 
 class Rising(Trial):

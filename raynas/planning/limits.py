@@ -35,7 +35,7 @@ def limit_reached(session: Session) -> str | None:
     """Return why the search is over before all samples; None: it is not."""
     config, best = session.plan.config, session.search.best
     if config.gpu_hours is not None:
-        used = session.history.costs.gpu_seconds(time.time()) / 3600
+        used = session.history.costs.gpu_seconds(time.time(), "evaluation") / 3600
         if used >= config.gpu_hours:
             return f"gpu_hours={config.gpu_hours:g} are used"
     for metric, value in (config.target or {}).items():

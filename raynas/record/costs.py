@@ -4,6 +4,7 @@ It counts from when work gets its place (`Placed`) until it ends, or the driver 
 cheap evaluations and shared supernets, which no event places, are not in it.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from raynas.record.events import Placed
@@ -32,7 +33,9 @@ class Costs:
     def __init__(self) -> None:
         #: {(work, number): place} of what runs
         self.places: dict[tuple[str, int], Place] = {}
-        self._cpu_seconds = self._gpu_seconds = 0.0
+        self._cpu_seconds = 0.0
+        #: {work: GPU seconds}
+        self._gpu_seconds: dict[str, float] = defaultdict(float)
 
     def place(self, event: Placed) -> None:
         """Begin to count work; what it held elsewhere is counted until now."""
@@ -46,7 +49,7 @@ class Costs:
         if place is not None:
             seconds = max(0.0, time - place.since)
             self._cpu_seconds += place.cpus * seconds
-            self._gpu_seconds += place.gpus * seconds
+            self._gpu_seconds[work] += place.gpus * seconds
             self.places[work, number] = replace(place, since=time)
 
     def leave(self, work: str, number: int, time: float) -> None:
@@ -67,9 +70,16 @@ class Costs:
         """Return the core-seconds until now, in seconds since 1970."""
         return self._cpu_seconds + sum(p.cpus * _held(p, now) for p in self.places.values())
 
-    def gpu_seconds(self, now: float) -> float:
-        """Return the GPU-seconds until now, in seconds since 1970."""
-        return self._gpu_seconds + sum(p.gpus * _held(p, now) for p in self.places.values())
+    def gpu_seconds(self, now: float, work: str | None = None) -> float:
+        """Return the GPU-seconds until now.
+
+        Args:
+            now: in seconds since 1970.
+            work: which alone is counted; None: all.
+        """
+        running = [(key[0], place) for key, place in self.places.items()]
+        counted = [*self._gpu_seconds.items()] + [(w, p.gpus * _held(p, now)) for w, p in running]
+        return sum(seconds for of, seconds in counted if work in (None, of))
 
 
 def _held(place: Place, now: float) -> float:

@@ -205,8 +205,8 @@ class Progress:
             left.append(max(0.0, self.history.allotted[_SEARCH] - self.seconds))
         gpus = sum(place.gpus for place in self.history.costs.places.values())
         if self.config.get("gpu_hours") is not None and gpus:
-            hours = max(0.0, self.config["gpu_hours"] - self.gpu_hours)
-            left.append(3600 * hours / gpus)
+            used = self.history.costs.gpu_seconds(self._until, "evaluation")
+            left.append(max(0.0, 3600 * self.config["gpu_hours"] - used) / gpus)
         return min(left, default=None)
 
     def _trainings_left(self, work: str) -> float | None:
