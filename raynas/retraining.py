@@ -5,6 +5,7 @@ other, and a call that was interrupted goes on when it is made again. The folder
 stays as it is.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def retrain(
 
     Args:
         path: the run folder.
-        epochs: of the training; None: those of the recipe.
+        epochs: of the training, passes over the images also after a run with a time budget; None:
+            those of the recipe.
         recipe: `darts` (600 epochs, batches of 96), `understanding` (the same with 80),
             `tiny-imagenet` or `imagenet`, which also enlarge the network around the cells; or
             `train:batch_size=...`. None: as in the run.
@@ -77,7 +79,8 @@ def retrain(
         name: of the new run folder, beside the other; None: made from its name and the epochs.
         cpus_per_trial: CPU cores of the training; None: as in the run.
         gpus_per_trial: GPUs of the training; None: as in the run.
-        others: further arguments of `run`, such as `data` where it was an object.
+        others: further arguments of `run`, such as `data` where it was an object, or
+            `retrain_workers`, which are else as in the run.
 
     Returns:
         The result of the new run.
@@ -95,11 +98,12 @@ def retrain(
     epochs = epochs or (known.epochs if known else None)
     evaluate = known.evaluate if known else recipe
     if evaluate is None:
-        evaluate = then["evaluate"] if parse(then["evaluate"])[0] == "train" else "train"
+        evaluate = _without_time(then)
     kept = ("data", "seed", "cpus_per_trial", "gpus_per_trial", "max_concurrent")
     said = {"cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial, **others}
     arguments = {
         **{key: then[key] for key in kept},
+        "retrain_workers": then.get("retrain_workers") or then.get("workers_per_trial"),
         "space": space or _enlarged(then["space"], recipe, known),
         **{key: value for key, value in said.items() if value is not None},
     }
@@ -109,7 +113,7 @@ def retrain(
     best = result.best.architecture
     words = [result.path.name, "retrained", recipe if known else None, str(epochs)]
     return run(
-        **{"storage_path": result.path.parent, **arguments}, architectures=[best], epochs=1,
+        **{"storage_path": str(result.path.parent), **arguments}, architectures=[best], epochs=1,
         retrain_epochs=epochs, evaluate=evaluate, scheduler="fifo",
         name=name or "-".join(filter(None, words)),
     )  # fmt: skip
@@ -128,6 +132,17 @@ def _recipe(text: str | None) -> Recipe | None:
             f"recipe={text!r} is unknown. {suggestion(text, RECIPES)} Or give `train:OPTIONS`."
         )
     return RECIPES[text]
+
+
+def _without_time(then: Mapping[str, Any]) -> str:
+    """Return how a run trained; where a time budget said how long an epoch is, it is a pass."""
+    name, _, options = parse(then["evaluate"])
+    if name != "train":
+        return "train"
+    if then.get("time_budget") is None:
+        return str(then["evaluate"])
+    kept = {key: value for key, value in options.items() if key not in ("epoch_seconds", "pace")}
+    return spell(name, kept)
 
 
 def _enlarged(space: str, recipe: str | None, known: Recipe | None) -> str:

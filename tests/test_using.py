@@ -26,6 +26,7 @@ from trials import EVALUATORS, Train
 from trials.data import load
 from trials.data.scaling import Scaling
 from trials.deployed import ImageClassifier
+from trials.places import place
 from trials.resampling import resized
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -370,6 +371,29 @@ def test_recipes_are_those_of_the_docs(name, monkeypatch, tmp_path):
     assert asked["evaluate"] == evaluate
     construct("evaluate", evaluate, EVALUATORS)
     assert asked["retrain_epochs"] == int(epochs)
+
+
+def test_a_winner_is_retrained_as_its_run_trained(monkeypatch, tmp_path):
+    """But for an epoch that a time budget has made a stretch of time; and where the run lies."""
+    asked = {}
+    monkeypatch.setattr("raynas.retraining.run", lambda **arguments: asked.update(arguments))
+    path = unpack("area", tmp_path)
+    config = yaml.safe_load((path / "run.yaml").read_text())
+    timed = "train:batch_size=16,epoch_seconds=5,mixup=0.2,pace=1e-11/5e-09/2e-05"
+    more = {"evaluate": timed, "time_budget": "20min", "workers_per_trial": 2}
+    (path / "run.yaml").write_text(yaml.safe_dump(config | more))
+    there = place("memory://raynas/retrained/area")
+    for file in path.rglob("*"):
+        if file.is_file():
+            name = file.relative_to(path).as_posix()
+            name = name.replace("events.jsonl", "events-00000000-00000000.jsonl")
+            (there / name).write_bytes(file.read_bytes())
+    raynas.retrain(str(there), epochs=100)
+    assert asked["evaluate"] == "train:batch_size=16,mixup=0.2"
+    assert (asked["epochs"], asked["retrain_epochs"], asked["retrain_workers"]) == (1, 100, 2)
+    assert (asked["storage_path"], asked["name"]) == (
+        "memory://raynas/retrained", "area-retrained-100",
+    )  # fmt: skip
 
 
 def test_what_cannot_be_retrained_is_said(tmp_path):
