@@ -8,13 +8,23 @@ from conftest import SMALL
 
 import raynas
 from raynas.errors import InvalidArgument, RaynasError
-from raynas.record.events import Complete, Finished, Retrained, Session, Status, Suggested
+from raynas.record.events import (
+    Complete,
+    Finished,
+    Promoted,
+    Reported,
+    Retrained,
+    Session,
+    Status,
+    Suggested,
+)
 from raynas.record.folder import RunFolder
 from raynas.record.history import History
 from raynas.record.journal import read_events
 from raynas.trackers import TrackedRun, Tracker
 from raynas.trackers.mlflow import MLflow
 from raynas.trackers.wandb import WandB
+from trials.places import place
 
 RUN = {**SMALL, "epochs": 1, "search": "random", "scheduler": "fifo"}
 
@@ -101,6 +111,35 @@ def test_an_evaluation_that_was_half_written_is_written_anew(store):
     _, searches, nested = shown("half")
     assert [run.info.status for run in nested] == ["FAILED"]
     assert len(searches) == 1
+
+
+def test_an_evaluation_that_went_on_is_shown_as_it_ended(store):
+    tracker, history = MLflow("on"), History()
+    run = TrackedRun(RunFolder(store / "run"), {"space": "darts"}, history)
+    for event in (
+        Session(), Suggested(0, "a"), Reported(0, {"val_accuracy": 0.1}),
+        Finished(0, Status.STOPPED), Promoted(0), Reported(0, {"val_accuracy": 0.9}),
+        Finished(0, Status.COMPLETED),
+    ):  # fmt: skip
+        history.apply(event)
+        tracker.track(event, run)
+    _, _, (nested,) = shown("on")
+    assert nested.data.params["status"] == "completed"
+    assert nested.data.metrics["val_accuracy"] == 0.9
+
+
+def test_files_in_an_object_store_are_kept_too(store):
+    folder = RunFolder(place("memory://raynas/tracked/run"))
+    folder.report.write_text("told")
+    (folder.best / "network.py").write_text("built")
+    history = History()
+    run, tracker = TrackedRun(folder, {}, history), MLflow("stored")
+    tracker.track(Session(), run)
+    tracker.track(Complete(0), run)
+    client, (search,), _ = shown("stored")
+    assert search.info.status == "FINISHED"
+    names = {file.path for file in client.list_artifacts(search.info.run_id)}
+    assert names == {"report.html", "network.py"}
 
 
 def test_a_tracker_of_ones_own_hears_all_and_ends_no_run(tmp_path, local_ray, capsys):

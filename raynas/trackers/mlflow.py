@@ -33,7 +33,8 @@ class MLflow(Tracker):
 
     experiment: str = "raynas"
     _run: str = field(default="", init=False, compare=False)
-    _known: set[int] = field(default_factory=set, init=False, compare=False)
+    #: {evaluation: its run}
+    _known: dict[int, str] = field(default_factory=dict, init=False, compare=False)
 
     def check(self) -> None:
         """Refuse where the package is missing."""
@@ -54,8 +55,9 @@ class MLflow(Tracker):
                 metrics = {f"retrain/{key}": value for key, value in event.metrics.items()}
                 self._log(self._run, _measured([metrics], event.time, event.epoch))
             case Complete():
-                for path in delivered(run.folder):
-                    self._client.log_artifact(self._run, str(path))
+                with delivered(run.folder) as paths:
+                    for path in paths:
+                        self._client.log_artifact(self._run, str(path))
                 self._client.set_terminated(self._run, "FINISHED", _milliseconds(event.time))
 
     @property
@@ -76,25 +78,26 @@ class MLflow(Tracker):
         else:
             self._run = earlier.info.run_id
             self._client.update_run(self._run, status="RUNNING")
-        self._known = set()
+        self._known = {}
         for nested in self._search({_PARENT: self._run}):
             if nested.info.status in ("FINISHED", "FAILED"):
-                self._known.add(int(nested.data.tags[_EVALUATION]))
+                self._known[int(nested.data.tags[_EVALUATION])] = nested.info.run_id
             else:  # its writing was interrupted
                 self._client.delete_run(nested.info.run_id)
         for evaluation in run.history.finished.values():
-            self._evaluation(evaluation, event.time)
+            if evaluation.index not in self._known:
+                self._evaluation(evaluation, event.time)
 
     def _evaluation(self, evaluation: Evaluation, time: float) -> None:
-        """Make the run of an evaluation that has ended."""
+        """Make the run of an evaluation that has ended, anew where it had ended before."""
         if evaluation.index in self._known:
-            return
+            self._client.delete_run(self._known.pop(evaluation.index))
         tags = {_PARENT: self._run, _EVALUATION: str(evaluation.index)}
         run = self._create(f"{evaluation.index:05d}", tags, outcome(evaluation), time)
         self._log(run, _measured(evaluation.history, time))
         failed = not math.isfinite(evaluation.value)
         self._client.set_terminated(run, "FAILED" if failed else "FINISHED", _milliseconds(time))
-        self._known.add(evaluation.index)
+        self._known[evaluation.index] = run
 
     def _progress(self, run: TrackedRun, time: float) -> None:
         best, ended = run.history.best, len(run.history.finished)

@@ -1,7 +1,9 @@
 """What a tracker is: one method, called with every event of a run after it has been recorded."""
 
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from raynas.errors import InvalidArgument
 from raynas.record.events import Event
 from raynas.record.folder import RunFolder
 from raynas.record.history import Evaluation, History
+from trials.places import is_local
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,19 @@ def outline(run: TrackedRun) -> dict[str, str]:
     }
 
 
-def delivered(folder: RunFolder) -> list[Path]:
-    """Return the files of a finished run that are worth keeping elsewhere."""
+@contextmanager
+def delivered(folder: RunFolder) -> Iterator[list[Path]]:
+    """Yield the files of a finished run that are worth keeping elsewhere, on this machine."""
     best = sorted(folder.best.iterdir()) if folder.best.is_dir() else []
-    return [path for path in (folder.report, folder.trials, *best) if path.is_file()]
+    paths = [path for path in (folder.report, folder.trials, *best) if path.is_file()]
+    if is_local(folder.path):
+        yield paths
+        return
+    with tempfile.TemporaryDirectory(prefix="raynas-") as here:
+        copies = [Path(here) / path.name for path in paths]
+        for path, copy in zip(paths, copies, strict=True):
+            copy.write_bytes(path.read_bytes())
+        yield copies
 
 
 def missing(name: str, error: ImportError) -> InvalidArgument:
