@@ -41,7 +41,7 @@ class Resources:
         cpus: CPU cores of one process of a trial.
         gpus: GPUs of one, likewise.
         held: trials that the cluster holds at the same time.
-        concurrent: trials that run at the same time.
+        concurrent: trials that run at the same time; more would wait for each other.
         workers: processes of one trial, which may be on several nodes.
     """
 
@@ -245,4 +245,4 @@ def resources(
         InvalidArgument: when not even one trial fits on any node.
     """
     gpus, held = slots(cpus, gpus, workers)
-    return Resources(cpus, gpus, held, concurrent or held, workers)
+    return Resources(cpus, gpus, held, min(concurrent or held, held), workers)

@@ -292,3 +292,6 @@ def test_trials_follow_a_cluster_that_changes(monkeypatch):
         assert concurrency() == expected
     nodes[:] = [8]
     assert Concurrency(resources(1, 0, 3), 3)() == 3  # as the user wants
+    assert resources(1, 0, 3).concurrent == 3
+    assert resources(1, 0, 20).concurrent == 8
+    assert resources(1, 0, 20, workers=3).concurrent == 2  # all of whose workers there are
