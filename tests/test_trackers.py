@@ -4,7 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from conftest import SMALL
+from recorded_runs import unpack
 
 import raynas
 from raynas.errors import InvalidArgument, RaynasError
@@ -180,3 +182,12 @@ def test_trackers_are_imported_only_where_they_are_asked_for():
     code = "import raynas, sys; raynas.run; print({'mlflow', 'wandb'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+@pytest.mark.parametrize("tracker", ["Hears", "mlflow:experiment=photos"])
+def test_a_report_is_written_where_the_tracker_is_not(tmp_path, monkeypatch, tracker):
+    path = unpack("random", tmp_path)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    config = yaml.safe_load((path / "run.yaml").read_text()) | {"tracker": tracker}
+    (path / "run.yaml").write_text(yaml.safe_dump(config))
+    assert raynas.report(path).is_file()

@@ -55,7 +55,7 @@ def report(path: str | Path, **objects: Any) -> Path:
         InvalidArgument: when an object of the user's is needed, naming it.
     """
     result = load(path)
-    then, folder = result.config, result.path
+    then, folder = {**result.config, "tracker": None}, result.path  # which may not be here
     check_named({key: value for key, value in then.items() if key not in objects})
     place = {"storage_path": str(folder.parent), "name": folder.name, "resume": "must"}
     plan = resolve({**then, **place, **objects})
