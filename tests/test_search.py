@@ -10,7 +10,9 @@ from journal_lines import read_events
 
 import search_spaces
 from raynas import Asha, Evolution, Fifo, JournalError, RandomSearch, Searcher
+from raynas.cluster import reason_of
 from raynas.config.description import described
+from raynas.drivers.peers import WorkerDied
 from raynas.record.events import Status
 from raynas.record.journal import Journal
 from raynas.schedulers import SCHEDULERS
@@ -373,6 +375,7 @@ class TestAFaultThatEndedTheSearch:
             "RuntimeError: cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
             "OSError: [Errno 28] No space left on device", "StorageError: /runs is not visible",
             "AssertionError: Torch not compiled with CUDA enabled",
+            reason_of(WorkerDied("a worker of the trial is gone (the connection was lost)")),
         ],
     )  # fmt: skip
     def test_reasons_of_the_machine(self, reason):

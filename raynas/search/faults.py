@@ -7,7 +7,7 @@ CUT_SHORT = "the search had ended: "
 
 # What says so in a reason of the journal; torch and Ray have no types for most of it.
 _OF_THE_MACHINE = re.compile(
-    r"^worker died|\bout of memory\b|^StorageError\b|No space left on device"
+    r"^worker ?died|\bout of memory\b|^StorageError\b|No space left on device"
     r"|Found no NVIDIA driver|NVIDIA driver on your system|not compiled with CUDA"
     r"|CUDA driver|CUDA error|CUDNN_STATUS|CUBLAS_STATUS|NCCL error|No CUDA GPUs",
     re.IGNORECASE,
