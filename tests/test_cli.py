@@ -59,6 +59,9 @@ def run_fails(fails, tmp_path):
         (["--seed", "-1"], "seed=-1"),
         (["--space", "nasbench201:chanels=3"], "Did you mean 'channels'?"),
         (["--resume", "must"], "holds no run"),
+        (["--target", "0.9"], "target='0.9': give a metric and a number"),
+        (["--target", "val_accuracy="], "target='val_accuracy=': give a metric and a number"),
+        (["--keep-checkpoints", "-1"], "keep_checkpoints='-1': give a whole number"),
         (["--storage-path", "ftp://host"], "storage_path='ftp://host'"),
         (["--name", "../up"], "name='../up'"),
         (["--name", "n" * 300], "at most 200"),
@@ -164,6 +167,8 @@ def test_status_and_export(finished, tmp_path):
     made = runner.invoke(app, ["export", str(finished.path), "--to", str(tmp_path)])
     assert made.exit_code == 0
     assert (tmp_path / "model.pt2").exists()
+    classes = json.loads((tmp_path / "architecture.json").read_text())["class_names"]
+    assert classes == [str(digit) for digit in range(10)]
 
 
 def test_a_run_from_its_own_yaml(finished, monkeypatch, capsys):

@@ -134,8 +134,9 @@ class TestUse:
     def test_the_lines_to_copy_recognize_an_image(self, reported, tmp_path, monkeypatch):
         result = raynas.load(reported)
         model, data = result.best.model(), load(result.config["data"], seed=result.config["seed"])
-        models.export(model, data.input_shape, tmp_path / "best", ["pt2"])
-        shutil.copy(reported / "best" / "architecture.json", tmp_path / "best")
+        about = reported / "best" / "architecture.json"
+        models.export(model, json.loads(about.read_text()), tmp_path / "best", ["pt2"])
+        shutil.copy(about, tmp_path / "best")
         images, _ = next(iter(data.test.raw(1, torch.device("cpu"))))
         pixels = (255 * images[0, 0]).round().to(torch.uint8).numpy()
         Image.fromarray(pixels).save(tmp_path / "image.png")
@@ -165,7 +166,7 @@ class TestUse:
         result = raynas.load(run)
         kept = pd.read_parquet(reported / "best" / "predictions.parquet")
         monkeypatch.setattr(
-            "raynas.record.predictions._MOST_MACS",
+            "raynas.record.winner_predictions._MOST_MACS",
             result.best.metrics["macs"] * len(kept) / 3,
         )
         raynas.report(run)
@@ -175,7 +176,7 @@ class TestUse:
 
     def test_they_are_computed_once(self, reported, tmp_path, monkeypatch):
         run = shutil.copytree(reported, tmp_path / reported.name)
-        monkeypatch.setattr("raynas.record.predictions.predict", None)
+        monkeypatch.setattr("raynas.record.winner_predictions.predict", None)
         raynas.report(run)
         assert "What it takes for what" in text_of(run)
 

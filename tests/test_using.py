@@ -1,5 +1,6 @@
 """The winner at work: what it takes, predictions, exports without raynas, retraining."""
 
+import html
 import importlib.util
 import json
 import re
@@ -20,6 +21,7 @@ import raynas
 import search_spaces
 from raynas.cli import app
 from raynas.record import models
+from raynas.reports import usage
 from raynas.retraining import RECIPES
 from search_spaces.naming import construct, parse
 from trials import EVALUATORS, Train
@@ -217,6 +219,35 @@ def test_predict_on_the_command_line(used, tmp_path):
 
 
 # --- without raynas
+
+
+def test_the_lines_of_the_report_see_a_photograph_as_raynas_does(image_folder, tmp_path):
+    """Upright by its EXIF data, and not squeezed to the shape of the training."""
+    data = load(image_folder)
+    result = write_run(tmp_path / "run", data, epochs=8, formats=("weights", "torch"))
+    pixels = np.zeros((24, 60, 3), np.uint8)
+    pixels[:, :18] = 255  # cut off by raynas
+    pixels[:12, 30:] = 90
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(pixels).save(result.path / "image.png", exif=turned)
+    section = str(usage.using(result.path / "best", data))
+    code = html.unescape(re.search(r'<pre id="use"><code>(.*?)</code>', section, re.DOTALL)[1])
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RAYNAS + code],
+        capture_output=True, text=True, cwd=result.path, env={"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    label, probability = done.stdout.split()
+    (expected,) = result.best.predict(result.path / "image.png")
+    assert label == expected.label
+    assert float(probability) == pytest.approx(expected.probability, abs=1e-4)
+
+
+def test_every_file_of_the_winner_can_be_read_by_others(image_folder, tmp_path):
+    result = write_run(tmp_path / "run", load(image_folder), formats=("weights", "torch"))
+    modes = {path.name: path.stat().st_mode for path in (result.path / "best").iterdir()}
+    assert modes["weights.safetensors"] == modes["metrics.json"]
 
 
 def blocks():

@@ -107,9 +107,11 @@ def _kept(value: Any) -> Any:
 
 def _assignments(value: Any) -> Any:
     """Return the numbers of a flag, `val_accuracy=0.95`, by their names."""
-    if not isinstance(value, str):
+    if value is None or isinstance(value, Mapping):
         return value
-    parts = [part.partition("=") for part in value.split(",") if part.strip()]
+    parts = [part.partition("=") for part in str(value).split(",") if part.strip()]
+    if not all(name.strip() and number.strip() for name, _, number in parts):
+        raise ValueError("give a metric and a number, such as val_accuracy=0.95")
     return {name.strip(): number for name, _, number in parts}
 
 
@@ -278,5 +280,8 @@ def validated(arguments: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(plain)
     except pydantic.ValidationError as error:
-        problems = [f"{e['loc'][0]}={e['input']!r}: {e['msg']}" for e in error.errors()]
+        problems = [
+            f"{e['loc'][0]}={e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
         raise InvalidArgument("; ".join(problems)) from None

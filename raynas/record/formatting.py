@@ -8,7 +8,8 @@ def describe(evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return "none yet"
     value = shown(evaluation.metric, evaluation.value)
-    return f"{value} {evaluation.metric} after {evaluation.epochs} epochs, {evaluation.notation}"
+    epochs = "1 epoch" if evaluation.epochs == 1 else f"{evaluation.epochs} epochs"
+    return f"{value} {evaluation.metric} after {epochs}, {evaluation.notation}"
 
 
 def shown(metric: str, value: float) -> str:

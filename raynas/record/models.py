@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import nn
 
 from raynas.errors import InvalidArgument, StorageError
@@ -107,6 +107,8 @@ def export(
 def export_again(model: nn.Module, best: Path, folder: Path, formats: Sequence[str]) -> list[Path]:
     """Write the model of a `best/` folder to another one, by copying where it has the format.
 
+    `architecture.json` goes along: names of classes, and what the model takes.
+
     Raises:
         InvalidArgument: for an unknown format, or what it lacks; see `export`.
         StorageError: when `folder` cannot be written.
@@ -120,12 +122,18 @@ def export_again(model: nn.Module, best: Path, folder: Path, formats: Sequence[s
             if not there.exists():
                 written += export(model, content, folder, [name])
                 continue
-            if not (is_local(there) and there.resolve() == here.resolve()):
-                here.write_bytes(there.read_bytes())
-            written.append(here)
+            written.append(_copied(there, here))
+        written.append(_copied(best / "architecture.json", folder / "architecture.json"))
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error}.") from error
     return written
+
+
+def _copied(there: Path, here: Path) -> Path:
+    """Copy a file, unless it lies there already; return where it lies."""
+    if not (is_local(there) and there.resolve() == here.resolve()):
+        here.write_bytes(there.read_bytes())
+    return here
 
 
 def _known(formats: Sequence[str]) -> list[str]:
@@ -201,7 +209,8 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def _safetensors(model: nn.Module, content: Mapping[str, Any], path: Path) -> None:
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    # its `save_file` makes files that nobody else may read
+    path.write_bytes(save({k: v.contiguous() for k, v in model.state_dict().items()}))
 
 
 def _source(model: nn.Module, content: Mapping[str, Any], path: Path) -> None:

@@ -86,7 +86,7 @@ def write_report(
         name=config.name,
         head=_head(history, best, data, finished),
         winner=winner.section(folder, space, history, best, data),
-        using=usage.using(data) if finished else "",
+        using=usage.using(folder.best, data) if finished else "",
         course=course.section(history, events, best),
         time_budget=time_budget.section(history),
         searches=gradients.section(folder, config, space, history, data),

@@ -1,6 +1,7 @@
 """What a report says of how to use the winner, and of how to repeat the run."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -8,21 +9,25 @@ from markupsafe import Markup
 from raynas.config.config import Config
 from raynas.config.continuation import check_named
 from raynas.errors import InvalidArgument
+from raynas.record.folder import read_json
 from raynas.reports.rendering import render
 from trials.data import Data
 
 _MODES = {1: "L", 3: "RGB"}  # of Pillow, by channels
 
 
-def using(data: Data) -> Markup:
+def using(best: Path, data: Data) -> Markup:
     """Return the section about using the winner without raynas, in HTML.
 
     Args:
+        best: folder of the winner; programs of older versions do not scale images by themselves.
         data: of the run; the example reads an image file where they are ordinary images.
     """
     ordinary = data.train.store.unit == 255
     mode = _MODES.get(data.input_shape[0]) if ordinary else None
-    return render("using", mode=mode, unit=data.unit)
+    about = best / "architecture.json"  # not there: about to be exported, by this version
+    scales = not about.exists() or bool(read_json(about).get("input_range"))
+    return render("using", mode=mode, unit=data.unit, scales=scales)
 
 
 def reproducing(config: Config, recorded: Mapping[str, Any]) -> Markup:
