@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import ray
 import torch
 
 from raynas.errors import InvalidArgument, RaynasError, Terminated
+
+_PROBE_SECONDS = 5.0  # for an answer from the cluster
 
 #: Set where the user has not: idle threads sleep instead of spinning (otherwise two processes on
 #: one core slow each other down tenfold), workers are as urgent as other processes, Tune writes
@@ -114,6 +117,7 @@ def terminable() -> Iterator[None]:
 
 def _start() -> None:
     """Start Ray, or reach the cluster; once more where that took too long, as on a busy machine."""
+    _check_reachable(os.environ.get("RAY_ADDRESS", ""))
     for again in (True, False):
         words: list[str] = []
         try:
@@ -143,6 +147,27 @@ def _start() -> None:
                     "Ray did not start on this machine in time, tried twice: it is too busy, or"
                     " short of memory. Try again when it is not, or use a cluster: RAY_ADDRESS."
                 ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address where nobody listens, for which Ray would wait for minutes.
+
+    Args:
+        address: `host:port`; others, such as `auto` and `ray://host:port`, are left to Ray.
+
+    Raises:
+        RaynasError: when there is no connection.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "://" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise RaynasError(
+            f"The Ray cluster cannot be reached: nobody answers at {address} ({error}). Is"
+            " RAY_ADDRESS right? RAY_ADDRESS=local starts one here instead."
+        ) from error
 
 
 @contextmanager

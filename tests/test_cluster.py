@@ -295,3 +295,12 @@ def test_trials_follow_a_cluster_that_changes(monkeypatch):
     assert resources(1, 0, 3).concurrent == 3
     assert resources(1, 0, 20).concurrent == 8
     assert resources(1, 0, 20, workers=3).concurrent == 2  # all of whose workers there are
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "127.0.0.1:99999"])
+def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("raynas.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("raynas.cluster.ray.init", lambda **_: pytest.fail("Ray would wait"))
+    with pytest.raises(RaynasError, match=r"nobody answers at .* RAY_ADDRESS=local"), connected():
+        pass
