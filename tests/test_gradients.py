@@ -22,7 +22,7 @@ from torch import nn
 import raynas
 import search_spaces
 from raynas import Asha, Gradients
-from raynas.cli.run import status
+from raynas.cli.status import status
 from raynas.config.description import described
 from raynas.config.resolve import resolve
 from raynas.drivers.gradients import Searches
