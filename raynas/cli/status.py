@@ -76,7 +76,10 @@ def _lines(folder: RunFolder, progress: Progress) -> list[str]:
     done, samples = len(history.finished), config["samples"]
     left = progress.seconds_left
     stage_left = "" if left is None else f"; about {duration(left)} left of this stage"
-    lines.append(_line("evaluations", f"{done:,} of {samples:,} ended ({counts}){stage_left}"))
+    told = f"{done:,} of {samples:,} ended ({counts})"
+    if history.searches:  # whose derivations are evaluations, of which only some are trained
+        told = f"{len(history.evaluations)} derived, at most {samples:,} to be evaluated: {counts}"
+    lines.append(_line("evaluations", f"{told}{stage_left}"))
     if progress.best is not None:
         lines.append(_line("best", f"#{progress.best.index}, {describe(progress.best)}"))
     for index, metrics in history.retrained.items():
