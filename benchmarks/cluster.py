@@ -32,6 +32,7 @@ from torch import nn
 
 import raynas
 import search_spaces
+from benchmarks.orchestration import Finished
 from raynas.cluster import ENVIRONMENT
 from raynas.record import events as kinds
 from raynas.record.journal import read_events
@@ -128,21 +129,9 @@ class SleepingTrainable(tune.Trainable):
         return {"val_accuracy": 0.5, "done": True}
 
 
-class Ends(tune.Callback):
-    """Notes when trials end."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_trial_complete(
-        self, iteration: int, trials: list, trial: object, **info: object
-    ) -> None:
-        self.times.append(time.time())
-
-
 def of_tune(folder: Path, samples: int, waiting: Path) -> float:
     """Return trials per second of a search by Ray Tune."""
-    ends = Ends()
+    ends = Finished()
     tune.Tuner(
         SleepingTrainable,
         param_space={"seed": tune.randint(0, 1_000_000), "folder": str(waiting), "slots": SLOTS},

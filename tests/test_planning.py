@@ -35,10 +35,10 @@ from raynas.record.events import (
     Session,
     Status,
     Suggested,
-    from_json,
 )
 from raynas.record.history import History
 from raynas.record.journal import Journal
+from raynas.record.parsing import from_json
 from raynas.search.search import Search
 from raynas.searchers import CONSTRAINTS, SEARCHERS
 from search_spaces.naming import construct

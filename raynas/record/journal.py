@@ -27,12 +27,12 @@ from raynas.record.events import (
     Searched,
     Selecting,
     SupernetTrained,
-    from_json,
 )
 from raynas.record.file_log import FileLog
 from raynas.record.folder import RunFolder
 from raynas.record.lease import Lease
 from raynas.record.object_log import ObjectLog, read_segments
+from raynas.record.parsing import from_json
 from trials.places import as_os_errors, is_local
 
 _AT_ONCE = 1000  # lines read together
